@@ -1,0 +1,52 @@
+# Everything is set up on first use and only then. `make help` lists the targets.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint notebooks outputs lab train bench clean
+
+help:            ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' Makefile | expand -t 20
+
+setup: $(STAMP)  ## create .venv with all that the targets below need
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@
+
+run: $(STAMP)    ## the main job: simulate, estimate betas, reconstruct, score; see results/
+	$(BIN)/python -m recon_lib run
+
+test: lint       ## style, spelling, unit tests and every notebook
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope -p no:randomly \
+	    --nbval-lax --nbval-current-env --nbval-cell-timeout=300 tests $(NOTEBOOKS)
+
+lint: $(STAMP)   ## style and spelling only
+	$(BIN)/ruff check .
+	$(BIN)/codespell
+
+notebooks: $(STAMP)  ## execute the series and render it to build/html/index.html
+	$(BIN)/python notebooks/_render.py
+
+outputs: $(STAMP)    ## execute the series and store the outputs in notebooks/ (for authors)
+	$(BIN)/python notebooks/_render.py --store
+
+lab: $(STAMP)    ## open the notebooks in JupyterLab
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+train: $(STAMP)  ## train both shipped models from scratch (hours)
+	$(BIN)/python -m recon_lib train
+
+bench: $(STAMP)  ## run every benchmark
+	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean:           ## remove what the targets made, but not the set-up
+	rm -rf build results .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
