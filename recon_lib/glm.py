@@ -1,0 +1,142 @@
+"""The general linear model: from BOLD and a design to numbers with error bars.
+
+Arrays are `(volumes, voxels)`. Work happens in the precision of the BOLD (float32 stays
+float32), designs and their inverses are float64.
+"""
+
+import numpy as np
+
+from recon_lib import hrf as responses
+from recon_lib.design import nuisance
+from recon_lib.errors import DataError
+
+
+def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa", confounds=None,
+                       high_pass=0.01, percent=True):
+    """One beta per trial and voxel: how strongly the voxel answered that one picture.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+        One run.
+    onsets : (trials,) array
+        Seconds from the first volume.
+    tr : float
+        Repetition time, in seconds.
+    hrf : str, (samples,) array or (voxels,) integer array
+        A name, a kernel sampled 50 times per TR, or for each voxel a row of `hrf.library`.
+    durations : (trials,) array or float
+        In seconds.
+    method : "lsa" or "lss"
+        One model with a regressor per trial (least squares, all), or for each trial a model
+        with that trial against all others in one regressor (least squares, separate;
+        Mumford et al. 2012, doi:10.1016/j.neuroimage.2011.08.076).
+    confounds : (volumes, c) array, optional
+    high_pass : float
+        In Hz, see `design.cosine_drift`.
+    percent : bool
+        Give percent signal change: divide by the voxel's mean over the run.
+
+    Returns
+    -------
+    (trials, voxels) float32 array
+        A beta of 1 is a response to one picture that peaks 1 % (or 1 unit) above baseline.
+        NaN for voxels that hold NaN or have no signal.
+
+    Raises
+    ------
+    DataError
+        If shapes disagree, or the trials cannot be told apart.
+    """
+    bold = _as_bold(bold)
+    hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), bold.shape[1]
+    mean = bold.mean(0, dtype=np.float64)
+    if percent and np.median(mean) <= 0:
+        raise DataError(
+            f"the BOLD has a median baseline of {np.median(mean):.3g}; percent signal change needs "
+            "a positive one: give data that are not demeaned, or percent=False"
+        )
+    centred = bold - mean.astype(bold.dtype)
+
+    def fit(kernel, columns):
+        matrix = trial_estimator(
+            onsets, len(bold), tr, kernel, durations, method, confounds, high_pass
+        )
+        return matrix.astype(bold.dtype) @ centred[:, columns]
+
+    if isinstance(hrf, str) or hrf.dtype.kind == "f":
+        betas = fit(responses.kernels(hrf, tr)[0], slice(None))
+    elif hrf.shape != (voxels,):
+        raise DataError(f"the HRF choice has shape {hrf.shape}; expected one per voxel ({voxels},)")
+    else:
+        shapes = responses.library(tr)
+        betas = np.empty((len(np.atleast_1d(onsets)), voxels), bold.dtype)
+        for shape in np.unique(hrf):
+            betas[:, hrf == shape] = fit(shapes[shape], hrf == shape)
+    if percent:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            betas = betas * (100 / mean).astype(bold.dtype)
+    betas[:, bold.std(0) == 0] = np.nan
+    return betas.astype(np.float32, copy=False)
+
+
+def trial_design(onsets, volumes, tr, kernel, durations=1.0):
+    """One regressor per trial, each scaled so that an isolated response peaks at 1.
+
+    Returns
+    -------
+    (volumes, trials) array
+    """
+    onsets = np.atleast_1d(np.asarray(onsets, dtype=float))
+    durations = np.broadcast_to(np.asarray(durations, dtype=float), onsets.shape)
+    columns = responses.regressors(onsets, durations, volumes, tr, kernel)
+    lengths, which = np.unique(durations, return_inverse=True)
+    heights = np.array([responses.peak_height(kernel, length, tr) for length in lengths])
+    return columns / heights[which]
+
+
+def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", confounds=None,
+                    high_pass=0.01):
+    """The matrix that turns a run's BOLD into single-trial betas.
+
+    Both methods are linear in the BOLD, so each is one matrix, worked out once per run and
+    applied to all voxels at once. Drift is projected out first (Frisch, Waugh, Lovell). With
+    G = XᵀX of the projected trial regressors, LSA is G⁻¹Xᵀ. For LSS, trial i's model has two
+    columns, x_i and the sum of the others, whose 2 x 2 normal equations hold only sums of G:
+    solved by hand for all trials together.
+
+    Parameters
+    ----------
+    As in `single_trial_betas`, for one `kernel` (samples,).
+
+    Returns
+    -------
+    (trials, volumes) array
+    """
+    design = trial_design(onsets, volumes, tr, kernel, durations)
+    drift, _ = np.linalg.qr(nuisance(volumes, tr, high_pass, confounds))
+    design -= drift @ (drift.T @ design)
+    gram = design.T @ design  # (trials, trials)
+    values = np.linalg.eigvalsh(gram)
+    if values[0] <= 1e-10 * values[-1]:
+        raise DataError(
+            f"the {len(gram)} trials of a run of {volumes} volumes cannot be told apart; check that "
+            "the onsets are in seconds, differ, and lie inside the run"
+        )
+    if method == "lsa" or len(gram) == 1:
+        return np.linalg.solve(gram, design.T)
+    if method != "lss":
+        raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
+    own = np.diag(gram)
+    row = gram.sum(1)
+    cross = row - own  # x_i . others
+    rest = gram.sum() - 2 * row + own  # others . others
+    others = design.sum(1, keepdims=True) - design  # (volumes, trials)
+    return ((rest * design - cross * others) / (own * rest - cross**2)).T
+
+
+def _as_bold(bold):
+    bold = np.asarray(bold)
+    if bold.ndim != 2:
+        raise DataError(f"the BOLD has shape {bold.shape}; expected (volumes, voxels)")
+    return bold if bold.dtype in (np.float32, np.float64) else bold.astype(np.float32)

@@ -1,0 +1,280 @@
+"""The haemodynamic response: what a voxel does in the half minute after a picture.
+
+A *kernel* is a response sampled every `tr / oversampling` seconds, as `regressors` wants it.
+The canonical ones follow SPM and Glover (1999, doi:10.1006/nimg.1998.0419) and equal
+nilearn's. Every response is causal: nothing happens before the picture.
+"""
+
+import numpy as np
+from scipy.stats import gamma
+
+from recon_lib.errors import DataError
+
+LENGTH = 32.0  # seconds after which a response is taken to be over
+EARLIEST = -24.0  # seconds: an event this long before the first volume can still be felt in it
+
+
+def double_gamma(t, delay=6.0, undershoot=16.0, dispersion=1.0, undershoot_dispersion=1.0,
+                 ratio=0.167, start=0.0):
+    """A peak and an undershoot: the difference of two gamma densities.
+
+    Parameters
+    ----------
+    t : array
+        Seconds since the event.
+    delay, undershoot : float
+        Mean time of the peak and of the undershoot, in seconds. The response peaks near
+        `delay - dispersion`.
+    dispersion, undershoot_dispersion : float
+        Scale of each gamma density, in seconds: larger is wider.
+    ratio : float
+        Size of the undershoot relative to the peak.
+    start : float
+        Seconds after the event at which the response begins.
+
+    Returns
+    -------
+    array, the shape of `t`
+        Not normalised. Zero before `start`.
+    """
+    peak = gamma.pdf(t, delay / dispersion, loc=start, scale=dispersion)
+    dip = gamma.pdf(t, undershoot / undershoot_dispersion, loc=start, scale=undershoot_dispersion)
+    return peak - ratio * dip
+
+
+SHAPES = {
+    "spm": {},
+    "glover": {"undershoot": 12.0, "dispersion": 0.9, "undershoot_dispersion": 0.9, "ratio": 0.48},
+}
+
+
+def kernel(tr, oversampling=50, onset=0.0, **shape):
+    """Sample a double gamma for convolution; the samples sum to one.
+
+    Parameters
+    ----------
+    tr : float
+        Repetition time, in seconds.
+    oversampling : int
+        Samples per TR.
+    onset : float
+        Extra delay of the whole response, in seconds.
+    **shape
+        Passed to `double_gamma`.
+
+    Returns
+    -------
+    (samples,) array
+        `LENGTH * oversampling / tr` samples. As in nilearn the response starts one sample late.
+    """
+    step = tr / oversampling
+    t = np.linspace(0, LENGTH, round(LENGTH / step)) - onset
+    values = double_gamma(t, start=step, **shape)
+    return values / values.sum()
+
+
+def spm_hrf(tr, oversampling=50, onset=0.0):
+    """SPM's canonical response, sampled: see `kernel`."""
+    return kernel(tr, oversampling, onset, **SHAPES["spm"])
+
+
+def glover_hrf(tr, oversampling=50, onset=0.0):
+    """Glover's canonical response, sampled: earlier dip, deeper undershoot. See `kernel`."""
+    return kernel(tr, oversampling, onset, **SHAPES["glover"])
+
+
+def time_derivative(name, tr, oversampling=50):
+    """Change of a canonical response with its onset, per second (difference over 0.1 s)."""
+    shape = SHAPES[name]
+    later = kernel(tr, oversampling, 0.1, **shape)
+    return (kernel(tr, oversampling, **shape) - later) / 0.1
+
+
+def dispersion_derivative(name, tr, oversampling=50):
+    """Change of a canonical response with the width of its peak (difference over 0.01 s).
+
+    As in nilearn, the undershoot keeps a dispersion of 1.
+    """
+    shape = {**SHAPES[name], "undershoot_dispersion": 1.0}
+    width = shape.pop("dispersion", 1.0)
+    narrow = kernel(tr, oversampling, dispersion=width, **shape)
+    wide = kernel(tr, oversampling, dispersion=width + 0.01, **shape)
+    return (narrow - wide) / 0.01
+
+
+def kernels(hrf, tr, oversampling=50):
+    """The kernels that a name stands for.
+
+    Parameters
+    ----------
+    hrf : str or array
+        `"spm"` or `"glover"`, alone or followed by `" + derivative"` or
+        `" + derivative + dispersion"`; or kernels already sampled, (samples,) or (k, samples).
+
+    Returns
+    -------
+    (k, samples) array
+
+    Raises
+    ------
+    DataError
+        If the name is unknown.
+    """
+    if not isinstance(hrf, str):
+        return np.atleast_2d(np.asarray(hrf, dtype=float))
+    name, *extra = hrf.split(" + ")
+    if name not in SHAPES or extra not in ([], ["derivative"], ["derivative", "dispersion"]):
+        raise DataError(
+            f"unknown HRF {hrf!r}; expected 'spm' or 'glover', optionally followed by "
+            "' + derivative' or ' + derivative + dispersion'"
+        )
+    rows = [kernel(tr, oversampling, **SHAPES[name])]
+    if "derivative" in extra:
+        rows.append(time_derivative(name, tr, oversampling))
+    if "dispersion" in extra:
+        rows.append(dispersion_derivative(name, tr, oversampling))
+    return np.stack(rows)
+
+
+# Twenty plausible voxels: ten peak times, each with a narrow and a wide response. The gamma
+# density peaks one dispersion before its mean.
+LIBRARY = [
+    {"delay": peak + width, "dispersion": width, "undershoot": peak + 9.0, "ratio": ratio}
+    for peak in np.linspace(3.0, 7.0, 10)
+    for width, ratio in ((0.7, 0.35), (1.3, 0.15))
+]
+
+
+def library(tr, oversampling=50):
+    """Twenty response shapes that peak between 3 and 7 s, for a choice per voxel.
+
+    Returns
+    -------
+    (20, samples) array
+        Kernels, ordered by peak time; of each pair the first is narrow with a deep undershoot
+        and the second wide with a shallow one.
+    """
+    return np.stack([kernel(tr, oversampling, **shape) for shape in LIBRARY])
+
+
+def regressors(onsets, durations, volumes, tr, kernel, oversampling=50):
+    """The BOLD response to each event, one column per event.
+
+    A picture shown for a while is a box, and a box convolved with a kernel is the difference
+    of two cumulative sums of that kernel: no convolution is needed. The sum over columns
+    equals nilearn's `compute_regressor`; like it, this rounds onsets up to the next sample
+    (40 ms at TR 2 s and 50 samples per TR).
+
+    Parameters
+    ----------
+    onsets, durations : (events,) array or float
+        In seconds; the first volume is at time 0. A duration of 0 lasts one sample.
+    volumes : int
+        Number of volumes in the run.
+    tr : float
+        Repetition time, in seconds.
+    kernel : (samples,) array
+        A response sampled every `tr / oversampling` seconds.
+
+    Returns
+    -------
+    (volumes, events) array
+        Zero until each event's onset.
+
+    Raises
+    ------
+    DataError
+        If an onset is not a number or lies more than 24 s before the first volume.
+    """
+    onsets = np.atleast_1d(np.asarray(onsets, dtype=float))
+    if not (onsets >= EARLIEST).all():
+        worst = onsets[~(onsets >= EARLIEST)][0]
+        raise DataError(
+            f"an event has its onset at {worst} s; expected seconds from the first volume, "
+            f"not before {EARLIEST:.0f} s; leave that event out"
+        )
+    # nilearn's fine grid: frames lie on it when 24 s is a whole number of samples
+    samples = round((volumes - EARLIEST / tr) * oversampling) + 1
+    grid, step = np.linspace(EARLIEST, volumes * tr, samples, retstep=True)
+    on = np.minimum(np.searchsorted(grid, onsets), samples - 1)
+    off = np.minimum(np.searchsorted(grid, onsets + durations), samples - 1)
+    off = np.where((off == on) & (on < samples - 1), on + 1, off)
+
+    total = np.concatenate([[0.0], np.cumsum(kernel)])  # total[i]: sum of the first i samples
+
+    def response(index):  # (volumes, 1) grid index -> (volumes, events)
+        def since(start):
+            return total[np.clip(index - start + 1, 0, len(kernel))]
+
+        return since(on) - since(off)
+
+    position = (np.arange(volumes) * tr - EARLIEST) / step
+    below = np.floor(position + 1e-9).astype(int)[:, None]
+    weight = np.maximum(position[:, None] - below, 0.0)
+    if weight.max() < 1e-6:
+        return response(below)
+    return (1 - weight) * response(below) + weight * response(below + 1)
+
+
+def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1.0,
+                         oversampling=50):
+    """The predicted response to one condition: its events summed, one column per kernel.
+
+    Derivative columns are made orthogonal to the columns before them, as nilearn does.
+
+    Parameters
+    ----------
+    onsets, durations, volumes, tr
+        As in `regressors`.
+    hrf : str or array
+        As in `kernels`.
+    amplitudes : (events,) array or float
+        Weight of each event.
+
+    Returns
+    -------
+    (volumes, k) array
+    """
+    weights = np.broadcast_to(np.asarray(amplitudes, dtype=float), np.shape(np.atleast_1d(onsets)))
+    columns = np.stack(
+        [regressors(onsets, durations, volumes, tr, row, oversampling) @ weights
+         for row in kernels(hrf, tr, oversampling)], axis=1,
+    )
+    for i in range(1, columns.shape[1]):
+        before = columns[:, :i]
+        columns[:, i] -= before @ np.linalg.lstsq(before, columns[:, i])[0]
+    return columns
+
+
+def fir(onsets, volumes, tr, delays):
+    """Finite impulse response: one free number per delay, no shape assumed.
+
+    Column d is 1 in the volumes acquired between `d * tr` and `(d + 1) * tr` seconds after an
+    event. An event between two volumes first shows in the later one, so this stays causal.
+    (nilearn's FIR credits it to the earlier one, up to a TR before the picture.)
+
+    Parameters
+    ----------
+    onsets : (events,) array
+        In seconds from the first volume.
+    delays : int
+        Number of delays, each of one TR.
+
+    Returns
+    -------
+    (volumes, delays) array
+        Overlapping events add.
+    """
+    first = np.ceil(np.atleast_1d(onsets) / tr - 1e-9).astype(int)
+    design = np.zeros((volumes, delays))
+    for delay in range(delays):
+        rows = first + delay
+        np.add.at(design[:, delay], rows[(rows >= 0) & (rows < volumes)], 1.0)
+    return design
+
+
+def peak_height(kernel, duration, tr, oversampling=50):
+    """Height of the response to one event of `duration` seconds, to scale regressors to 1."""
+    box = max(1, round(duration * oversampling / tr))
+    total = np.concatenate([np.zeros(box), np.cumsum(kernel)])
+    return (total[box:] - total[:-box]).max()
