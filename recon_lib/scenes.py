@@ -7,7 +7,7 @@ a size and a tilt of its own. Same factors, same pixels; every factor is kept.
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .things import THINGS, Pen, palette
+from recon_lib.things import THINGS, Pen, palette
 
 KINDS = tuple(THINGS)
 BACKGROUNDS = ("beach", "forest", "city", "mountains", "room", "meadow")

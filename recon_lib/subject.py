@@ -1,0 +1,368 @@
+"""A simulated subject: pictures -> voxel responses -> BOLD, with the truth kept.
+
+It looks at pictures in BOLD5000's design and has CSI1's number of voxels in each area. EarlyVis
+sees colours and edges through receptive fields, LOC knows the thing, its colour and roughly its
+place, OPA, PPA and RSC know the background and the light. Every voxel has an HRF, a gain in each
+session, drift and AR(1) noise of its own, and shares some noise with the others.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.signal import lfilter
+
+from recon_lib import hrf
+from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS
+
+TR, VOLUMES, TRIALS_PER_RUN = 2.0, 194, 37  # one run: 6 s + 37 x 10 s + 12 s
+RUNS_PER_SESSION = (10, 9) * 7 + (9,)  # 142 runs in 15 sessions
+SHARED = 0.25  # share of the noise variance that voxels have in common
+SOURCES = 5  # number of shared noise sources
+SNR = 0.030  # mean variance ratio of single-trial betas, were every HRF known
+
+
+@dataclass(frozen=True)
+class Design:
+    """Who saw what when: one entry per trial.
+
+    Attributes
+    ----------
+    image : (trials,) int array
+        Index of the picture shown.
+    session, run : (trials,) int arrays
+        Counted from 1; runs are counted anew in each session.
+    onset : (trials,) float array
+        Seconds from the first volume of the run.
+    repeated : (m,) int array
+        The pictures shown more than once: the test set.
+    """
+
+    image: np.ndarray
+    session: np.ndarray
+    run: np.ndarray
+    onset: np.ndarray
+    repeated: np.ndarray
+
+    @property
+    def test(self):
+        """(trials,) bool: trials that show a repeated picture."""
+        return np.isin(self.image, self.repeated)
+
+
+def make_design(seed, runs_per_session=RUNS_PER_SESSION, repeated=113, test_trials=451):
+    """Order the pictures into trials, runs and sessions as BOLD5000 did.
+
+    Parameters
+    ----------
+    seed : int
+        Same seed, same order.
+    runs_per_session : sequence of int
+        Runs in each session; a run has 37 trials.
+    repeated, test_trials : int
+        Number of repeated pictures, and of trials on which they are shown.
+
+    Returns
+    -------
+    Design
+        By default 5254 trials of 4916 pictures, 113 of them on 451 trials.
+    """
+    rng = np.random.default_rng(seed)
+    trials = TRIALS_PER_RUN * sum(runs_per_session)
+    pictures = trials - test_trials + repeated
+    again = rng.permutation(pictures)[:repeated]
+    shown = np.resize(again, test_trials)  # each about test_trials / repeated times
+    image = rng.permutation(np.concatenate([np.setdiff1d(np.arange(pictures), again), shown]))
+    runs = [(s, r) for s, n in enumerate(runs_per_session, 1) for r in range(1, n + 1)]
+    session, run = np.repeat(runs, TRIALS_PER_RUN, axis=0).T
+    onset = np.tile(6.0 + 10.0 * np.arange(TRIALS_PER_RUN), len(runs))
+    onset = onset + rng.uniform(0, 0.1, trials)  # the small jitter of a real scanner
+    return Design(image, session, run, onset, np.sort(again))
+
+
+def feature_maps(images):
+    """What early vision sees: luminance, two colour axes, edges of 4 directions at 2 scales.
+
+    Parameters
+    ----------
+    images : (n, H, W, 3) uint8 array
+
+    Returns
+    -------
+    (n, 11, 32, 32) float32 tensor, each channel standardised over pictures and places
+    """
+    parts = []
+    for start in range(0, len(images), 512):  # a few hundred pictures fit the cache and the memory
+        x = torch.from_numpy(np.ascontiguousarray(images[start : start + 512]))
+        x = F.interpolate(x.permute(0, 3, 1, 2).float() / 127.5 - 1, (32, 32), mode="area")
+        red, green, blue = x.unbind(1)
+        grey = (red + green + blue) / 3
+        colours = torch.stack([grey, red - green, blue - (red + green) / 2], 1)
+        edges = []
+        for wavelength in (3.0, 6.0):
+            even, odd = gabors(wavelength)  # (4, 1, k, k) each
+            pair = [F.conv2d(grey[:, None], g, padding=g.shape[-1] // 2) for g in (even, odd)]
+            edges.append((pair[0] ** 2 + pair[1] ** 2).sqrt())
+        parts.append(torch.cat([colours, *edges], 1))
+    maps = torch.cat(parts)  # (n, 11, 32, 32)
+    spread, mean = torch.std_mean(maps, dim=(0, 2, 3), keepdim=True)
+    return (maps - mean) / (spread + 1e-6)
+
+
+def gabors(wavelength, directions=4):
+    """A quadrature pair of Gabor filters for each direction: two (directions, 1, k, k) tensors."""
+    half = round(wavelength)
+    y, x = torch.meshgrid(*[torch.arange(-half, half + 1.0)] * 2, indexing="ij")
+    envelope = torch.exp(-(x**2 + y**2) / (2 * (0.45 * wavelength) ** 2))
+    angles = torch.arange(directions) * torch.pi / directions
+    phase = 2 * torch.pi / wavelength * torch.stack([x * a.cos() + y * a.sin() for a in angles])
+    pair = [envelope * phase.cos(), envelope * phase.sin()]
+    return [(g - g.mean((1, 2), keepdim=True))[:, None] / envelope.sum() for g in pair]
+
+
+def early(maps, voxels, hemisphere, rng):
+    """Receptive fields: each voxel weighs the feature maps within a Gaussian window.
+
+    The left hemisphere ("LH") sees the right half of the picture and the right one the left.
+    Windows grow with the distance from the centre of gaze.
+    """
+    n, channels, side, _ = maps.shape
+    across = rng.uniform(0.0, 0.5, voxels)
+    x = 0.5 + across if hemisphere == "LH" else 0.5 - across
+    y = rng.uniform(0.05, 0.95, voxels)
+    width = 0.05 + 0.2 * np.hypot(x - 0.5, y - 0.5)
+    grid = (np.arange(side) + 0.5) / side
+    window = np.exp(-((grid - y[:, None]) ** 2) / (2 * width[:, None] ** 2))[:, :, None]
+    window = window * np.exp(-((grid - x[:, None]) ** 2) / (2 * width[:, None] ** 2))[:, None]
+    window /= window.sum((1, 2), keepdims=True)  # (voxels, side, side)
+    seen = maps.reshape(n * channels, -1) @ torch.from_numpy(window).float().reshape(voxels, -1).T
+    seen = seen.reshape(n, channels, voxels).numpy()
+    weight = rng.normal(size=(channels, voxels)) * (rng.random((channels, voxels)) < 0.4)
+    weight += 1e-3 * rng.normal(size=weight.shape)  # no voxel without any weight
+    return np.einsum("ncv,cv->nv", seen, weight)
+
+
+def one_hot(index, n):
+    """(trials,) -> (trials, n)."""
+    return np.eye(n, dtype=np.float32)[index]
+
+
+def objects(factors, voxels, rng):
+    """LOC: tuning to things, to colour, and to things at a rough place."""
+    kind = one_hot(factors["kind"], len(KINDS))
+    tuned = kind @ rng.gamma(0.5, 1.0, (len(KINDS), voxels))  # (n, voxels): few things excite
+    colour = np.cos(2 * np.pi * (factors["hue"][:, None] - rng.random(voxels)))
+    dx = factors["x"][:, None] - rng.uniform(0.25, 0.75, voxels)
+    dy = factors["y"][:, None] - rng.uniform(0.45, 0.70, voxels)
+    place = np.exp(-(dx**2 + dy**2) / (2 * 0.15**2))
+    mix = rng.dirichlet((3, 1.5, 1.5), voxels).T  # (3, voxels)
+    return mix[0] * unit(tuned) + mix[1] * unit(colour) + mix[2] * unit(tuned * place)
+
+
+def places(factors, voxels, rng, light=1.0):
+    """OPA, PPA, RSC: tuning to backgrounds, to light, and to their combinations."""
+    scene = one_hot(factors["background"], len(BACKGROUNDS))
+    lit = one_hot(factors["light"], len(LIGHTS))
+    both = (scene[:, :, None] * lit[:, None]).reshape(len(factors), -1)
+    parts = [
+        unit(f @ rng.normal(size=(f.shape[1], voxels))) for f in (scene, lit, both)
+    ]  # (n, voxels) each
+    mix = rng.dirichlet((3, 1.5 * light, 1), voxels).T
+    return sum(m * p for m, p in zip(mix, parts, strict=True))
+
+
+def generic(maps, voxels, rng):
+    """Higher areas for pictures without factors: random non-linear features of the maps."""
+    pooled = F.adaptive_avg_pool2d(maps, 4)  # (n, 11, 4, 4)
+    wide = torch.from_numpy(rng.normal(size=(256, 11, 2, 2)).astype(np.float32)) / 44**0.5
+    h = F.relu(F.conv2d(pooled, wide)).flatten(1)  # (n, 256 * 9)
+    return h.numpy() @ rng.normal(size=(h.shape[1], voxels)).astype(np.float32)
+
+
+def unit(responses):
+    """Zero mean and unit variance over pictures, for each voxel."""
+    return (responses - responses.mean(0)) / (responses.std(0) + 1e-9)
+
+
+def responses(images, factors, voxels, seed):
+    """How strongly each voxel answers each picture.
+
+    Parameters
+    ----------
+    images : (n, H, W, 3) uint8 array
+    factors : structured array (n,) or None
+        TinyScenes factors. None: any pictures; higher areas use generic image features.
+    voxels : dict of {"LHEarlyVis": int, …}
+        Number of voxels in each area.
+    seed : int
+        The subject: same seed, same tuning.
+
+    Returns
+    -------
+    (n, V) float32 array
+        Zero mean, unit variance over pictures; areas in the order of `voxels`.
+    """
+    rng = np.random.default_rng(seed)
+    maps = feature_maps(images)
+    parts = []
+    for area, count in voxels.items():
+        hemisphere, name = area[:2], area[2:]
+        if name == "EarlyVis":
+            part = early(maps, count, hemisphere, rng)
+        elif factors is None:
+            part = generic(maps, count, rng)
+        elif name == "LOC":
+            part = objects(factors, count, rng)
+        else:
+            part = places(factors, count, rng, light={"OPA": 2.0, "PPA": 1.0, "RSC": 0.5}[name])
+        parts.append(unit(part).astype(np.float32))
+    return np.concatenate(parts, axis=1)
+
+
+@dataclass
+class Subject:
+    """All that is true of a simulated subject. V voxels, S sessions.
+
+    Attributes
+    ----------
+    roi : (V,) str array
+        Area of each voxel, such as "LHPPA".
+    mean, amplitude : (V,) arrays
+        Mean response and its standard deviation over pictures, in % signal change.
+    shape : (V,) int array
+        Index into `hrf.library`.
+    gain : (S, V) array
+        Factor on the response in each session.
+    rho, sigma : (V,) arrays
+        AR(1) coefficient and standard deviation of the noise, in % signal change.
+    weight : (SOURCES, V) array
+        Weights of the shared noise sources, of unit length for each voxel.
+    baseline : (V,) array
+        Mean BOLD in scanner units.
+    """
+
+    roi: np.ndarray
+    mean: np.ndarray
+    amplitude: np.ndarray
+    shape: np.ndarray
+    gain: np.ndarray
+    rho: np.ndarray
+    sigma: np.ndarray
+    weight: np.ndarray
+    baseline: np.ndarray
+
+
+def make_subject(voxels, seed, sessions=15, snr=SNR):
+    """Draw a subject.
+
+    Parameters
+    ----------
+    voxels : dict of {"LHEarlyVis": int, …}
+    seed : int
+    sessions : int
+    snr : float
+        Mean over voxels of var(signal) / var(noise) of single-trial betas, were the HRF known.
+
+    Returns
+    -------
+    Subject
+    """
+    rng = np.random.default_rng(seed)
+    roi = np.repeat(list(voxels), list(voxels.values()))
+    n = len(roi)
+    amplitude = 0.3 * rng.lognormal(0, 0.3, n)
+    rho = rng.choice((0.1, 0.2, 0.3, 0.4), n)
+    spread = rng.lognormal(0, 0.6, n)
+    weight = rng.normal(size=(SOURCES, n))
+    # variance of an LSA beta, in units of the noise variance, for each rho (and shared noise)
+    factor = {r: beta_variance(r) for r in (0.1, 0.2, 0.3, 0.4, 0.5)}
+    own = np.array([factor[r] for r in rho])
+    scale = (1 - SHARED) * own + SHARED * factor[0.5]
+    return Subject(
+        roi=roi,
+        mean=rng.normal(0.8, 0.4, n),
+        amplitude=amplitude,
+        shape=np.clip(np.round(rng.normal(10, 4, n)), 0, 19).astype(int),
+        gain=1 + 0.1 * rng.normal(size=(sessions, n)),
+        rho=rho,
+        sigma=amplitude / np.sqrt(snr * spread / spread.mean() * scale),
+        weight=weight / np.linalg.norm(weight, axis=0),
+        baseline=rng.uniform(700, 1300, n),
+    )
+
+
+def event_columns(onsets, kernel):
+    """Responses to one-second pictures with a peak of one: (VOLUMES, trials)."""
+    columns = hrf.regressors(onsets, 1.0, VOLUMES, TR, kernel)
+    return columns / hrf.peak_height(kernel, 1.0, TR)
+
+
+def beta_variance(rho):
+    """Mean variance of an LSA beta under AR(1) noise of unit variance (closed form)."""
+    onsets = 6.0 + 10.0 * np.arange(TRIALS_PER_RUN)
+    x = event_columns(onsets, hrf.library(TR)[10])
+    solve = np.linalg.pinv(np.column_stack([x, np.ones(VOLUMES), drifts()]))[:TRIALS_PER_RUN]
+    lag = np.abs(np.subtract.outer(np.arange(VOLUMES), np.arange(VOLUMES)))
+    return np.einsum("it,ts,is->i", solve, rho**lag, solve).mean()
+
+
+def drifts(count=5):
+    """Slow cosines, (VOLUMES, count): what a scanner does on its own."""
+    t = (np.arange(VOLUMES) + 0.5) / VOLUMES
+    return np.cos(np.pi * t[:, None] * np.arange(1, count + 1))
+
+
+def ar1(rho, volumes, columns, rng):
+    """AR(1) noise of unit variance, stationary from the first volume: (volumes, columns)."""
+    e = rng.standard_normal((volumes, columns), dtype=np.float32)
+    e[1:] *= np.float32((1 - rho**2) ** 0.5)
+    return lfilter([1.0], [1.0, -rho], e, axis=0).astype(np.float32)
+
+
+def true_betas(subject, response, design):
+    """The response to each trial in % signal change: (trials, V) float32."""
+    evoked = subject.mean + subject.amplitude * response[design.image]
+    return (subject.gain[design.session - 1] * evoked).astype(np.float32)
+
+
+def bold_runs(subject, betas, design, seed):
+    """The subject in the scanner, a run at a time.
+
+    Parameters
+    ----------
+    subject : Subject
+    betas : (trials, V) array
+        See `true_betas`.
+    design : Design
+    seed : int
+        Of the noise. A run depends on (seed, session, run) only.
+
+    Yields
+    ------
+    session, run : int
+    trials : (37,) int array
+        Trials of this run.
+    bold : (194, V) float32 array
+        In scanner units.
+    """
+    kernels = hrf.library(TR)
+    for session, run in dict.fromkeys(zip(design.session, design.run, strict=True)):
+        rng = np.random.default_rng((seed, session, run))
+        trials = np.flatnonzero((design.session == session) & (design.run == run))
+        n = betas.shape[1]
+        signal = np.empty((VOLUMES, n), np.float32)
+        for shape in np.unique(subject.shape):
+            mine = subject.shape == shape
+            signal[:, mine] = event_columns(design.onset[trials], kernels[shape]) @ betas[
+                np.ix_(trials, mine)
+            ]
+        noise = np.empty((VOLUMES, n), np.float32)
+        for rho in np.unique(subject.rho):
+            mine = subject.rho == rho
+            noise[:, mine] = ar1(rho, VOLUMES, mine.sum(), rng)
+        common = ar1(0.5, VOLUMES, SOURCES, rng) @ subject.weight
+        noise = (1 - SHARED) ** 0.5 * noise + SHARED**0.5 * common
+        drift = drifts() @ (rng.normal(size=(5, n)) * 1.5 / np.arange(1, 6)[:, None])
+        percent = signal + subject.sigma * noise + drift
+        yield session, run, trials, (subject.baseline * (1 + percent / 100)).astype(np.float32)
