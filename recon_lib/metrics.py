@@ -1,0 +1,183 @@
+"""How much of a picture came back: pixel scores, memorisation, and all scores as one table."""
+
+import numpy as np
+import torch
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from recon_lib.encoding import square_distances
+from recon_lib.errors import DataError
+from recon_lib.identification import (
+    permutation_p,
+    similarity,
+    top_k,
+    two_way,
+    two_way_within,
+    unit_rows,
+)
+
+METRICS = ("top1", "two_way", "two_way_within_category", "pixcorr", "ssim", "p_value")
+
+
+def pixel_correlation(reconstructions, truth):
+    """Correlate the pixels of each reconstruction with those of its picture.
+
+    Parameters
+    ----------
+    reconstructions, truth : array_like (n, H, W, C)
+        Of one shape; uint8 or float on any scale.
+
+    Returns
+    -------
+    ndarray (n,)
+        Pearson's r over pixels and channels; 0 where either picture is constant.
+    """
+    a, b = _same_shape(reconstructions, truth)
+    return (unit_rows(a) * unit_rows(b)).sum(1)
+
+
+def ssim(reconstructions, truth):
+    """Structural similarity of each reconstruction with its picture (Wang et al. 2004).
+
+    Gaussian window of 11 pixels, σ = 1.5, K = (.01, .03), averaged where the window lies inside
+    the picture. Unrelated pictures do not score 0: show the mean image and the shuffled
+    brain beside it.
+
+    Parameters
+    ----------
+    reconstructions, truth : uint8 array (n, H, W, C)
+        H and W at least 11.
+
+    Returns
+    -------
+    ndarray (n,)
+    """
+    a, b = _same_shape(reconstructions, truth)
+    if a.ndim != 4 or min(a.shape[1:3]) < 11:
+        raise DataError(f"found pictures of shape {a.shape[1:]}, expected (H, W, C) with sides of "
+                        "11 pixels or more: enlarge them before asking for SSIM")
+    a, b = (torch.as_tensor(x, dtype=torch.float32).permute(0, 3, 1, 2) / 255 for x in (a, b))
+    scores = []
+    for x, y in zip(a.split(32), b.split(32), strict=True):  # small batches stay in the cache
+        _, index = structural_similarity_index_measure(
+            x, y, data_range=1.0, reduction="none", return_full_image=True
+        )  # (n, C, H, W)
+        scores.append(index[..., 5:-5, 5:-5].mean((1, 2, 3)))
+    return torch.cat(scores).numpy().astype(float)
+
+
+def nearest_training_distance(images, train_images, chunk=512):
+    """Distance from each image to the most similar training image: near 0 means memorised.
+
+    Parameters
+    ----------
+    images : array_like (n, …)
+        Pictures, or features of pictures; uint8 is scaled to [0, 1].
+    train_images : array_like (m, …)
+        In the same space.
+    chunk : int
+        Training images held as floats at a time.
+
+    Returns
+    -------
+    distance : ndarray (n,)
+        Root-mean-square difference per number.
+    index : ndarray (n,) of int
+        The nearest training image.
+    """
+    a = _rows(images)
+    best, index = np.full(len(a), np.inf), np.zeros(len(a), int)
+    for start in range(0, len(train_images), chunk):
+        distance = square_distances(a, _rows(train_images[start : start + chunk]))
+        nearest = distance.argmin(1)
+        value = distance[np.arange(len(a)), nearest]
+        better = value < best
+        best[better], index[better] = value[better], start + nearest[better]
+    # A matrix product rounds; the distance that is reported does not.
+    return np.sqrt(np.square(a - _rows(np.asarray(train_images)[index])).mean(1)), index
+
+
+def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
+    """Identification scores of one similarity matrix.
+
+    Returns
+    -------
+    dict
+        ``top1``, ``two_way``, ``two_way_within_category`` (when `category` gives some trial a
+        rival) and ``p_value``, the permutation p-value of ``two_way``.
+    """
+    scores = {"top1": top_k(similarity, target), "two_way": two_way(similarity, target)}
+    if category is not None:
+        within = two_way_within(similarity, target, category)
+        if np.isfinite(within):
+            scores["two_way_within_category"] = within
+    scores["p_value"] = permutation_p(similarity, target, two_way, permutations, seed)
+    return scores
+
+
+def report(reconstructions, truth, target, features, category=None, rankings=None,
+           permutations=1000, seed=0):
+    """Score every decoder on the same trials and candidates.
+
+    Parameters
+    ----------
+    reconstructions : dict of str to uint8 array (trials, H, W, C)
+        One picture for each trial and decoder. Never the best of several.
+    truth : uint8 array (candidates, H, W, C)
+        The test images.
+    target : array_like (trials,) of int
+        Which of them was seen.
+    features : callable
+        ``features(images) -> (n, d)``: the space of the similarity. Fix it in advance.
+    category : array_like (candidates,), optional
+    rankings : dict of str to array (trials, candidates), optional
+        Decoders that rank the candidates and draw nothing: an encoding model, the ideal observer.
+
+    Returns
+    -------
+    dict of dict
+        ``{decoder: {metric: float}}`` with the metrics of `METRICS` that have a meaning for it,
+        and a row ``"chance"``.
+    """
+    truth, target = np.asarray(truth), np.asarray(target)
+    known = features(truth)
+    table = {}
+    for name, pictures in reconstructions.items():
+        if len(pictures) != len(target):
+            raise DataError(f"found {len(pictures)} pictures by {name} for {len(target)} trials: "
+                            "give one for each trial")
+        matrix = similarity(features(np.asarray(pictures)), known)
+        table[name] = score_ranking(matrix, target, category, permutations, seed)
+        table[name]["pixcorr"] = float(pixel_correlation(pictures, truth[target]).mean())
+        if min(truth.shape[1:3]) >= 11:
+            table[name]["ssim"] = float(ssim(pictures, truth[target]).mean())
+    for name, matrix in (rankings or {}).items():
+        table[name] = score_ranking(matrix, target, category, permutations, seed)
+    table["chance"] = {"top1": 1 / len(truth), "two_way": 0.5}
+    if any("two_way_within_category" in row for row in table.values()):
+        table["chance"]["two_way_within_category"] = 0.5
+    return table
+
+
+def format_report(table):
+    """The table of `report` as lines of text, one decoder a row."""
+    metrics = [m for m in METRICS if any(m in row for row in table.values())]
+    width = max(map(len, table)) + 2
+    lines = ["".ljust(width) + "".join(m.replace("_category", "").rjust(16) for m in metrics)]
+    for name, row in table.items():
+        cells = (f"{row[m]:.3f}" if m in row else "–" for m in metrics)
+        lines.append(name.ljust(width) + "".join(cell.rjust(16) for cell in cells))
+    return "\n".join(lines)
+
+
+def _rows(x):
+    """One float row for each item; uint8 to [0, 1]."""
+    x = np.asarray(x)
+    return x.reshape(len(x), -1).astype(np.float32) / (255 if x.dtype == np.uint8 else 1)
+
+
+def _same_shape(a, b):
+    a, b = np.asarray(a), np.asarray(b)
+    if a.shape != b.shape:
+        raise DataError(f"found pictures of shape {a.shape} and {b.shape}, expected the same: "
+                        "give each reconstruction its picture, at one size")
+    return a, b

@@ -1,0 +1,276 @@
+"""Scores against values by hand, scikit-learn, scikit-image's formula and closed forms."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.ndimage import gaussian_filter
+
+from recon_lib import metrics
+from recon_lib.encoding import fit_encoding_model, log_likelihood
+from recon_lib.errors import DataError
+from recon_lib.identification import (
+    permutation_null,
+    permutation_p,
+    similarity,
+    top_k,
+    two_way,
+    two_way_null_sd,
+    two_way_within,
+)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(7)
+
+
+def pictures(rng, n, size=16, channels=3):
+    return rng.integers(0, 256, (n, size, size, channels), dtype=np.uint8)
+
+
+# ---- Pictures ----
+
+
+def test_pixel_correlation_is_pearson(rng):
+    a, b = pictures(rng, 4), pictures(rng, 4)
+    expected = [stats.pearsonr(x.ravel(), y.ravel())[0] for x, y in zip(a, b, strict=True)]
+    assert metrics.pixel_correlation(a, b) == pytest.approx(expected, abs=1e-12)
+    assert metrics.pixel_correlation(a, 255 - a) == pytest.approx(-np.ones(4))
+
+
+def test_a_constant_picture_scores_zero(rng):
+    grey = np.full((2, 16, 16, 3), 77, np.uint8)
+    assert (metrics.pixel_correlation(grey, pictures(rng, 2)) == 0).all()
+
+
+def test_ssim_is_one_for_equal_and_the_luminance_term_for_flat_pictures(rng):
+    a = pictures(rng, 2)
+    assert metrics.ssim(a, a) == pytest.approx(np.ones(2), abs=1e-5)
+    x, y, c = 100 / 255, 150 / 255, 0.01**2
+    dark, light = (np.full((1, 16, 16, 1), v, np.uint8) for v in (100, 150))
+    expected = (2 * x * y + c) / (x * x + y * y + c)
+    assert metrics.ssim(dark, light)[0] == pytest.approx(expected, abs=1e-3)
+
+
+def test_ssim_is_the_formula_of_the_paper(rng):
+    a, b = (gaussian_filter(rng.random((32, 32)), 1) for _ in range(2))
+    a, b = (((x - x.min()) / np.ptp(x) * 255).round().astype(np.uint8) for x in (a, b))
+
+    def mean(x):  # 11 pixels, σ = 1.5
+        return gaussian_filter(x, 1.5, truncate=5 / 1.5, mode="mirror")
+
+    x, y = a / 255, b / 255
+    c1, c2 = 0.01**2, 0.03**2
+    mx, my = mean(x), mean(y)
+    vx, vy, vxy = mean(x * x) - mx**2, mean(y * y) - my**2, mean(x * y) - mx * my
+    index = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    ours = metrics.ssim(a[None, :, :, None], b[None, :, :, None])[0]
+    assert ours == pytest.approx(index[5:-5, 5:-5].mean(), abs=1e-4)
+
+
+def test_pictures_must_agree_in_shape(rng):
+    with pytest.raises(DataError, match="expected the same"):
+        metrics.pixel_correlation(pictures(rng, 2), pictures(rng, 3))
+    with pytest.raises(DataError, match="11 pixels"):
+        metrics.ssim(pictures(rng, 2, 8), pictures(rng, 2, 8))
+
+
+# ---- Identification ----
+
+
+def test_similarity_is_corrcoef(rng):
+    a, b = rng.standard_normal((5, 20)), rng.standard_normal((7, 20))
+    assert similarity(a, b) == pytest.approx(np.corrcoef(a, b)[:5, 5:], abs=1e-12)
+    assert (similarity(np.full((2, 20), 0.1), b) == 0).all()
+
+
+def test_identification_by_hand():
+    table = np.array([[0.9, 0.5, 0.1, 0.3],  # target 0: best of four
+                      [0.9, 0.5, 0.1, 0.3],  # target 1: beats two of three
+                      [0.9, 0.5, 0.1, 0.3]])  # target 2: beats none
+    target = np.array([0, 1, 2])
+    assert top_k(table, target) == pytest.approx(1 / 3)
+    assert top_k(table, target, 2) == pytest.approx(2 / 3)
+    assert two_way(table, target) == pytest.approx((3 / 3 + 2 / 3 + 0 / 3) / 3)
+    # rivals within a category: 0 against 1 wins, 1 against 0 loses, 2 against 3 loses
+    assert two_way_within(table, target, ["a", "a", "b", "b"]) == pytest.approx(1 / 3)
+    # 2 has no rival and does not count
+    assert two_way_within(table, target, ["a", "a", "b", "c"]) == pytest.approx(1 / 2)
+    assert np.isnan(two_way_within(table, target, list("abcd")))
+
+
+def test_saying_the_same_of_all_scores_exactly_chance():
+    table, target = np.zeros((6, 8)), np.arange(6)
+    assert top_k(table, target) == pytest.approx(1 / 8)
+    assert top_k(table, target, 3) == pytest.approx(3 / 8)
+    assert two_way(table, target) == 0.5
+
+
+def test_knowing_only_the_category_fools_two_way_but_not_within():
+    category = np.repeat(np.arange(10), 12)
+    target = np.arange(120)
+    oracle = (category[:, None] == category[None, :]).astype(float)
+    wrong_category, same = 108, 11
+    assert two_way(oracle, target) == pytest.approx((wrong_category + same / 2) / 119)
+    assert two_way(oracle, target) > 0.95
+    assert two_way_within(oracle, target, category) == 0.5
+    assert top_k(oracle, target) == pytest.approx(1 / 12)
+
+
+def test_two_way_is_the_area_under_the_roc_curve(rng):
+    from sklearn.metrics import roc_auc_score
+
+    table, target = rng.standard_normal((30, 9)), rng.integers(0, 9, 30)
+    auc = [roc_auc_score(np.arange(9) == t, row) for row, t in zip(table, target, strict=True)]
+    assert two_way(table, target) == pytest.approx(np.mean(auc))
+
+
+@pytest.mark.parametrize("n", [20, 113])
+def test_null_sd_of_two_way(n):
+    rng = np.random.default_rng(0)
+    draws = [two_way(rng.standard_normal((n, n)), np.arange(n)) for _ in range(600)]
+    assert np.std(draws) == pytest.approx(two_way_null_sd(n), rel=0.1)
+    assert two_way_null_sd(n) == pytest.approx(1 / np.sqrt(12 * n), rel=1.5 / n)
+    assert np.mean(draws) == pytest.approx(0.5, abs=4 * two_way_null_sd(n) / np.sqrt(600))
+
+
+def test_permutation_p_is_uniform_under_the_null_with_repeats():
+    """Repeats that share a spurious resemblance must not count as independent evidence."""
+    values = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        target = np.repeat(np.arange(15), 4)
+        common = np.repeat(rng.standard_normal((15, 15)), 4, axis=0)  # the same for all repeats
+        table = common + 0.1 * rng.standard_normal((60, 15))
+        values.append(permutation_p(table, target, two_way, n=99, seed=seed))
+    assert stats.kstest(values, "uniform").pvalue > 0.01
+    assert 0.01 < np.mean(np.array(values) <= 0.05) < 0.11
+
+
+def test_permutation_p_finds_information_and_is_reproducible(rng):
+    target = np.arange(20)
+    table = rng.standard_normal((20, 20)) + 2 * np.eye(20)
+    assert permutation_p(table, target, two_way, n=199, seed=1) == 1 / 200
+    first = permutation_null(table, target, top_k, 50, seed=3)
+    assert (first == permutation_null(table, target, top_k, 50, seed=3)).all()
+
+
+def test_permuting_within_categories_asks_for_more_than_the_category(rng):
+    category = np.repeat(np.arange(4), 6)
+    oracle = (category[:, None] == category) + 1e-3 * rng.standard_normal((24, 24))
+    target = np.arange(24)
+    assert permutation_p(oracle, target, two_way, n=199, seed=0) == 1 / 200
+    assert permutation_p(oracle, target, two_way, n=199, seed=0, within=category) > 0.05
+
+
+@pytest.mark.parametrize(
+    ("table", "target", "message"),
+    [
+        (np.zeros((3, 4)), np.arange(2), "one target a trial"),
+        (np.zeros((3, 4)), np.array([0, 1, 4]), "no columns"),
+        (np.zeros((3, 4)), np.array([0.0, 1, 2]), "expected int"),
+        (np.full((3, 4), np.nan), np.arange(3), "NaN"),
+    ],
+)
+def test_identification_refuses(table, target, message):
+    with pytest.raises(DataError, match=message):
+        two_way(table, target)
+
+
+# ---- What could be reached ----
+
+
+def test_log_likelihood_is_the_normal_density(rng):
+    betas, responses = rng.standard_normal((4, 6)), rng.standard_normal((3, 6))
+    a = rng.standard_normal((6, 6))
+    covariance = a @ a.T + np.eye(6)
+    expected = [[stats.multivariate_normal(r, covariance).logpdf(b) for r in responses]
+                for b in betas]
+    assert log_likelihood(betas, responses, covariance) == pytest.approx(np.array(expected))
+    variance = np.diag(covariance)
+    assert log_likelihood(betas, responses, variance) == pytest.approx(
+        log_likelihood(betas, responses, np.diag(variance)))
+
+
+def test_ideal_observer_of_two_candidates_reaches_phi_of_half_d_prime():
+    """Naming one of two Gaussians a distance d' apart (in noise SDs) succeeds with Φ(d'/2)."""
+    rng, voxels, trials, d_prime = np.random.default_rng(0), 12, 40_000, 1.3
+    a = rng.standard_normal((voxels, voxels))
+    covariance = a @ a.T / voxels + 0.2 * np.eye(voxels)
+    step = rng.standard_normal(voxels)
+    step *= d_prime / np.sqrt(step @ np.linalg.solve(covariance, step))
+    responses = np.stack([np.zeros(voxels), step])
+    target = rng.integers(0, 2, trials)
+    betas = responses[target] + rng.multivariate_normal(np.zeros(voxels), covariance, trials)
+    right = top_k(log_likelihood(betas, responses, covariance), target)
+    assert right == pytest.approx(stats.norm.cdf(d_prime / 2), abs=4 * np.sqrt(0.25 / trials))
+    # ignoring the correlations costs something: the ideal is the ideal
+    assert right > top_k(log_likelihood(betas, responses, np.diag(covariance)), target)
+
+
+def test_log_likelihood_refuses(rng):
+    betas, responses = rng.standard_normal((4, 3)), rng.standard_normal((2, 3))
+    for noise in (np.ones(4), np.zeros(3), -np.eye(3)):
+        with pytest.raises(DataError):
+            log_likelihood(betas, responses, noise)
+
+
+def test_encoding_model_identifies_new_pictures(rng):
+    weights = rng.standard_normal((10, 40))
+    features = rng.standard_normal((400, 10))
+    mixing = np.linalg.cholesky(0.5 * np.eye(40) + 0.5)  # correlated noise
+    noise = 3 * rng.standard_normal((400, 40)) @ mixing.T
+    betas = features @ weights + noise
+    model = fit_encoding_model(features[:300], betas[:300])
+    error = model.ridge.predict(features) - features @ weights
+    assert np.square(error).mean() < 2 * 9 * 10 / 300  # the variance of least squares, doubled
+    true_noise = 9 * mixing @ mixing.T
+    error = np.linalg.norm(model.noise - true_noise) / np.linalg.norm(true_noise)
+    assert error < 0.25
+    target = np.arange(100)
+    found = top_k(model.rank(betas[300:], features[300:]), target)
+    ideal = top_k(log_likelihood(betas[300:], features[300:] @ weights, true_noise), target)
+    assert 0.7 * ideal < found <= ideal + 0.05
+
+
+def test_nearest_training_distance(rng):
+    train = pictures(rng, 30)
+    images = train[[4, 17]].copy()
+    images[1, 0, 0, 0] ^= 64
+    distance, index = metrics.nearest_training_distance(images, train, chunk=7)
+    assert index.tolist() == [4, 17]
+    assert distance == pytest.approx([0, 64 / 255 / np.sqrt(16 * 16 * 3)], abs=1e-7)
+    new = rng.standard_normal((5, 8))
+    known = rng.standard_normal((20, 8))
+    distance, index = metrics.nearest_training_distance(new, known)
+    full = np.sqrt(((new[:, None] - known) ** 2).mean(2))
+    assert index.tolist() == full.argmin(1).tolist()
+    assert distance == pytest.approx(full.min(1), rel=1e-5)
+
+
+# ---- All of it ----
+
+
+def test_report(rng):
+    truth = pictures(rng, 12)
+    target = np.repeat(np.arange(12), 2)
+    noisy = np.clip(truth[target] + rng.normal(0, 30, (24, 16, 16, 3)), 0, 255).astype(np.uint8)
+
+    def flat(images):
+        return images.reshape(len(images), -1)
+
+    table = metrics.report(
+        {"diffusion": noisy, "shuffled_brain": pictures(rng, 24)}, truth, target, flat,
+        category=np.repeat([0, 1], 6), rankings={"ideal_observer": np.eye(12)[target]},
+        permutations=199,
+    )
+    assert set(table["diffusion"]) == set(metrics.METRICS)
+    assert table["diffusion"]["top1"] == 1 and table["diffusion"]["p_value"] == 1 / 200
+    assert table["shuffled_brain"]["p_value"] > 0.01
+    assert "pixcorr" not in table["ideal_observer"] and table["ideal_observer"]["two_way"] == 1
+    assert table["chance"] == {"top1": 1 / 12, "two_way": 0.5, "two_way_within_category": 0.5}
+    assert all(type(v) is float for row in table.values() for v in row.values())
+    text = metrics.format_report(table)
+    assert len(text.splitlines()) == 5 and "ideal_observer" in text
+    with pytest.raises(DataError, match="one for each trial"):
+        metrics.report({"diffusion": noisy[:3]}, truth, target, flat)
