@@ -1,0 +1,143 @@
+"""Weights on disk: checkpoints to resume from (.pt) and finished models to share (.safetensors).
+
+Neither kind can run code when it is read: .pt files are opened with `weights_only=True`.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from recon_lib.errors import DataError, atomic_write
+from recon_lib.unet import UNet
+
+
+def save_checkpoint(path, state):
+    """Write a training state (a dict of tensors, numbers, strings) whole or not at all."""
+    with atomic_write(path) as partial:
+        torch.save(state, partial)
+
+
+def load_checkpoint(path):
+    """Read a training state; keys `model_state_dict`, `optimizer_state_dict`, `last_epoch`, ….
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and for hostile files
+        raise DataError(
+            f"{path} is not a readable checkpoint (damaged, or holding more than tensors and "
+            f"plain values: {type(error).__name__}); use one that training wrote"
+        ) from error
+    if not isinstance(state, dict) or not {"model_state_dict", "config"} <= state.keys():
+        raise DataError(
+            f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote"
+        )
+    return state
+
+
+def save_model(model, path, info=None, half=True):
+    """Write a network as safetensors, with its config and `info` as metadata.
+
+    Parameters
+    ----------
+    model : UNet
+    path : str or Path
+    info : dict, optional
+        Anything JSON can hold: prediction, schedule, image_size, seeds, scores, ….
+    half : bool
+        Store the weights as float16: half the size, no visible difference.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
+    metadata = {"config": json.dumps(model.config), "info": json.dumps(info or {})}
+    with atomic_write(path) as partial:
+        partial.write_bytes(save(tensors, metadata))
+
+
+def load_model(path, device="cpu"):
+    """Read a network from safetensors or from a checkpoint (then its averaged weights).
+
+    Returns
+    -------
+    model : UNet
+        In evaluation mode, float32, on `device`.
+    info : dict
+        What was stored beside it: at least prediction, schedule and image_size when training
+        wrote the file.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or of another architecture.
+    """
+    weights, config, info = read_weights(path)
+    try:
+        model = UNet(**config)
+        model.load_state_dict(weights)
+    except (TypeError, RuntimeError) as error:
+        raise DataError(
+            f"{path} holds a network of another architecture; use one written by this version"
+        ) from error
+    model.to(device, memory_format=torch.channels_last)
+    return model.requires_grad_(False).eval(), info
+
+
+def read_weights(path):
+    """Weights (float32, on the CPU), config and info of either kind of file."""
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        state = load_checkpoint(path)
+        weights = state.get("ema_state_dict", state["model_state_dict"])
+        return weights, state["config"], state.get("info", {})
+    if not path.is_file():
+        raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise DataError(
+            f"{path} is not a model of this project (damaged, or without its config); "
+            "use a file that save_model wrote"
+        ) from error
+    return weights, config, info
+
+
+def start_from(model, path):
+    """Load into a fresh network the weights of `path`: its own kind, or its unconditional one.
+
+    The condition's own layers may be missing (they start at zero, so that the conditional
+    network begins exactly as the unconditional one); nothing else may differ.
+
+    Raises
+    ------
+    DataError
+        If the architectures differ.
+    """
+    weights, config, _ = read_weights(path)
+    mine = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    differ = [n for n, w in weights.items() if n not in mine or w.shape != mine[n]]
+    missing = [n for n in mine if n not in weights and not is_conditional(n)]
+    if differ or missing:
+        different = {k: v for k, v in config.items() if model.config.get(k) != v}
+        raise DataError(
+            f"{path} holds another architecture ({different or differ + missing}) than the network "
+            f"({ {k: model.config.get(k) for k in different} }); build the UNet with its config"
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def is_conditional(name):
+    """Does this parameter belong to the condition (encoder, null, scale-and-shift)?"""
+    return name.startswith(("encoder.", "null")) or ".condition." in name

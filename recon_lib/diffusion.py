@@ -1,0 +1,248 @@
+"""Noise and its undoing: schedules, forward noising, the three parameterisations, the loss, guidance.
+
+A picture x0 at time t is x_t = a x0 + s eps, with a² = alpha_bar[t], s² = 1 - alpha_bar[t] and eps
+standard normal (DDPM, Ho et al. 2020, eq. 4). A *denoiser* is any function (x_t, t) -> estimate of
+x0: samplers need nothing else.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+PREDICTIONS = ("x0", "eps", "v")
+
+
+def linear_schedule(steps=1000, first=1e-4, last=0.02):
+    """alpha_bar when beta grows linearly (Ho et al. 2020).
+
+    Returns
+    -------
+    Tensor (steps,), float32
+        Share of the picture's variance that is left; falls from nearly 1 to nearly 0.
+    """
+    # the published end points belong to 1000 steps; fewer steps take larger ones
+    beta = torch.linspace(first, last, steps, dtype=torch.float64) * (1000 / steps)
+    return (1 - beta.clamp(max=0.999)).cumprod(0).float()
+
+
+def cosine_schedule(steps=1000, offset=0.008):
+    """alpha_bar as a squared cosine (Nichol & Dhariwal 2021, eq. 17), beta at most 0.999.
+
+    Returns
+    -------
+    Tensor (steps,), float32
+    """
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    level = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
+    return (level[1:] / level[:-1]).clamp(min=0.001).cumprod(0).float()
+
+
+def shift_schedule(alpha_bar, factor):
+    """The same schedule with its SNR divided by `factor`² (Hoogeboom et al. 2023, sec. 3.1).
+
+    Larger pictures need more noise before they stop being recognisable.
+    """
+    ratio = snr(alpha_bar.double()) / factor**2
+    return (ratio / (1 + ratio)).to(alpha_bar.dtype)
+
+
+SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
+
+
+def snr(alpha_bar):
+    """Signal-to-noise ratio (of variances) alpha_bar / (1 - alpha_bar), elementwise."""
+    return alpha_bar / (1 - alpha_bar)
+
+
+def levels(t, alpha_bar):
+    """Signal and noise amplitudes a and s at time t, shaped (b, 1, 1, 1) for pictures.
+
+    Parameters
+    ----------
+    t : LongTensor (b,)
+    alpha_bar : Tensor (steps,)
+    """
+    left = alpha_bar.to(t.device)[t].view(-1, 1, 1, 1)
+    return left.sqrt(), (1 - left).sqrt()
+
+
+def add_noise(x0, t, noise, alpha_bar):
+    """Noise pictures in one jump: x_t = a x0 + s noise.
+
+    Parameters
+    ----------
+    x0, noise : Tensor (b, C, H, W)
+    t : LongTensor (b,)
+    alpha_bar : Tensor (steps,)
+
+    Returns
+    -------
+    Tensor (b, C, H, W)
+    """
+    a, s = levels(t, alpha_bar)
+    return a * x0 + s * noise
+
+
+def target(x0, t, noise, alpha_bar, prediction):
+    """What a network is asked for: x0, the noise eps, or v = a eps - s x0 (Salimans & Ho 2022)."""
+    a, s = levels(t, alpha_bar)
+    if prediction == "x0":
+        return x0
+    if prediction == "eps":
+        return noise
+    if prediction == "v":
+        return a * noise - s * x0
+    raise ValueError(f"prediction is {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+
+
+def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
+    """The clean picture that a network's output stands for.
+
+    Parameters
+    ----------
+    output, x_t : Tensor (b, C, H, W)
+    t : LongTensor (b,)
+    alpha_bar : Tensor (steps,)
+    prediction : {"x0", "eps", "v"}
+    floor : float
+        Smallest amplitude ever divided by.
+    """
+    a, s = levels(t, alpha_bar)
+    if prediction == "x0":
+        return output
+    if prediction == "eps":
+        return (x_t - s * output) / a.clamp(min=floor)
+    if prediction == "v":
+        return a * x_t - s * output
+    raise ValueError(f"prediction is {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
+
+
+def to_eps(x0, x_t, t, alpha_bar, floor=1e-3):
+    """The noise that takes x0 to x_t: (x_t - a x0) / s, with s at least `floor`."""
+    a, s = levels(t, alpha_bar)
+    return (x_t - a * x0) / s.clamp(min=floor)
+
+
+def to_v(x0, x_t, t, alpha_bar, floor=1e-3):
+    """v = (a x_t - x0) / s, with s at least `floor`."""
+    a, s = levels(t, alpha_bar)
+    return (a * x_t - x0) / s.clamp(min=floor)
+
+
+def stratified_times(n, steps, generator=None, device="cpu"):
+    """One random time step from each of n equal shares of the schedule, in random order.
+
+    Every batch sees all noise levels, so the loss is less noisy than with n independent draws.
+
+    Returns
+    -------
+    LongTensor (n,), in 0 … steps - 1
+    """
+    place = torch.rand(n, generator=generator) + torch.randperm(n, generator=generator)
+    return (place / n * steps).long().clamp(max=steps - 1).to(device)
+
+
+def diffusion_loss(
+    model, x0, alpha_bar, t, noise, prediction="x0", condition=None, keep=None, floor=0.01
+):
+    """The training loss of a batch.
+
+    For "x0" the squared error of the clean picture over s² (s² at least `floor`): exactly the
+    loss of v, put to a network that is asked for a picture. For "eps" and "v" the squared error.
+
+    Parameters
+    ----------
+    model : function (x_t, t, condition, keep) -> Tensor (b, C, H, W)
+    x0, noise : Tensor (b, C, H, W)
+    alpha_bar : Tensor (steps,)
+    t : LongTensor (b,)
+    prediction : {"x0", "eps", "v"}
+    condition : Tensor (b, d), optional
+    keep : BoolTensor (b,), optional
+        False drops the condition of a sample.
+
+    Returns
+    -------
+    Tensor ()
+    """
+    x_t = add_noise(x0, t, noise, alpha_bar)
+    output = model(x_t, t, condition, keep).float()
+    error = F.mse_loss(output, target(x0, t, noise, alpha_bar, prediction), reduction="none")
+    if prediction == "x0":
+        error = error / levels(t, alpha_bar)[1].square().clamp(min=floor)
+    return error.mean()
+
+
+def denoiser(
+    model, prediction, alpha_bar, condition=None, scale=1.0, interval=None, clamp=True
+):
+    """Turn a network into a function (x_t, t) -> x0, with classifier-free guidance.
+
+    Guided, the estimate is u + scale (c - u), from the conditional c and the unconditional u
+    (Ho & Salimans 2022): 0 is unconditional, 1 conditional, more exaggerates the condition.
+
+    Parameters
+    ----------
+    model : UNet
+    prediction : {"x0", "eps", "v"}
+        What the network was trained to predict.
+    alpha_bar : Tensor (steps,)
+    condition : Tensor (b, d), optional
+    scale : float
+        Guidance scale.
+    interval : (float, float), optional
+        Guide only where the noise amplitude s lies in this interval; elsewhere the scale is 1 and
+        a step costs one evaluation instead of two (Kynkäänniemi et al. 2024).
+    clamp : bool
+        Keep estimates in [-1, 1], where pictures live.
+
+    Returns
+    -------
+    function (x_t (b, C, H, W), t LongTensor (b,)) -> Tensor (b, C, H, W)
+    """
+
+    def denoise(x_t, t):
+        guide = condition is not None and scale != 1
+        if guide and interval is not None:
+            s = float((1 - alpha_bar[int(t[0])]).sqrt())
+            guide = interval[0] <= s <= interval[1]
+        if not guide:
+            x0 = to_x0(model(x_t, t, condition), x_t, t, alpha_bar, prediction)
+        else:  # both halves in one evaluation
+            x_2, t_2, both = (torch.cat([y, y]) for y in (x_t, t, condition))
+            keep = torch.arange(len(x_2), device=x_t.device) < len(x_t)
+            x0 = to_x0(model(x_2, t_2, both, keep), x_2, t_2, alpha_bar, prediction)
+            with_it, without = x0.chunk(2)
+            x0 = without + scale * (with_it - without)
+        return x0.float().clamp(-1, 1) if clamp else x0.float()
+
+    return denoise
+
+
+def ideal_denoiser(images, alpha_bar):
+    """The best possible denoiser for a world that holds only these pictures: the posterior mean.
+
+    A perfectly trained, perfectly overfitted network would compute this; its samples are the
+    training pictures themselves. An exact oracle for losses and samplers.
+
+    Parameters
+    ----------
+    images : Tensor (n, C, H, W)
+        All the pictures there are.
+    alpha_bar : Tensor (steps,)
+
+    Returns
+    -------
+    function (x_t (b, C, H, W), t LongTensor (b,)) -> Tensor (b, C, H, W)
+    """
+    flat = images.flatten(1)  # (n, pixels)
+
+    def denoise(x_t, t):
+        a, s = (level.view(-1, 1) for level in levels(t, alpha_bar))  # (b, 1)
+        # log N(x_t; a x, s²) = x_t.x a/s² - a²|x|²/2s² + what does not depend on x
+        fit = a * (x_t.flatten(1) @ flat.T) - a**2 * flat.square().sum(1) / 2  # (b, n)
+        weight = torch.softmax(fit / s.square().clamp(min=1e-8), dim=1)
+        return (weight @ flat).view_as(x_t)
+
+    return denoise

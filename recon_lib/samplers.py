@@ -1,0 +1,141 @@
+"""From noise to pictures. A sampler is a function of a denoiser and a noise schedule.
+
+All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a ladder of
+`steps` times. They call it `steps` times, and never look inside.
+"""
+
+import torch
+
+from recon_lib.diffusion import to_eps
+
+
+def initial_noise(n, shape, seed=0, first=0):
+    """Standard normal noise; sample i is a function of (seed, first + i) alone.
+
+    So a batch of 16 and sixteen batches of 1 start from the same noise.
+
+    Parameters
+    ----------
+    n : int
+        Number of samples.
+    shape : tuple of int
+        Shape of one, (C, H, W).
+    seed, first : int
+        Seed of the set, and number of its first sample.
+
+    Returns
+    -------
+    Tensor (n, C, H, W), float32, on the CPU
+    """
+    return torch.stack([torch.randn(shape, generator=g) for g in _generators(n, seed, first)])
+
+
+def _generators(n, seed, first, stream=0):
+    return [
+        torch.Generator().manual_seed((seed * 1_000_003 + first + i) * 2 + stream)
+        for i in range(n)
+    ]
+
+
+def ladder(alpha_bar, steps):
+    """Times from the noisiest downwards, equally spaced.
+
+    Starts at the very last time, where x_T is pure noise, and stops one step short of the
+    picture itself ("trailing" in Lin et al. 2024, table 2).
+
+    Returns
+    -------
+    list of int, length `steps`, strictly falling
+    """
+    if not 1 <= steps <= len(alpha_bar):
+        raise ValueError(f"steps is {steps}; choose 1 to {len(alpha_bar)}")
+    return (torch.linspace(len(alpha_bar), 0, steps + 1)[:-1].round().long() - 1).tolist()
+
+
+def _times(x, t):
+    return torch.full((len(x),), t, dtype=torch.long, device=x.device)
+
+
+def _levels(alpha_bar, t):
+    """Amplitudes (a, s) at time t as floats; after the last time there is no noise."""
+    if t is None:
+        return 1.0, 0.0
+    left = alpha_bar[t].double()
+    return float(left.sqrt()), float((1 - left).sqrt())
+
+
+@torch.no_grad()
+def ddim(denoise, x_T, alpha_bar, steps=50, eta=0.0, seed=0, first=0, callback=None):
+    """DDIM (Song et al. 2021, eq. 12): keep the estimated noise, move to the next level.
+
+    Parameters
+    ----------
+    denoise : function (x_t, t) -> Tensor (b, C, H, W)
+    x_T : Tensor (b, C, H, W)
+        Initial noise.
+    alpha_bar : Tensor (T,)
+    steps : int
+        Number of evaluations.
+    eta : float
+        Share of fresh noise: 0 is deterministic, 1 is DDPM.
+    seed, first : int
+        Seed of the fresh noise and number of the first sample, as in `initial_noise`.
+    callback : function (i, t, x_t, x0), optional
+        Called at every step with the picture before it and the estimate.
+
+    Returns
+    -------
+    Tensor (b, C, H, W)
+    """
+    generators = _generators(len(x_T), seed, first, stream=1) if eta else []
+    times = ladder(alpha_bar, steps)
+    x = x_T
+    for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
+        x0 = denoise(x, _times(x, t))
+        if callback is not None:
+            callback(i, t, x, x0)
+        (a, s), (a_next, s_next) = _levels(alpha_bar, t), _levels(alpha_bar, t_next)
+        # the fresh noise that a Gaussian posterior of x_{t_next} given x_t and x0 asks for
+        fresh = eta * (s_next / s) * max(0.0, 1 - (a / a_next) ** 2) ** 0.5
+        eps = to_eps(x0, x, _times(x, t), alpha_bar)
+        x = a_next * x0 + max(0.0, s_next**2 - fresh**2) ** 0.5 * eps
+        if fresh > 0:
+            noise = torch.stack([torch.randn(x.shape[1:], generator=g) for g in generators])
+            x = x + fresh * noise.to(x)
+    return x
+
+
+def ddpm(denoise, x_T, alpha_bar, steps=1000, seed=0, first=0, callback=None):
+    """DDPM's ancestral sampling (Ho et al. 2020, alg. 2) on any number of steps.
+
+    Each step draws from the Gaussian posterior of the next picture given this one and the
+    estimate: DDIM with eta = 1. Parameters as there.
+    """
+    return ddim(denoise, x_T, alpha_bar, steps, 1.0, seed, first, callback)
+
+
+@torch.no_grad()
+def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
+    """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, one evaluation a step.
+
+    Parameters as in `ddim`; deterministic. The last step, to no noise at all, returns the
+    estimate itself.
+    """
+    times = ladder(alpha_bar, steps)
+    x, before, h_before = x_T, None, None
+    for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
+        x0 = denoise(x, _times(x, t))
+        if callback is not None:
+            callback(i, t, x, x0)
+        if t_next is None:
+            return x0
+        (a, s), (a_next, s_next) = _levels(alpha_bar, t), _levels(alpha_bar, t_next)
+        ratio = (a * s_next) / (s * a_next)  # exp(-h), h the step in log(a / s)
+        h = -torch.tensor(ratio, dtype=torch.float64).log().item()
+        guess = x0
+        if before is not None:  # extrapolate the estimate to the middle of the step
+            guess = x0 + h / (2 * h_before) * (x0 - before)
+        x = (s_next / s) * x + a_next * (1 - ratio) * guess
+        before, h_before = x0, h
+    return x
+
