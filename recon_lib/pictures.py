@@ -219,7 +219,8 @@ def read_pictures(paths, size, channels=None):
         pictures.append(picture)
         if moving:
             animated.append(Path(path).name)
-    for names, what in ((broken, "skipped, not readable"), (animated, "animated, first frame used")):
+    notes = ((broken, "skipped, not readable"), (animated, "animated, first frame kept"))
+    for names, what in notes:
         if names:
             listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             warnings.warn(f"{len(names)} of {len(paths)} pictures {what}: {listed}", stacklevel=2)

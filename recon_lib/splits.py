@@ -1,0 +1,158 @@
+"""Which trials train and which test; and a guard against the same picture in both.
+
+Two showings of one picture never stand on both sides: a decoder that has seen the picture
+once need not read the brain the second time.
+"""
+
+import hashlib
+
+import numpy as np
+
+from recon_lib.errors import DataError
+
+
+def plain_name(name):
+    """Strip the `rep_` that BOLD5000's lists put before a picture shown again."""
+    return name.removeprefix("rep_")
+
+
+def split_by_group(groups, test_groups):
+    """Split trials so that every trial of the chosen groups is test.
+
+    Parameters
+    ----------
+    groups : (trials,) array or list
+        Picture, category or run of each trial.
+    test_groups : collection
+        The groups to hold out.
+
+    Returns
+    -------
+    train, test : index arrays
+
+    Raises
+    ------
+    DataError
+        If one side would be empty.
+    """
+    wanted = set(test_groups)
+    held = np.array([group in wanted for group in np.asarray(groups).tolist()], bool)
+    if held.all() or not held.any():
+        raise DataError(
+            f"a split with {int((~held).sum())} training and {int(held.sum())} test trials; "
+            "expected some of both: do the test names occur in the data?"
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def split_by_image(trial_image, fraction=0.1, seed=0):
+    """Hold out a random share of the pictures with all of their trials."""
+    return split_by_group(trial_image, _some(trial_image, fraction, seed))
+
+
+def split_repeated(stimuli, repeated=None):
+    """BOLD5000's standard split: the repeated pictures are test, each with all its trials.
+
+    Parameters
+    ----------
+    stimuli : sequence of str
+        Picture name of each trial, with or without `rep_`.
+    repeated : collection of str, optional
+        The names on the list of 113; default: whatever is shown more than once.
+
+    Returns
+    -------
+    train, test : index arrays
+    """
+    names = [plain_name(name) for name in stimuli]
+    if repeated is None:
+        once, counts = np.unique(names, return_counts=True)
+        repeated = once[counts > 1].tolist()
+    return split_by_group(names, {plain_name(name) for name in repeated})
+
+
+def split_by_category(categories, fraction=0.1, seed=0):
+    """Hold out whole categories, so that the test asks for things never seen in training.
+
+    Parameters
+    ----------
+    categories : sequence of str
+        Category of each trial; "" (no single category, as in COCO) always trains.
+    fraction : float
+        Share of the categories to hold out.
+    seed : int
+
+    Returns
+    -------
+    train, test : index arrays
+    """
+    named = [category for category in np.asarray(categories).tolist() if category != ""]
+    return split_by_group(categories, _some(named, fraction, seed))
+
+
+def _some(groups, fraction, seed):
+    groups = np.unique(np.asarray(groups))
+    if len(groups) < 2:
+        raise DataError(f"{len(groups)} group(s) to split; expected two or more")
+    count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
+    return np.random.default_rng(seed).permutation(groups)[:count].tolist()
+
+
+def folds(groups, k=None, seed=0):
+    """Cross-validation that keeps groups whole.
+
+    Parameters
+    ----------
+    groups : (trials,) array or list
+        Picture, category or run of each trial.
+    k : int, optional
+        Number of folds; default: leave one group out, in sorted order.
+    seed : int
+        Which groups share a fold when there are fewer folds than groups.
+
+    Returns
+    -------
+    list of (train, test) index arrays
+        Every trial is test exactly once.
+    """
+    names = np.unique(np.asarray(groups))
+    k = len(names) if k is None else k
+    if not 2 <= k <= len(names):
+        raise DataError(f"{k} folds of {len(names)} groups; expected 2 to {len(names)}")
+    if k < len(names):
+        names = np.random.default_rng(seed).permutation(names)
+    return [split_by_group(groups, part.tolist()) for part in np.array_split(names, k)]
+
+
+def fingerprints(images):
+    """Hash each picture (n, H, W, C): equal pixels, equal fingerprint, whatever the name."""
+    images = np.asarray(images)
+    return [hashlib.sha1(np.ascontiguousarray(image)).hexdigest() for image in images]
+
+
+def refuse_leak(train, test):
+    """Stop when something tested was also trained on.
+
+    Parameters
+    ----------
+    train, test : sequences of str, or (n, H, W, C) arrays
+        Picture names (`rep_` is ignored) or the pictures themselves, compared by pixels.
+
+    Raises
+    ------
+    DataError
+        With the number of pictures on both sides, and one of them.
+    """
+    if isinstance(train, np.ndarray) and train.ndim > 2:
+        train, test = fingerprints(train), fingerprints(test)
+        where = {mark: f"test picture {i}" for i, mark in reversed(list(enumerate(test)))}
+    else:
+        train = [plain_name(str(name)) for name in train]
+        test = [plain_name(str(name)) for name in test]
+        where = {name: name for name in test}
+    both = [mark for mark in where if mark in set(train)] if set(train) & set(test) else []
+    if both:
+        raise DataError(
+            f"{len(both)} of {len(where)} test pictures are in the training set too "
+            f"({where[min(both)]}, ...); split by picture, not by trial"
+        )
