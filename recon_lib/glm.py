@@ -9,6 +9,7 @@ import numpy as np
 from recon_lib import hrf as responses
 from recon_lib.design import nuisance
 from recon_lib.errors import DataError
+from recon_lib.regression import check
 
 
 def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa", confounds=None,
@@ -48,21 +49,14 @@ def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa",
     DataError
         If shapes disagree, or the trials cannot be told apart.
     """
-    bold = _as_bold(bold)
-    hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), bold.shape[1]
-    mean = bold.mean(0, dtype=np.float64)
-    if percent and np.median(mean) <= 0:
-        raise DataError(
-            f"the BOLD has a median baseline of {np.median(mean):.3g}; percent signal change needs "
-            "a positive one: give data that are not demeaned, or percent=False"
-        )
-    centred = bold - mean.astype(bold.dtype)
+    series = percent_change(bold) if percent else check(bold)
+    hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), series.shape[1]
 
     def fit(kernel, columns):
         matrix = trial_estimator(
-            onsets, len(bold), tr, kernel, durations, method, confounds, high_pass
+            onsets, len(series), tr, kernel, durations, method, confounds, high_pass
         )
-        return matrix.astype(bold.dtype) @ centred[:, columns]
+        return matrix.astype(series.dtype) @ series[:, columns]
 
     if isinstance(hrf, str) or hrf.dtype.kind == "f":
         betas = fit(responses.kernels(hrf, tr)[0], slice(None))
@@ -70,14 +64,38 @@ def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa",
         raise DataError(f"the HRF choice has shape {hrf.shape}; expected one per voxel ({voxels},)")
     else:
         shapes = responses.library(tr)
-        betas = np.empty((len(np.atleast_1d(onsets)), voxels), bold.dtype)
+        betas = np.empty((len(np.atleast_1d(onsets)), voxels), series.dtype)
         for shape in np.unique(hrf):
             betas[:, hrf == shape] = fit(shapes[shape], hrf == shape)
-    if percent:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            betas = betas * (100 / mean).astype(bold.dtype)
-    betas[:, bold.std(0) == 0] = np.nan
     return betas.astype(np.float32, copy=False)
+
+
+def percent_change(bold):
+    """BOLD as percent of each voxel's mean over the run, minus 100.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+
+    Returns
+    -------
+    (volumes, voxels) array
+        NaN for voxels that hold NaN or never vary (outside the brain).
+
+    Raises
+    ------
+    DataError
+        If most voxels have no positive mean: they were demeaned before.
+    """
+    bold = check(bold)
+    mean = bold.mean(0, dtype=np.float64)
+    mean[np.ptp(bold, axis=0) == 0] = np.nan
+    if not np.nanmedian(mean) > 0:
+        raise DataError(
+            f"the BOLD has a median baseline of {np.nanmedian(mean):.3g}; percent signal change "
+            "needs a positive one: give data that are not demeaned (or percent=False)"
+        )
+    return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
 
 
 def trial_design(onsets, volumes, tr, kernel, durations=1.0):
@@ -133,10 +151,3 @@ def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", co
     rest = gram.sum() - 2 * row + own  # others . others
     others = design.sum(1, keepdims=True) - design  # (volumes, trials)
     return ((rest * design - cross * others) / (own * rest - cross**2)).T
-
-
-def _as_bold(bold):
-    bold = np.asarray(bold)
-    if bold.ndim != 2:
-        raise DataError(f"the BOLD has shape {bold.shape}; expected (volumes, voxels)")
-    return bold if bold.dtype in (np.float32, np.float64) else bold.astype(np.float32)
