@@ -1,12 +1,17 @@
 """Pictures and brain vectors, ready for training."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from recon_lib.errors import DataError
-from recon_lib.pictures import picture_files, read_pictures, square_arrays
+from recon_lib.own import load_own as load_own
+from recon_lib.own import load_pictures
+from recon_lib.pictures import square, square_arrays, to_pillow
+from recon_lib.splits import folds as folds
+from recon_lib.splits import refuse_leak as refuse_leak
+from recon_lib.splits import split_by_category as split_by_category
+from recon_lib.splits import split_by_image as split_by_image
+from recon_lib.splits import split_repeated as split_repeated
 
 
 class BatchLoader:
@@ -131,7 +136,7 @@ def create_loader(
         resized (see `recon_lib.pictures`).
     batch_size : int
     data_path : path
-        A folder of picture files (subfolders too), or a .npy or .npz file.
+        A folder of picture files (subfolders too), or a .npy, .npz, .mat or .h5 file.
     images : (n, H, W[, C]) array, or a dataset
         Instead of `data_path`. A dataset is anything with a length whose items are a
         picture, or a tuple that starts with one, such as those of torchvision.
@@ -151,7 +156,7 @@ def create_loader(
     if (data_path is None) == (images is None):
         raise DataError("create_loader needs either data_path or images, and not both")
     if data_path is not None:
-        images, kept = load_pictures(data_path, image_size, channels)
+        images, kept, _ = load_pictures(data_path, image_size, channels)
         if vectors is not None and not kept.all():
             raise DataError(
                 f"{data_path}: {int((~kept).sum())} pictures cannot be read, so the vectors no "
@@ -166,8 +171,6 @@ def create_loader(
 
 def _from_dataset(dataset, size, channels):
     """Read every picture of a torchvision-like dataset into memory."""
-    from recon_lib.pictures import square, to_pillow
-
     pictures = []
     for i in range(len(dataset)):
         item = dataset[i]
@@ -183,28 +186,3 @@ def _from_dataset(dataset, size, channels):
         raise DataError("the dataset is empty; expected at least one picture")
     most = max(picture.shape[-1] for picture in pictures)
     return np.concatenate([square_arrays(picture[None], size, most) for picture in pictures])
-
-
-def load_pictures(path, size, channels=None):
-    """Read a folder of pictures, or an array file, as squares of one size.
-
-    Returns
-    -------
-    images : (n, size, size, channels) uint8 array
-    kept : (files,) bool array
-        False where a file of the folder could not be read.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return read_pictures(picture_files(path), size, channels)
-    if not path.exists():
-        raise DataError(f"{path}: no such file or folder")
-    if path.suffix == ".npy":
-        array = np.load(path, allow_pickle=False)
-    elif path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            array = archive["images" if "images" in archive else archive.files[0]]
-    else:
-        raise DataError(f"{path}: unknown file type; expected a folder, .npy or .npz")
-    images = square_arrays(array, size, channels)
-    return images, np.ones(len(images), bool)
