@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from recon_lib.encoding import square_distances
 from recon_lib.errors import DataError
@@ -51,6 +50,9 @@ def ssim(reconstructions, truth):
     -------
     ndarray (n,)
     """
+    # torchmetrics takes seconds to import, and only this function needs it.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     a, b = _same_shape(reconstructions, truth)
     if a.ndim != 4 or min(a.shape[1:3]) < 11:
         raise DataError(f"found pictures of shape {a.shape[1:]}, expected (H, W, C) with sides of "

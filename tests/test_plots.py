@@ -1,0 +1,102 @@
+"""Figures: the numbers and pictures in them, read back from matplotlib."""
+
+import io
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import image as mpimg
+from matplotlib.figure import Figure
+
+from recon_lib import plots, style
+
+TABLE = {
+    "ridge": {"top1": 0.2}, "diffusion": {"top1": 0.5}, "ideal_observer": {"top1": 0.9},
+    "chance": {"top1": 0.01}, "mean_image": {"ssim": 0.3},
+}  # fmt: skip
+
+
+def texts(fig):
+    fig.canvas.draw()
+    return [t.get_text() for t in fig.findobj(matplotlib.text.Text) if t.get_text()]
+
+
+def test_tile_places_each_picture():
+    images = np.arange(5 * 4 * 3).reshape(5, 4, 3, 1).astype(np.uint8)
+    canvas = plots.tile(images, columns=3, gap=2)
+    assert canvas.shape == (2 * 6 - 2, 3 * 5 - 2, 3)
+    assert (canvas[6:10, 5:8] == images[4]).all()  # second row, second column
+    assert (canvas[6:, 10:] == 255).all()  # the empty place
+
+
+def test_reconstructions_has_a_row_for_each_decoder():
+    rng = np.random.default_rng(0)
+    rows = {name: rng.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+            for name in ("truth", "ridge", "diffusion, seed 1", "shuffled_brain")}
+    fig = plots.reconstructions(rows, title="One trial", columns=["cat", "shoe", "face", "car"])
+    assert set(texts(fig)) == {
+        "seen", "ridge to pixels", "diffusion, seed 1", "shuffled brain",
+        "One trial", "cat", "shoe", "face", "car"}  # fmt: skip
+    shown = fig.axes[0].images[0].get_array()
+    assert (shown[18:34, 36:52] == rows["ridge"][2]).all()
+
+
+def test_score_bars_sorts_and_draws_chance():
+    fig = plots.score_bars(TABLE)
+    ax = fig.axes[0]
+    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.5, 0.2]
+    assert [t.get_text() for t in ax.get_yticklabels()] == [
+        "ideal observer", "diffusion", "ridge to pixels"]  # fmt: skip
+    assert list(ax.lines[0].get_xdata()) == [0.01, 0.01]
+    assert matplotlib.colors.to_hex(ax.patches[1].get_facecolor()) == style.BLUE.lower()
+
+
+def test_curves_are_named_at_their_ends():
+    fig = plots.curves({"epsilon": np.arange(5.0), "v": (np.array([2, 4]), np.array([3.0, 1.0]))})
+    assert [list(line.get_xdata()) for line in fig.axes[0].lines] == [[0, 1, 2, 3, 4], [2, 4]]
+    assert {" epsilon", " v"} <= set(texts(fig))
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.image_grid(np.zeros((5, 8, 8, 1), np.uint8), 3, "five", list("abcde")),
+        lambda: plots.rdm(np.eye(4), ["a", "a", "b", "b"]),
+        lambda: plots.bars({"LOC": 0.4, "PPA": -0.1}, "r", errors={"LOC": 0.1}),
+        lambda: plots.null_histogram(np.random.default_rng(0).random(50), 2.0),
+        lambda: plots.curves({"loss": np.ones(3)}, log=True, chance=0.5),
+    ],
+    ids=["image_grid", "rdm", "bars", "null_histogram", "curves"],
+)
+def test_figures_draw_at_phone_width_and_leave_no_settings(draw):
+    before = dict(matplotlib.rcParams)
+    fig = draw()
+    file = io.BytesIO()
+    fig.savefig(file, format="png")
+    assert isinstance(fig, Figure) and fig.get_size_inches()[0] <= style.WIDTH
+    file.seek(0)
+    assert np.ptp(mpimg.imread(file)) > 0.5  # something is drawn
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_colours_differ_in_lightness_or_hue_for_colour_blind_eyes():
+    """Each pair stays apart after Machado et al.'s (2009) full deuteranopia and protanopia."""
+    deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+              [-0.011820, 0.042940, 0.968881]]  # fmt: skip
+    protan = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+              [-0.003882, -0.048116, 1.051998]]  # fmt: skip
+    rgb = np.array([matplotlib.colors.to_rgb(c) for c in style.COLOURS])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    for matrix in (deutan, protan):
+        seen = np.clip(linear @ np.transpose(matrix), 0, 1) ** (1 / 2.2)
+        apart = np.linalg.norm(seen[:, None] - seen, axis=2) + np.eye(len(seen))
+        assert apart.min() > 0.12
+
+
+def test_start_notebook_prints_the_device(capsys):
+    pytest.importorskip("IPython")
+    with matplotlib.rc_context():
+        device = style.start_notebook()
+        assert matplotlib.rcParams["font.size"] == style.STYLE["font.size"]
+    assert capsys.readouterr().out.startswith("Running on: ")
+    assert device.type in ("cpu", "cuda")

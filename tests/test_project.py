@@ -1,0 +1,108 @@
+"""The files around the code agree with one another."""
+
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import recon_lib
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+CONDA_NAMES = {"pytorch": "torch"}  # conda-forge's name: PyPI's name
+
+
+def requirements(extra=None):
+    """Name and version bound of each requirement, the extras named in an extra included."""
+    found = {}
+    extras = {None: PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
+    for line in extras[extra]:
+        name, others, bound = re.fullmatch(r"([\w-]+)(?:\[([\w,]+)\])?(.*)", line).groups()
+        if name == PROJECT["name"]:
+            for other in others.split(","):
+                found |= requirements(other)
+        else:
+            found[name] = bound
+    return found
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def test_environment_yml_is_pyproject():
+    listed = re.findall(r"^  - ([\w-]+)([>=<!.\d]*) *(?:#.*)?$", read("environment.yml"), re.M)
+    conda = {CONDA_NAMES.get(name, name): bound for name, bound in listed}
+    assert conda.pop("python") == PROJECT["requires-python"]
+    conda.pop("pip")
+    assert conda == requirements() | requirements("dev")
+
+
+def test_bounds_are_lower_bounds_that_a_hosted_notebook_meets():
+    hosted = {"torch": (2, 11), "numpy": (2, 1), "ipywidgets": (7, 7, 1), "ipykernel": (6, 17)}
+    for name, bound in (requirements() | requirements("dev")).items():
+        assert re.fullmatch(r">=[\d.]+", bound), f"{name}{bound}"
+        lowest = tuple(map(int, bound[2:].split(".")))
+        assert lowest <= hosted.get(name, lowest), f"{name}{bound}"
+
+
+def test_the_standard_set_up_has_what_the_course_promises():
+    promised = {"torch", "torchvision", "jupyterlab", "ipywidgets", "matplotlib", "numpy",
+                "nbval", "h5py"}  # fmt: skip
+    assert promised <= set(requirements() | requirements("dev"))
+    assert '--editable ".[dev]"' in read("Makefile")
+
+
+def test_one_version_and_one_address():
+    address = PROJECT["urls"]["Repository"]
+    cell = read("notebooks/_setup_cell.py")
+    assert f'"{address}", "v{recon_lib.__version__}"' in cell
+    readme = read("README.md")
+    github = set(re.findall(r"github\.com/([\w-]+/[\w-]+)", readme + cell))
+    assert github == {address.removeprefix("https://github.com/")}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_links_to_files(name):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", read(name))
+    assert links
+    for link in links:
+        assert "://" in link or (ROOT / link).exists(), f"{name} links to {link}"
+
+
+def test_readme_names_targets_and_modules_that_exist():
+    readme = read("README.md")
+    targets = re.findall(r"^([a-z]+):", read("Makefile"), re.M)
+    assert set(re.findall(r"`make (\w+)`", readme)) <= set(targets)
+    modules = {path.name for path in (ROOT / "recon_lib").glob("*.py")} - {"__init__.py"}
+    named = set(re.findall(r"`(\w+\.py)`", readme))
+    assert modules <= named, f"README's map lacks {sorted(modules - named)}"
+    assert named <= modules, f"README's map has {sorted(named - modules)}, which do not exist"
+    notebooks = {path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
+    assert notebooks <= set(re.findall(r"\w+\.ipynb", readme))
+
+
+def test_a_second_make_installs_nothing(tmp_path):
+    """`make setup` with a stub Python: one install, none the second time, one after a change."""
+    (tmp_path / "Makefile").write_text(read("Makefile"))
+    (tmp_path / "pyproject.toml").write_text("")
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\n"
+        'echo "$@" >> calls\n'
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp python "$3/bin/python"; fi\n'
+    )
+    python.chmod(0o755)
+
+    def calls():
+        subprocess.run(["make", "-s", "setup", "PYTHON=./python"], cwd=tmp_path, check=True)
+        return (tmp_path / "calls").read_text().splitlines()
+
+    assert [line.split()[1] for line in calls()] == ["venv", "pip"]
+    assert len(calls()) == 2
+    newer = (tmp_path / ".venv" / ".installed").stat().st_mtime + 10
+    os.utime(tmp_path / "pyproject.toml", (newer, newer))
+    assert len(calls()) == 3
