@@ -10,8 +10,8 @@ if getattr(util.find_spec("recon_lib"), "origin", None) is None:
     inside = Path("../recon_lib/style.py").exists()
     home = Path(".." if inside else "recon_lib_course").resolve()
     if not home.exists():
-        clone = ["git", "clone", "--quiet", "--depth=1", f"--branch={TAG}", REPOSITORY, home]
-        subprocess.check_call(clone)
+        git = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"]
+        subprocess.check_call([*git, f"--branch={TAG}", REPOSITORY, home])
     # Keep what this machine has: a hosted GPU session breaks when torch or numpy is replaced.
     keep = ("torch", "torchvision", "numpy", "ipykernel", "ipywidgets")
     pins = {d.name: d.version for d in metadata.distributions() if d.name in keep}

@@ -34,7 +34,8 @@ def read(name):
 
 
 def test_environment_yml_is_pyproject():
-    listed = re.findall(r"^  - ([\w-]+)([>=<!.\d]*) *(?:#.*)?$", read("environment.yml"), re.M)
+    lines = read("environment.yml").split("dependencies:")[1]
+    listed = re.findall(r"^  - ([\w-]+)([>=<!.\d]*) *(?:#.*)?$", lines, re.M)
     conda = {CONDA_NAMES.get(name, name): bound for name, bound in listed}
     assert conda.pop("python") == PROJECT["requires-python"]
     conda.pop("pip")
