@@ -14,10 +14,9 @@ import torch.nn.functional as F
 from scipy.signal import lfilter
 
 from recon_lib import hrf
+from recon_lib.bold5000 import FIRST_ONSET, RUNS_PER_SESSION, SHOWN, TR, TRIAL, TRIALS_PER_RUN, VOLUMES
 from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS
 
-TR, VOLUMES, TRIALS_PER_RUN = 2.0, 194, 37  # one run: 6 s + 37 x 10 s + 12 s
-RUNS_PER_SESSION = (10, 9) * 7 + (9,)  # 142 runs in 15 sessions
 SHARED = 0.25  # share of the noise variance that voxels have in common
 SOURCES = 5  # number of shared noise sources
 SNR = 0.030  # mean variance ratio of single-trial betas, were every HRF known
@@ -51,7 +50,7 @@ class Design:
         return np.isin(self.image, self.repeated)
 
 
-def make_design(seed, runs_per_session=RUNS_PER_SESSION, repeated=113, test_trials=451):
+def make_design(seed, runs_per_session=RUNS_PER_SESSION["CSI1"], repeated=113, test_trials=451):
     """Order the pictures into trials, runs and sessions as BOLD5000 did.
 
     Parameters
@@ -76,7 +75,7 @@ def make_design(seed, runs_per_session=RUNS_PER_SESSION, repeated=113, test_tria
     image = rng.permutation(np.concatenate([np.setdiff1d(np.arange(pictures), again), shown]))
     runs = [(s, r) for s, n in enumerate(runs_per_session, 1) for r in range(1, n + 1)]
     session, run = np.repeat(runs, TRIALS_PER_RUN, axis=0).T
-    onset = np.tile(6.0 + 10.0 * np.arange(TRIALS_PER_RUN), len(runs))
+    onset = np.tile(FIRST_ONSET + TRIAL * np.arange(TRIALS_PER_RUN), len(runs))
     onset = onset + rng.uniform(0, 0.1, trials)  # the small jitter of a real scanner
     return Design(image, session, run, onset, np.sort(again))
 
@@ -294,13 +293,13 @@ def make_subject(voxels, seed, sessions=15, snr=SNR):
 
 def event_columns(onsets, kernel):
     """Responses to one-second pictures with a peak of one: (VOLUMES, trials)."""
-    columns = hrf.regressors(onsets, 1.0, VOLUMES, TR, kernel)
-    return columns / hrf.peak_height(kernel, 1.0, TR)
+    columns = hrf.regressors(onsets, SHOWN, VOLUMES, TR, kernel)
+    return columns / hrf.peak_height(kernel, SHOWN, TR)
 
 
 def beta_variance(rho):
     """Mean variance of an LSA beta under AR(1) noise of unit variance (closed form)."""
-    onsets = 6.0 + 10.0 * np.arange(TRIALS_PER_RUN)
+    onsets = FIRST_ONSET + TRIAL * np.arange(TRIALS_PER_RUN)
     x = event_columns(onsets, hrf.library(TR)[10])
     solve = np.linalg.pinv(np.column_stack([x, np.ones(VOLUMES), drifts()]))[:TRIALS_PER_RUN]
     lag = np.abs(np.subtract.outer(np.arange(VOLUMES), np.arange(VOLUMES)))

@@ -1,0 +1,206 @@
+"""From a picture to a short latent vector, and from betas to an estimate of it.
+
+The latent keeps what betas can tell: the coarse layout of the pixels and what the *eye*
+(`features.FactorNet`) makes of the things in them. `BrainDecoder` turns betas into the *brain
+vector* that conditions the diffusion model, and knows how wrong it is: out-of-fold predictions on
+training trials show the errors that new trials will have. With that knowledge a brain vector can be
+simulated for any picture, as often as one likes, so the network never learns a training error by
+heart.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+
+from recon_lib.errors import DataError
+from recon_lib.features import embed, to_batch
+from recon_lib.ridge import Ridge, fit_ridge
+
+PIXEL_SIDE = 16
+
+
+@dataclass
+class Basis:
+    """Principal components, each scaled to unit variance on the data they were fitted to."""
+
+    mean: np.ndarray  # (p,)
+    axes: np.ndarray  # (p, k)
+
+    def transform(self, x):  # (n, p) -> (n, k)
+        return (x - self.mean) @ self.axes
+
+
+def fit_basis(x, components):
+    """Fit a `Basis` of at most `components` axes to the rows of `x` (n, p)."""
+    mean = x.mean(0)
+    _, s, axes = np.linalg.svd(x - mean, full_matrices=False)
+    k = min(components, int((s > 1e-3 * s[0]).sum()))
+    spread = s[:k] / max(len(x) - 1, 1) ** 0.5
+    return Basis(mean, (axes[:k] / spread[:, None]).T.astype(np.float32))
+
+
+def coarse_pixels(images):
+    """Pictures at 16 x 16: (n, 768) float32 in [-1, 1]."""
+    x = torch.nn.functional.adaptive_avg_pool2d(to_batch(images), PIXEL_SIDE)
+    return x.flatten(1).numpy()
+
+
+@dataclass
+class ImageLatent:
+    """Picture -> latent vector: principal components of coarse pixels and of the eye's features.
+
+    Attributes
+    ----------
+    eye : FactorNet
+    pixels, features : Basis
+    """
+
+    eye: torch.nn.Module
+    pixels: Basis
+    features: Basis
+
+    def transform(self, images):
+        """Latents (n, d) float32 of uint8 pictures (n, H, W, C)."""
+        seen = self.features.transform(embed(self.eye, images))
+        return np.concatenate([self.pixels.transform(coarse_pixels(images)), seen], axis=1)
+
+
+def fit_latent(train_images, eye, pixels=40, features=56):
+    """Fit an `ImageLatent` on training pictures.
+
+    Parameters
+    ----------
+    train_images : (n, H, W, C) uint8 array
+    eye : FactorNet
+        See `features.load_factor_net`.
+    pixels, features : int
+        Most components of each kind; fewer where there are fewer pictures.
+
+    Returns
+    -------
+    ImageLatent
+    """
+    return ImageLatent(
+        eye,
+        fit_basis(coarse_pixels(train_images), pixels),
+        fit_basis(embed(eye, train_images), features),
+    )
+
+
+@dataclass
+class BrainDecoder:
+    """Betas -> brain vector, with a model of its errors.
+
+    A brain vector is the ridge estimate m of the latent f, followed by 1/√repeats, the relative
+    size of the noise. On new trials m = f gain + error, error ~ N(0, covariance / repeats).
+
+    Attributes
+    ----------
+    ridge : Ridge
+        From betas to the latent.
+    channel : Ridge
+        From the latent to out-of-fold estimates of it: the gain.
+    root : (d, d) array
+        Cholesky factor of the covariance of the errors.
+    """
+
+    ridge: Ridge
+    channel: Ridge
+    root: np.ndarray
+
+    def vector(self, betas, repeats=1):
+        """Brain vectors (n, d + 1) float32 of betas (n, voxels).
+
+        Parameters
+        ----------
+        betas : array (n, voxels)
+            Each row a trial, or the average of `repeats` trials of one picture.
+        repeats : int or (n,) array
+        """
+        expected = len(self.ridge.x_mean)
+        if betas.shape[1] != expected:
+            raise DataError(
+                f"the betas have {betas.shape[1]} voxels, the decoder was fitted to {expected}; "
+                "use the betas of the same subject and areas"
+            )
+        level = np.broadcast_to(1 / np.sqrt(repeats), len(betas))
+        return np.column_stack([self.ridge.predict(betas), level]).astype(np.float32)
+
+    def simulate(self, latents, repeats, generator):
+        """Brain vectors that pictures could have evoked, with fresh errors.
+
+        Parameters
+        ----------
+        latents : Tensor (b, d)
+        repeats : Tensor (b,)
+        generator : torch.Generator
+
+        Returns
+        -------
+        Tensor (b, d + 1)
+        """
+        weights, x_mean, y_mean, root = (
+            torch.from_numpy(np.asarray(a, np.float32))
+            for a in (self.channel.weights, self.channel.x_mean, self.channel.y_mean, self.root)
+        )
+        level = repeats.float().rsqrt()[:, None]  # (b, 1)
+        error = torch.randn(latents.shape, generator=generator) @ root.T
+        return torch.cat([(latents - x_mean) @ weights + y_mean + level * error, level], 1)
+
+    def log_likelihood(self, vectors, latents):
+        """How well each brain vector (n, d + 1) fits each candidate's latent (m, d): (n, m)."""
+        expected = self.channel.predict(latents)  # (m, d)
+        white = [np.linalg.solve(self.root, a.T).T for a in (vectors[:, :-1], expected)]
+        distance = ((white[0][:, None] - white[1]) ** 2).sum(2)
+        return -distance / (2 * vectors[:, -1:] ** 2)
+
+
+def fit_decoder(betas, latents, groups=None, seed=0):
+    """Fit a `BrainDecoder` on training trials.
+
+    Parameters
+    ----------
+    betas : (n, voxels) array
+    latents : (n, d) array
+        Latent of the picture shown on each trial.
+    groups : (n,) array, optional
+        Trials of one group (picture, run) are left out together in cross-validation.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    BrainDecoder
+    """
+    betas, latents = np.asarray(betas, np.float32), np.asarray(latents, np.float32)
+    ridge = fit_ridge(betas, latents, groups, seed=seed)
+    channel = fit_ridge(latents, ridge.out_of_fold, groups, seed=seed)
+    covariance, _ = ledoit_wolf(ridge.out_of_fold - channel.out_of_fold)
+    covariance += 1e-6 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    return BrainDecoder(ridge, channel, np.linalg.cholesky(covariance))
+
+
+def vector_source(decoder, latents, repeats=(1, 2, 3, 4)):
+    """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    latents : (n, d) array
+        Of the loader's pictures, in its order.
+    repeats : sequence of int
+        Numbers of averaged trials to simulate, drawn with equal probability.
+
+    Returns
+    -------
+    function (index (b,), generator) -> Tensor (b, d + 1)
+    """
+    latents, choices = torch.from_numpy(np.asarray(latents, np.float32)), torch.tensor(repeats)
+
+    def vectors(index, generator):
+        n = choices[torch.randint(len(choices), (len(index),), generator=generator)]
+        return decoder.simulate(latents[index], n, generator)
+
+    return vectors
