@@ -83,9 +83,9 @@ def write_run(root, subject, session, run, bold, ijk, onsets, names, tr=TR, shap
     """
     ijk, stem = np.asarray(ijk), run_stem(subject, session, run)
     shape = tuple(int(n) for n in ijk.max(0) + 1) if shape is None else shape
-    low, high = min(0.0, float(np.min(bold))), max(0.0, float(np.max(bold)))
-    if not np.isfinite([low, high]).all():
+    if not np.isfinite(bold).all():
         raise DataError(f"{stem}: BOLD holds NaN or infinite values; expected finite ones")
+    low, high = min(0.0, float(np.min(bold))), max(0.0, float(np.max(bold)))
     slope, middle = (high - low) / 65000 or 1.0, (high + low) / 2
     levels = np.rint((bold.T - np.float32(middle)) * np.float32(1 / slope)).astype(np.int16)
     box = np.full((int(np.prod(shape)), len(bold)), round(-middle / slope), np.int16, order="F")

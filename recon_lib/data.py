@@ -6,7 +6,7 @@ import torch
 from recon_lib.errors import DataError
 from recon_lib.own import load_own as load_own
 from recon_lib.own import load_pictures
-from recon_lib.pictures import square, square_arrays, to_pillow
+from recon_lib.pictures import square, square_arrays, squared, to_pillow
 from recon_lib.splits import folds as folds
 from recon_lib.splits import refuse_leak as refuse_leak
 from recon_lib.splits import split_by_category as split_by_category
@@ -48,7 +48,7 @@ class BatchLoader:
             raise DataError(f"rank {rank} of {world} processes; expected 0 to {world - 1}")
         if len(images) < world:
             raise DataError(f"{len(images)} images for {world} processes; expected one for each")
-        images = torch.as_tensor(images)
+        images = torch.as_tensor(np.require(images, np.uint8, "W"))
         self.images = images.permute(0, 3, 1, 2).contiguous()  # (n, C, H, W) uint8
         if vectors is not None and not callable(vectors):
             vectors = torch.as_tensor(vectors, dtype=torch.float32)
@@ -67,7 +67,7 @@ class BatchLoader:
         share = BatchLoader(
             images, self.batch_size, self.vectors, self.shuffle, self.seed, rank, world
         )
-        share.images, share.epoch = self.images, self.epoch
+        share.epoch = self.epoch
         return share
 
     def set_epoch(self, epoch):
@@ -171,18 +171,21 @@ def create_loader(
 
 def _from_dataset(dataset, size, channels):
     """Read every picture of a torchvision-like dataset into memory."""
-    pictures = []
-    for i in range(len(dataset)):
-        item = dataset[i]
-        picture = item[0] if isinstance(item, tuple | list) else item
-        if hasattr(picture, "convert"):  # Pillow
-            array = np.asarray(square(to_pillow(picture), size))
-        else:
-            array = np.asarray(picture)
-            if array.ndim == 3 and array.shape[0] in (1, 3):
-                array = array.transpose(1, 2, 0)
-        pictures.append(square_arrays(array[None], size, channels)[0])
-    if not pictures:
+    items = [dataset[i] for i in range(len(dataset))]
+    items = [item[0] if isinstance(item, tuple | list) else item for item in items]
+    if not items:
         raise DataError("the dataset is empty; expected at least one picture")
-    most = max(picture.shape[-1] for picture in pictures)
-    return np.concatenate([square_arrays(picture[None], size, most) for picture in pictures])
+    if not all(hasattr(item, "convert") for item in items):  # arrays or tensors
+        arrays = [np.asarray(item) for item in items]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise DataError(
+                f"the dataset's pictures have {len(shapes)} shapes; make them one, or "
+                "leave out its transform so that it gives Pillow pictures"
+            )
+        return square_arrays(np.stack(arrays), size, channels)
+    small = [np.asarray(square(to_pillow(item), size)) for item in items]
+    if channels is None:
+        channels = 1 if all(picture.ndim == 2 for picture in small) else 3
+    small = [squared(picture.reshape(1, size, size, -1), size, channels) for picture in small]
+    return np.concatenate(small)

@@ -74,8 +74,8 @@ def square(picture, size):
     left, top = (width - side) // 2, (height - side) // 2
     if picture.size == (size, size):
         return picture
-    box = (left, top, left + side, top + side)
-    return picture.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+    picture = picture.crop((left, top, left + side, top + side))
+    return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
 def square_arrays(images, size, channels=None):
@@ -104,7 +104,11 @@ def square_arrays(images, size, channels=None):
         raise DataError(
             f"pictures of shape {shape}: expected (n, height, width) or (n, height, width, 3)"
         )
-    images = to_uint8(images)
+    return squared(to_uint8(images), size, channels)
+
+
+def squared(images, size, channels=None):
+    """`square_arrays` for pictures that are (n, H, W, C) uint8 already: their range is kept."""
     if images.shape[-1] == 4:  # a see-through part becomes white
         alpha = images[..., 3:].astype(np.float32) / 255
         images = np.rint(images[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
@@ -128,7 +132,9 @@ def square_arrays(images, size, channels=None):
 
 def to_pillow(picture):
     """Turn any Pillow image (16-bit, CMYK, palette, alpha, animated) into mode "L" or "RGB"."""
-    if picture.mode.startswith(("I", "F")):
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
         return Image.fromarray(to_uint8(np.asarray(picture)))
     if picture.mode in ("1", "L"):
         return picture.convert("L")
@@ -231,5 +237,6 @@ def read_pictures(paths, size, channels=None):
         channels = 1 if all(picture.ndim == 2 for picture in pictures) else 3
     images = np.empty((len(pictures), size, size, channels), np.uint8)
     for i, picture in enumerate(pictures):
-        images[i] = square_arrays(picture[None], size, channels)[0]
+        picture = picture.reshape(1, size, size, -1)
+        images[i] = squared(picture, size, channels)[0]
     return images, kept

@@ -8,7 +8,7 @@ from PIL import Image
 
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.files import find, read_lines
-from recon_lib.pictures import read_picture, square_arrays
+from recon_lib.pictures import read_picture, squared
 from recon_lib.splits import plain_name
 
 TRIALS_PER_RUN = 37
@@ -169,7 +169,7 @@ def write_images(root, names, images):
         Their endings choose the format; JPEG is stored at quality 95, full colour.
     images : (n, H, W, C) uint8 array
     """
-    for name, image in zip(names, square_arrays(images, 0), strict=True):
+    for name, image in zip(names, np.asarray(images), strict=True):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
         with atomic_write(Path(root, PRESENTED, picture_folder(name), name)) as partial:
             jpeg = name.lower().endswith((".jpg", ".jpeg"))
@@ -204,6 +204,6 @@ def read_images(root, names, size):
         raise DataError(f"{missing[0]}: no such picture ({len(missing)} of {len(paths)} missing)")
     images = np.empty((len(unique), size, size, 3), np.uint8)
     for i, path in enumerate(paths):
-        images[i] = square_arrays(read_picture(path, size)[0][None], size, 3)[0]
+        images[i] = squared(read_picture(path, size)[0].reshape(1, size, size, -1), size, 3)[0]
     place = {name: i for i, name in enumerate(unique)}
     return images[[place[name] for name in names]]
