@@ -1,10 +1,13 @@
-"""What betas are worth: z-scores, reliability, noise ceilings and linear decoders."""
+"""What betas are worth: z-scores, reliability, noise ceilings, decoding and RDMs.
 
-import warnings
+Betas are `(trials, voxels)`; `labels` says which picture each trial showed.
+"""
 
 import numpy as np
+from scipy.stats import rankdata
 
 from recon_lib.errors import DataError
+from recon_lib.ridge import fit_ridge
 
 
 def zscore_sessions(betas, session, train=None):
@@ -31,11 +34,7 @@ def zscore_sessions(betas, session, train=None):
     """
     betas, session = np.asarray(betas), np.asarray(session)
     train = np.ones(len(betas), bool) if train is None else np.asarray(train, bool)
-    if not len(betas) == len(session) == len(train):
-        raise DataError(
-            f"{len(betas)} trials of betas, {len(session)} session labels and {len(train)} training "
-            "flags; expected as many of each"
-        )
+    _same_trials(betas, session, train)
     out = np.empty(betas.shape, np.float32)
     for one in np.unique(session):
         mine = session == one
@@ -49,3 +48,226 @@ def zscore_sessions(betas, session, train=None):
         scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=(sd > 0) | np.isnan(sd))
         out[mine] = (betas[mine] - mean) * scale
     return out
+
+
+def average_repeats(betas, labels):
+    """Mean over the trials of each picture.
+
+    Parameters
+    ----------
+    betas : (trials, voxels) array
+    labels : (trials,) array
+
+    Returns
+    -------
+    means : (pictures, voxels) array
+        Of the type of `betas`, in the order of `names`.
+    names : (pictures,) array
+        The labels, sorted.
+    counts : (pictures,) int array
+        Trials of each.
+    """
+    betas = np.asarray(betas)
+    _same_trials(betas, labels)
+    names, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(names), betas.shape[1]))
+    np.add.at(sums, which, betas)
+    return (sums / counts[:, None]).astype(betas.dtype), names, counts
+
+
+def split_half_reliability(betas, labels, splits=10, seed=0):
+    """How alike a voxel's answers to the same pictures are, one half of the trials to the other.
+
+    Each split deals the trials of every repeated picture into two halves, averages them, and
+    correlates the halves over pictures.
+
+    Parameters
+    ----------
+    betas : (trials, voxels) array
+    labels : (trials,) array
+    splits : int
+        Random splits to average over.
+    seed : int
+
+    Returns
+    -------
+    (voxels,) array
+        Mean correlation.
+
+    Raises
+    ------
+    DataError
+        If fewer than three pictures were shown twice.
+    """
+    betas, labels = _repeated(betas, labels, 3)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(betas.shape[1])
+    for _ in range(splits):
+        order = rng.permutation(len(labels))
+        order = order[np.argsort(labels[order], kind="stable")]
+        sizes = np.unique(labels, return_counts=True)[1]
+        place = np.concatenate([np.arange(n) for n in sizes])
+        half = np.concatenate([np.full(n, n // 2) for n in sizes])
+        first, second = order[place < half], order[place >= half]
+        one = average_repeats(betas[first], labels[first])[0]
+        two = average_repeats(betas[second], labels[second])[0]
+        total += correlate_columns(one, two)
+    return total / splits
+
+
+def noise_ceiling(betas, labels, repeats=1):
+    """The share of a voxel's variance that the best model could explain, in percent.
+
+    Betas must be z-scored, so that signal and noise variance add up to 1. The noise is the
+    spread over repeats of a picture: v = √mean(variance), SNR = √(1 − v²) / v and
+    NC = 100 · SNR² / (SNR² + 1/n) (Allen et al. 2022, doi:10.1038/s41593-021-00962-x).
+
+    Parameters
+    ----------
+    betas : (trials, voxels) array
+        Z-scored. Only pictures shown twice or more count.
+    labels : (trials,) array
+    repeats : int
+        n: how many trials are averaged before the model is compared with them.
+
+    Returns
+    -------
+    (voxels,) array
+        Percent; 0 where repeats differ as much as pictures do.
+    """
+    noise = np.minimum(noise_variance(betas, labels), 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr2 = (1 - noise) / noise
+        return np.where(noise > 0, 100 * snr2 / (snr2 + 1 / repeats), 100.0)
+
+
+def noise_variance(betas, labels):
+    """Mean over pictures of the (unbiased) variance over repeats: (voxels,) array."""
+    betas, labels = _repeated(betas, labels, 1)
+    means, names, counts = average_repeats(betas.astype(np.float64), labels)
+    away = (betas - means[np.searchsorted(names, labels)]) ** 2
+    weight = 1 / ((counts - 1) * len(names))
+    return weight[np.searchsorted(names, labels)] @ away
+
+
+def reliable_voxels(betas, labels, train, count):
+    """The voxels with the largest split-half reliability, judged on training trials only.
+
+    Parameters
+    ----------
+    betas : (trials, voxels) array
+    labels : (trials,) array
+    train : (trials,) boolean array
+        No other trial is looked at.
+    count : int
+        Number of voxels to keep.
+
+    Returns
+    -------
+    (count,) int array
+        Columns, in increasing order.
+    """
+    train = np.asarray(train, bool)
+    score = split_half_reliability(np.asarray(betas)[train], np.asarray(labels)[train])
+    return np.sort(np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:count])
+
+
+def in_areas(roi, *areas):
+    """Which voxels lie in these areas, in either hemisphere: `in_areas(roi, "PPA", "OPA")`.
+
+    Raises
+    ------
+    DataError
+        If an area is not there.
+    """
+    bare = np.array([name[2:] if name[:2] in ("LH", "RH") else name for name in roi])
+    for area in areas:
+        if area not in bare:
+            raise DataError(f"no voxel lies in {area!r}; the areas are {sorted(set(bare))}")
+    return np.isin(bare, areas)
+
+
+def decode(betas, target, groups=None, seed=0):
+    """What can be read from the betas by ridge regression, cross-validated.
+
+    Parameters
+    ----------
+    betas : (trials, voxels) array
+    target : (trials,) array
+        Numbers to predict, or names (strings) or integers to tell apart.
+    groups : (trials,) array, optional
+        Trials of one group, such as a picture, are never split between training and test.
+
+    Returns
+    -------
+    float
+        For numbers the correlation of predicted with true ones. For categories the share
+        named correctly (one ridge regression per category, the largest wins).
+    """
+    betas, target = np.asarray(betas), np.asarray(target)
+    _same_trials(betas, target)
+    if target.dtype.kind == "f":
+        fit = fit_ridge(betas, target[:, None].astype(betas.dtype), groups, seed=seed)
+        return float(correlate_columns(fit.out_of_fold, target[:, None])[0])
+    names, which = np.unique(target, return_inverse=True)
+    one_hot = np.eye(len(names), dtype=betas.dtype)[which]
+    fit = fit_ridge(betas, one_hot, groups, seed=seed)
+    return float((fit.out_of_fold.argmax(1) == which).mean())
+
+
+def rdm(patterns):
+    """Representational dissimilarity: 1 − correlation between each two patterns.
+
+    Parameters
+    ----------
+    patterns : (m, voxels) array
+
+    Returns
+    -------
+    (m, m) array
+        Symmetric, 0 on the diagonal.
+    """
+    matrix = 1 - np.corrcoef(np.asarray(patterns, np.float64))
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+def compare_rdms(a, b):
+    """Rank correlation of two RDMs over their pairs: do they order pairs alike?"""
+    pairs = np.triu_indices(len(a), 1)
+    ranks = [rankdata(matrix[pairs])[:, None] for matrix in (a, b)]
+    return float(correlate_columns(*ranks)[0])
+
+
+def correlate_columns(a, b):
+    """Pearson correlation of each column of `a` with that of `b`: (columns,) array.
+
+    NaN where a column does not vary.
+    """
+    a = a - a.mean(0, dtype=np.float64)
+    b = b - b.mean(0, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
+
+
+def _repeated(betas, labels, least):
+    """Trials of pictures shown twice or more."""
+    betas, labels = np.asarray(betas), np.asarray(labels)
+    _same_trials(betas, labels)
+    names, counts = np.unique(labels, return_counts=True)
+    names = names[counts > 1]
+    if len(names) < least:
+        raise DataError(
+            f"{len(names)} pictures were shown more than once; at least {least} are needed to "
+            "tell signal from noise: include trials with repeats"
+        )
+    keep = np.isin(labels, names)
+    return betas[keep], labels[keep]
+
+
+def _same_trials(betas, *others):
+    if betas.ndim != 2 or any(len(other) != len(betas) for other in others):
+        raise DataError(
+            f"betas of shape {betas.shape} with {[len(o) for o in others]} entries per trial; "
+            "expected (trials, voxels) and one entry for each trial"
+        )

@@ -142,7 +142,7 @@ def efficiency(design, contrast):
     Returns
     -------
     float
-        1 / trace(C (XᵀX)⁻¹ Cᵀ): Dale 1999, doi:10.1002/(SICI)1097-0193(1999)8:2/3<109::AID-HBM7>3.0.CO;2-W.
+        1 / trace(C (XᵀX)⁻¹ Cᵀ): Liu et al. 2001, doi:10.1006/nimg.2000.0728.
     """
     contrast = np.atleast_2d(contrast)
     return float(1 / np.trace(contrast @ np.linalg.pinv(design.T @ design) @ contrast.T))

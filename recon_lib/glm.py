@@ -113,6 +113,37 @@ def trial_design(onsets, volumes, tr, kernel, durations=1.0):
     return columns / heights[which]
 
 
+def trial_space(onsets, drift, tr, kernel, durations=1.0):
+    """Trial regressors without drift, and the eigenvectors of their products.
+
+    Parameters
+    ----------
+    drift : (volumes, k) array
+        Orthonormal basis of everything to project out.
+
+    Returns
+    -------
+    design : (volumes, trials) array
+        X, projected.
+    values, vectors : (trials,) and (trials, trials) arrays
+        XᵀX = E diag(values) Eᵀ.
+
+    Raises
+    ------
+    DataError
+        If the trials cannot be told apart.
+    """
+    design = trial_design(onsets, len(drift), tr, kernel, durations)
+    design -= drift @ (drift.T @ design)
+    values, vectors = np.linalg.eigh(design.T @ design)
+    if values[0] <= 1e-10 * values[-1]:
+        raise DataError(
+            f"the {len(values)} trials of a run of {len(drift)} volumes cannot be told apart; "
+            "check that the onsets are in seconds, differ, and lie inside the run"
+        )
+    return design, values, vectors
+
+
 def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", confounds=None,
                     high_pass=0.01):
     """The matrix that turns a run's BOLD into single-trial betas.
@@ -131,20 +162,13 @@ def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", co
     -------
     (trials, volumes) array
     """
-    design = trial_design(onsets, volumes, tr, kernel, durations)
     drift, _ = np.linalg.qr(nuisance(volumes, tr, high_pass, confounds))
-    design -= drift @ (drift.T @ design)
-    gram = design.T @ design  # (trials, trials)
-    values = np.linalg.eigvalsh(gram)
-    if values[0] <= 1e-10 * values[-1]:
-        raise DataError(
-            f"the {len(gram)} trials of a run of {volumes} volumes cannot be told apart; check that "
-            "the onsets are in seconds, differ, and lie inside the run"
-        )
-    if method == "lsa" or len(gram) == 1:
-        return np.linalg.solve(gram, design.T)
+    design, values, vectors = trial_space(onsets, drift, tr, kernel, durations)
+    if method == "lsa" or len(values) == 1:
+        return (vectors / values) @ vectors.T @ design.T
     if method != "lss":
         raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
+    gram = design.T @ design  # (trials, trials)
     own = np.diag(gram)
     row = gram.sum(1)
     cross = row - own  # x_i . others

@@ -5,6 +5,8 @@ The canonical ones follow SPM and Glover (1999, doi:10.1006/nimg.1998.0419) and 
 nilearn's. Every response is causal: nothing happens before the picture.
 """
 
+from functools import cache
+
 import numpy as np
 from scipy.stats import gamma
 
@@ -145,6 +147,7 @@ LIBRARY = [
 ]
 
 
+@cache
 def library(tr, oversampling=50):
     """Twenty response shapes that peak between 3 and 7 s, for a choice per voxel.
 
@@ -154,7 +157,9 @@ def library(tr, oversampling=50):
         Kernels, ordered by peak time; of each pair the first is narrow with a deep undershoot
         and the second wide with a shallow one.
     """
-    return np.stack([kernel(tr, oversampling, **shape) for shape in LIBRARY])
+    shapes = np.stack([kernel(tr, oversampling, **shape) for shape in LIBRARY])
+    shapes.flags.writeable = False  # everybody shares it
+    return shapes
 
 
 def regressors(onsets, durations, volumes, tr, kernel, oversampling=50):

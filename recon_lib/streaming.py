@@ -1,0 +1,123 @@
+"""A whole brain in little memory: runs kept on disk, voxels worked through in blocks."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from recon_lib.errors import DataError, atomic_write
+from recon_lib.single_trial import Estimate, estimate
+
+
+def spool(runs, folder):
+    """Put runs on disk one at a time, so that later steps can read some voxels of each.
+
+    Runs that are on disk already are not loaded again, so a killed job goes on where it stopped.
+
+    Parameters
+    ----------
+    runs : sequence of functions
+        Each takes nothing and returns `(bold, onsets)`.
+    folder : str or Path
+
+    Returns
+    -------
+    list of (bold, onsets)
+        `bold` is a float32 memory map (volumes, voxels).
+    """
+    out = []
+    for i, load in enumerate(runs):
+        bold_path = Path(folder) / f"run-{i:03d}_bold.npy"
+        onset_path = Path(folder) / f"run-{i:03d}_onsets.npy"
+        if not bold_path.exists():
+            bold, onsets = load()
+            for path, values in ((onset_path, onsets), (bold_path, bold)):  # BOLD last: it counts
+                kind = np.float64 if path is onset_path else np.float32
+                with atomic_write(path) as partial:
+                    np.save(partial, np.asarray(values, kind))
+        out.append((np.load(bold_path, mmap_mode="r"), np.load(onset_path)))
+    return out
+
+
+def estimate_to_file(runs, path, tr, block=8192, **settings):
+    """`single_trial.estimate` for more voxels than fit in memory, written to an HDF5 file.
+
+    Works a block of voxels at a time over all runs. Each finished block is a file of its own
+    beside the target, so that a killed job goes on where it stopped; the last step joins them.
+
+    Parameters
+    ----------
+    runs : sequence of (bold, onsets)
+        See `spool`.
+    path : str or Path
+        Gets the data sets `betas` (trials, voxels), `hrf` and `fraction` (voxels,).
+    tr : float
+        Repetition time, in seconds.
+    block : int
+        Voxels at a time. Memory is about 4 bytes x volumes of all runs x block, three times.
+    **settings
+        Passed to `estimate`.
+
+    Raises
+    ------
+    DataError
+        If a half-done job with other settings lies at the target.
+    """
+    path = Path(path)
+    voxels = runs[0][0].shape[1]
+    if any(bold.shape[1] != voxels for bold, _ in runs):
+        counts = sorted({bold.shape[1] for bold, _ in runs})
+        raise DataError(f"runs have {counts} voxels; expected the same voxels in every run")
+    parts = path.with_name(path.name + ".parts")
+    _same_job(parts, runs, tr, block, settings)
+    starts = range(0, voxels, block)
+    for start in starts:
+        part = parts / f"{start:09d}.npz"
+        if not part.exists():
+            some = [(bold[:, start : start + block], onsets) for bold, onsets in runs]
+            result = estimate(some, tr, **settings)
+            with atomic_write(part) as partial, open(partial, "wb") as stream:
+                np.savez(stream, **vars(result))
+    trials = sum(len(onsets) for _, onsets in runs)
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+        betas = file.create_dataset(
+            "betas", (trials, voxels), np.float32, chunks=(trials, min(voxels, 64))
+        )
+        hrf = file.create_dataset("hrf", (voxels,), np.int16)
+        fraction = file.create_dataset("fraction", (voxels,), np.float32)
+        for start in starts:
+            columns = slice(start, min(start + block, voxels))
+            with np.load(parts / f"{start:09d}.npz") as result:
+                betas[:, columns] = result["betas"]
+                hrf[columns], fraction[columns] = result["hrf"], result["fraction"]
+    shutil.rmtree(parts)
+
+
+def read_estimate(path, voxels=slice(None)):
+    """Read back what `estimate_to_file` wrote, all voxels or a slice of them."""
+    with h5py.File(path) as file:
+        return Estimate(file["betas"][:, voxels], file["hrf"][voxels], file["fraction"][voxels])
+
+
+def _same_job(parts, runs, tr, block, settings):
+    """Note what job the parts belong to, or refuse to mix two jobs."""
+    digest = sha256()
+    for bold, onsets in runs:
+        digest.update(np.asarray(onsets, float).tobytes())
+        digest.update(str(bold.shape).encode())
+        digest.update(np.ascontiguousarray(bold[:, :1]).tobytes())
+    for name in sorted(settings):
+        values = settings[name] if isinstance(settings[name], list) else [settings[name]]
+        digest.update(name.encode() + b"".join(np.asarray(v).tobytes() for v in values))
+    job = {"tr": tr, "block": block, "fingerprint": digest.hexdigest()}
+    note = parts / "job.json"
+    if note.exists() and json.loads(note.read_text()) != job:
+        raise DataError(
+            f"{parts} holds a half-done job with other runs or settings; finish that one or "
+            "remove the folder"
+        )
+    with atomic_write(note) as partial:
+        partial.write_text(json.dumps(job))

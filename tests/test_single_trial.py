@@ -1,0 +1,199 @@
+"""HRF choice, fractional ridge, noise components and streaming on data whose truth is known."""
+
+import h5py
+import numpy as np
+import pytest
+
+from recon_lib import hrf, shrinkage, single_trial, streaming
+from recon_lib.betas import correlate_columns
+from recon_lib.design import cosine_drift
+from recon_lib.errors import DataError
+from recon_lib.glm import single_trial_betas, trial_design
+
+TR, VOLUMES, TRIALS, RUNS, VOXELS = 2.0, 124, 10, 12, 60
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Twelve short runs; four pictures recur in every run, the other six occur once."""
+    rng = np.random.default_rng(0)
+    shape = rng.integers(3, 17, VOXELS)
+    kernels = hrf.library(TR)
+    pictures = rng.normal(0, 1, (4 + 6 * RUNS, VOXELS))
+    labels, truth, runs = [], [], []
+    for run in range(RUNS):
+        shown = rng.permutation(np.r_[:4, 4 + 6 * run + np.arange(6)])
+        onsets = 6 + 6 * np.arange(TRIALS) + rng.uniform(0, 0.5, TRIALS)
+        betas = 1.5 + pictures[shown]
+        signal = np.column_stack(
+            [trial_design(onsets, VOLUMES, TR, kernels[s]) @ b
+             for s, b in zip(shape, betas.T, strict=True)]
+        )  # fmt: skip
+        noise = rng.normal(0, 1.0, (VOLUMES, VOXELS))
+        for t in range(1, VOLUMES):
+            noise[t] += 0.4 * noise[t - 1]
+        common = np.cumsum(rng.normal(size=(VOLUMES, 2)), 0) @ rng.normal(0, 0.5, (2, VOXELS))
+        drift = cosine_drift(VOLUMES, TR)[:, :3] @ rng.normal(0, 5, (3, VOXELS))
+        bold = 1000 * (1 + (signal + noise + common + drift) / 100)
+        runs.append((bold.astype(np.float32), onsets))
+        labels.append(np.where(shown < 4, shown, -1))
+        truth.append(betas)
+    return runs, np.concatenate(labels), np.concatenate(truth), shape
+
+
+def score(betas, truth):
+    return correlate_columns(betas, truth).mean()
+
+
+def test_the_hrf_is_found(world):
+    runs, _, truth, shape = world
+    fit = single_trial.hrf_fit(runs, TR)
+    assert fit.shape == (20, VOXELS) and (fit >= 0).all() and (fit <= 1).all()
+    choice = fit.argmax(0)
+    assert np.abs(choice // 2 - shape // 2).mean() < 1.0  # peaks are 0.44 s apart
+    assert abs((choice - shape).mean()) < 1.0  # and the choice does not lean to wide shapes
+
+    def lsa(which):
+        return np.concatenate([single_trial_betas(b, o, TR, hrf=which) for b, o in runs])
+
+    assert score(lsa(choice), truth) > score(lsa("spm"), truth) + 0.01
+    assert score(lsa(choice), truth) > score(lsa(shape), truth) - 0.01
+
+
+def test_fractional_ridge_has_the_length_it_promises():
+    rng = np.random.default_rng(0)
+    design = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))
+    y = rng.normal(size=(50, 30))
+    values, vectors = np.linalg.eigh(design.T @ design)
+    scores = vectors.T @ design.T @ y
+    fraction = rng.uniform(0.05, 1, 30)
+    penalty = shrinkage.fractional_ridge(scores, values[:, None], fraction)
+    full = np.linalg.lstsq(design, y)[0]
+    for v in range(30):  # by the textbook: solve (XᵀX + penalty) b = Xᵀy
+        ridge = np.linalg.solve(design.T @ design + penalty[v] * np.eye(8), design.T @ y[:, v])
+        ratio = np.linalg.norm(ridge) / np.linalg.norm(full[:, v])
+        assert ratio == pytest.approx(fraction[v], rel=2e-4)
+
+
+def test_fraction_one_is_lsa(world):
+    runs, _, _, shape = world
+    mine = shrinkage.ridge_betas(runs, TR, shape, np.ones(VOXELS))
+    lsa = np.concatenate([single_trial_betas(b, o, TR, hrf=shape) for b, o in runs])
+    np.testing.assert_allclose(mine, lsa, atol=1e-4)
+
+
+def test_the_fraction_follows_the_noise(world):
+    runs, labels, _, shape = world
+    rng = np.random.default_rng(1)
+    noisy = [(b + rng.normal(0, 60, b.shape).astype(np.float32), o) for b, o in runs]
+    clean = shrinkage.choose_fraction(runs, TR, labels, shape)
+    loud = shrinkage.choose_fraction(noisy, TR, labels, shape)
+    assert set(np.round(np.r_[clean, loud], 9)) <= set(np.round(shrinkage.FRACTIONS, 9))
+    assert clean.mean() > loud.mean() + 0.2
+
+
+def test_fraction_by_hand(world):
+    """The streaming sums give the leave-one-run-out error of the definition."""
+    runs, labels, _, shape = world
+    chosen = shrinkage.choose_fraction(runs, TR, labels, shape)
+    run_of = np.repeat(np.arange(RUNS), TRIALS)
+    error = []
+    tables = {}
+    for f in shrinkage.FRACTIONS:
+        betas = shrinkage.ridge_betas(runs, TR, shape, np.full(VOXELS, f)).astype(float)
+        means = np.stack([betas[run_of == r].mean(0) for r in range(RUNS)])
+        tables[f] = betas - means[run_of]
+        total = 0
+        for i in np.flatnonzero(labels >= 0):
+            others = (labels == labels[i]) & (run_of != run_of[i])
+            total = total + (tables[f][others].mean(0) - tables[1.0][i]) ** 2
+        error.append(total)
+    best = shrinkage.FRACTIONS[np.argmin(error, 0)]
+    assert (best == chosen).mean() > 0.95
+
+
+def test_the_chain_beats_plain_lsa(world):
+    runs, labels, truth, _ = world
+    plain = np.concatenate([single_trial_betas(b, o, TR) for b, o in runs])
+    chain = single_trial.estimate(runs, TR)
+    fit = single_trial.hrf_fit(runs, TR).max(0)
+    pool = fit < np.quantile(fit, 0.4)
+    confounds = single_trial.noise_components(runs, TR, pool, 2)
+    full = single_trial.estimate(runs, TR, labels, confounds)
+    assert score(chain.betas, truth) > score(plain, truth) + 0.01
+    assert score(full.betas, truth) > score(chain.betas, truth) + 0.01
+
+
+def test_noise_components_are_orthonormal_and_shared(world):
+    runs = world[0]
+    pool = np.arange(VOXELS) < 30
+    first = single_trial.noise_components(runs, TR, pool, 3)[0]
+    np.testing.assert_allclose(first.T @ first, np.eye(3), atol=1e-8)
+    with pytest.raises(DataError, match="cannot give 31 components"):
+        single_trial.noise_components(runs, TR, pool, 31)
+
+
+def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monkeypatch):
+    runs, labels, _, _ = world
+    whole = single_trial.estimate(runs, TR, labels)
+    loads = []
+
+    def loader(i):
+        def load():
+            loads.append(i)
+            return runs[i]
+
+        return load
+
+    loaders = [loader(i) for i in range(RUNS)]
+    streaming.spool(loaders[:5], tmp_path / "runs")
+    spooled = streaming.spool(loaders, tmp_path / "runs")
+    assert loads == list(range(RUNS))  # none twice
+
+    path, calls = tmp_path / "betas.h5", []
+
+    def killed(*args, **settings):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return single_trial.estimate(*args, **settings)
+
+    monkeypatch.setattr(streaming, "estimate", killed)
+    with pytest.raises(KeyboardInterrupt):
+        streaming.estimate_to_file(spooled, path, TR, block=17, labels=labels)
+    assert not path.exists()
+    with pytest.raises(DataError, match="other runs or settings"):
+        streaming.estimate_to_file(spooled, path, TR, block=17)
+    streaming.estimate_to_file(spooled, path, TR, block=17, labels=labels)
+    assert len(calls) == 3 + 2  # four blocks: two before the kill, two after
+    result = streaming.read_estimate(path)
+    np.testing.assert_allclose(result.betas, whole.betas, atol=2e-4)
+    assert (result.hrf == whole.hrf).all()
+    assert not list(tmp_path.glob("*.parts"))
+    assert streaming.read_estimate(path, slice(3, 9)).betas.shape == (RUNS * TRIALS, 6)
+
+
+def test_runs_may_be_h5_data_sets(world, tmp_path):
+    runs, labels, _, _ = world
+    with h5py.File(tmp_path / "runs.h5", "w") as file:
+        stored = [(file.create_dataset(f"run{i}", data=b), o) for i, (b, o) in enumerate(runs)]
+        mine = single_trial.estimate(stored, TR, labels)
+    whole = single_trial.estimate(runs, TR, labels)
+    np.testing.assert_array_equal(mine.betas, whole.betas)
+
+
+def test_nan_voxels_pass_through(world):
+    runs, labels, _, _ = world
+    broken = [(bold.copy(), onsets) for bold, onsets in runs]
+    broken[2][0][5, 7] = np.nan
+    result = single_trial.estimate(broken, TR, labels)
+    assert np.isnan(result.betas[20:30, 7]).all()
+    assert np.isfinite(np.delete(result.betas, 7, axis=1)).all()
+
+
+def test_labels_must_fit(world):
+    runs, labels, _, shape = world
+    with pytest.raises(DataError, match="7 labels for 120 trials"):
+        shrinkage.choose_fraction(runs, TR, labels[:7], shape)
+    with pytest.raises(DataError, match="no picture was shown in two runs"):
+        shrinkage.choose_fraction(runs, TR, np.arange(len(labels)), shape)
