@@ -1,6 +1,8 @@
 """BOLD5000's pictures: who saw which one when, and the files they lie in."""
 
+import os
 import re
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -169,11 +171,24 @@ def write_images(root, names, images):
         Their endings choose the format; JPEG is stored at quality 95, full colour.
     images : (n, H, W, C) uint8 array
     """
+    folders = {place: Path(root, PRESENTED, place) for place in set(map(picture_folder, names))}
+    for folder in folders.values():
+        folder.mkdir(parents=True, exist_ok=True)
     for name, image in zip(names, np.asarray(images), strict=True):
         picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
-        with atomic_write(Path(root, PRESENTED, picture_folder(name), name)) as partial:
-            jpeg = name.lower().endswith((".jpg", ".jpeg"))
-            picture.save(partial, **({"quality": 95, "subsampling": 0} if jpeg else {}))
+        kind = Image.registered_extensions().get(Path(name).suffix.lower())
+        if kind is None:
+            raise DataError(f"{name}: no picture format has this ending; expected .jpg, .png, ...")
+        encoded = BytesIO()
+        picture.save(encoded, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
+        folder = folders[picture_folder(name)]
+        partial = folder / f".partial-{os.getpid()}"  # thousands: lighter than `atomic_write`
+        try:
+            partial.write_bytes(encoded.getbuffer())
+            os.replace(partial, folder / name)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise DataError(f"cannot write {folder / name}: {error.strerror}") from error
 
 
 def read_images(root, names, size):
