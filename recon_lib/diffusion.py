@@ -1,4 +1,4 @@
-"""Noise and its undoing: schedules, forward noising, the three parameterisations, the loss, guidance.
+"""Noise and its undoing: schedules, forward noising, three parameterisations, loss, guidance.
 
 A picture x0 at time t is x_t = a x0 + s eps, with a² = alpha_bar[t], s² = 1 - alpha_bar[t] and eps
 standard normal (DDPM, Ho et al. 2020, eq. 4). A *denoiser* is any function (x_t, t) -> estimate of

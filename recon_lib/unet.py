@@ -164,7 +164,7 @@ class UNet(nn.Module):
     def __init__(
         self,
         image_channels=3,
-        channels=(128, 192, 256),
+        channels=(64, 128, 192),
         blocks=1,
         patch=4,
         attention=(2,),

@@ -1,0 +1,164 @@
+"""What surrounds a training loop: devices, signals, logs, sample grids, starting and resuming."""
+
+import csv
+import os
+import signal
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torchvision.utils import make_grid, save_image
+
+from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
+from recon_lib.diffusion import SCHEDULES, denoiser
+from recon_lib.errors import DataError, atomic_write
+from recon_lib.samplers import dpm_solver, initial_noise
+
+
+def make_accelerator(device="auto", precision=None, **options):
+    """An Accelerator for "cuda", "cpu" or "auto"; it serves `accelerate launch` too.
+
+    Parameters
+    ----------
+    device : {"cuda", "cpu", "auto"}
+        "cuda" without a GPU warns and takes the CPU.
+    precision : {"no", "bf16"}, optional
+        Default: bf16 on a GPU that has it, else full precision.
+    options
+        Handed to `accelerate.Accelerator`.
+    """
+    if device not in ("cuda", "cpu", "auto"):
+        raise DataError(f"device is {device!r}; choose cuda, cpu or auto")
+    if device == "cuda" and not torch.cuda.is_available():
+        warnings.warn("no CUDA device found: training on the CPU", stacklevel=4)
+        device = "cpu"
+    if "WORLD_SIZE" not in os.environ:  # a notebook may train twice, on different devices
+        AcceleratorState._reset_state(reset_partial_state=True)
+    if precision is None:
+        gpu = device != "cpu" and torch.cuda.is_available()
+        bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if bf16 else "no"
+    return Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
+
+
+def first_batch(loader, image_size=None):
+    """The loader's first pictures and vectors (or None), checked.
+
+    Raises
+    ------
+    DataError
+        If it is empty or its pictures are not `image_size` square.
+    """
+    item = next(iter(loader), None)
+    if item is None:
+        raise DataError("the loader is empty; give it at least one batch of pictures")
+    images, vectors = unpack(item, "cpu")
+    height, width = images.shape[-2:]
+    if image_size is not None and (height, width) != (image_size, image_size):
+        raise DataError(
+            f"the loader yields pictures of {height}x{width}, image_size is {image_size}; "
+            "give create_loader and the training the same size"
+        )
+    return images, vectors
+
+
+def unpack(item, device):
+    """Pictures and vectors (or None) of a loader's item, on the device."""
+    images, vectors = item[:2] if isinstance(item, (tuple, list)) else (item, None)
+    images = images.to(device, torch.float32, memory_format=torch.channels_last)
+    return images, None if vectors is None else vectors.to(device)
+
+
+def begin(path, model, optimizer, average, info):
+    """Load `path` into all three; return step, finished epochs, batch and seconds to go on from.
+
+    A checkpoint of the same network is resumed. A model, or a checkpoint of the unconditional
+    network, gives its averaged weights to a new training.
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, of another architecture, or trained for another prediction.
+    """
+    if path is None:
+        return 0, 0, 0, 0.0
+    _, config, stored = read_weights(path)
+    for key in ("prediction", "schedule"):
+        if stored.get(key, info[key]) != info[key]:
+            raise DataError(
+                f"{path} was trained with {key} {stored[key]!r}, not {info[key]!r}; "
+                f"pass {key}={stored[key]!r} or start without model_in"
+            )
+    if Path(path).suffix == ".safetensors" or config != model.config:
+        start_from(model, path)
+        average.load_state_dict(model.state_dict())
+        return 0, 0, 0, 0.0
+    state = load_checkpoint(path)
+    try:
+        model.load_state_dict(state["model_state_dict"])
+        average.load_state_dict(state["ema_state_dict"])
+        optimizer.load_state_dict(state["optimizer_state_dict"])
+        return state["step"], state["last_epoch"], state["batch"], state["seconds"]
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
+            ".safetensors model"
+        ) from error
+
+
+def trim_log(path, columns, step):
+    """Start the CSV log at `path`, or keep its rows up to `step` when training goes on."""
+    rows = []
+    if step and path.is_file():
+        with open(path, newline="") as file:
+            rows = [r for r in csv.reader(file) if r and r[0].isdigit() and int(r[0]) <= step]
+    with atomic_write(path) as partial, open(partial, "w", newline="") as file:
+        csv.writer(file).writerows([columns, *rows])
+
+
+def log_row(path, row):
+    """Append a row to a CSV file."""
+    with open(path, "a", newline="") as file:
+        csv.writer(file).writerow(row)
+
+
+@contextmanager
+def interruptible():
+    """Within, the first Ctrl-C or SIGTERM is only noted in the list; the second acts as usual."""
+    caught, usual = [], {}
+
+    def restore():
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    def catch(number, frame):
+        caught.append(number)
+        restore()
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            usual[number] = signal.signal(number, catch)
+    except ValueError:  # not in the main thread: signals go elsewhere
+        pass
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def draw_grid(model, info, images, vectors, path, n=16):
+    """Save samples from fixed noise; with vectors, the pictures they belong to stand above."""
+    if vectors is not None:
+        images, vectors = images[:n], vectors[:n]
+        n = len(vectors)
+    noise = initial_noise(n, images.shape[1:]).to(images.device, memory_format=torch.channels_last)
+    alpha_bar = SCHEDULES[info["schedule"]]().to(images.device)
+    samples = dpm_solver(denoiser(model, info["prediction"], alpha_bar, vectors), noise, alpha_bar)
+    if vectors is not None:
+        samples = torch.cat([images, samples])
+    grid = make_grid(samples.cpu(), nrow=8, normalize=True, value_range=(-1, 1))
+    with atomic_write(path) as partial:
+        save_image(grid, partial)

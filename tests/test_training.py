@@ -1,0 +1,278 @@
+"""The training loop: it learns, resumes exactly, stops in good order and refuses bad files."""
+
+import csv
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from recon_lib import training
+from recon_lib.checkpoints import load_model, save_model, start_from
+from recon_lib.data import create_loader
+from recon_lib.errors import DataError
+from recon_lib.training import (
+    learning_rate,
+    train_conditional_diffusion,
+    train_unconditional_diffusion,
+    update_average,
+)
+from recon_lib.unet import UNet
+
+SMALL = dict(channels=[16, 32], blocks=1, patch=2, attention=[1], width=32, dropout=0.1)
+
+
+def loader(n=24, batch_size=8, vectors=False, size=16):
+    g = torch.Generator().manual_seed(0)
+    colour = torch.randint(256, (n, 1, 1, 3), generator=g, dtype=torch.uint8)
+    images = colour.expand(n, size, size, 3).numpy()
+    y = colour.view(n, 3).float() / 50 if vectors else None
+    return create_loader(size, batch_size, images=images, vectors=y)
+
+
+def network(seed=0, **changes):
+    torch.manual_seed(seed)
+    return UNet(**{**SMALL, **changes})
+
+
+def fit(tmp_path, name="run", conditional=False, **options):
+    train = train_conditional_diffusion if conditional else train_unconditional_diffusion
+    defaults = dict(epochs=2, image_size=16, device="cpu", grids=0, quiet=True)
+    options = {**defaults, "out_dir": tmp_path / name, **options}
+    if options.get("model_in") is None and "model" not in options:
+        options["model"] = network(condition_size=3 if conditional else None)
+    return train(options.pop("loader", loader(vectors=conditional)), **options)
+
+
+def losses(folder):
+    with open(folder / "loss.csv", newline="") as file:
+        return [(int(r["step"]), float(r["loss"])) for r in csv.DictReader(file)]
+
+
+def same(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
+
+
+def test_the_loss_falls_and_the_files_are_there(tmp_path):
+    fit(tmp_path, epochs=20, lr=3e-3, grids=2)
+    curve = [loss for _, loss in losses(tmp_path / "run")]
+    assert len(curve) == 60 and sum(curve[-20:]) < 0.5 * sum(curve[:20])
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["last_epoch"] == 20 and state["step"] == 60
+    assert {"model_state_dict", "optimizer_state_dict", "ema_state_dict", "config"} <= state.keys()
+    grids = sorted(p.name for p in (tmp_path / "run" / "training_progression").iterdir())
+    assert grids == ["step_0000030.png", "step_0000060.png"]
+    model, info = load_model(tmp_path / "run" / "model.safetensors")
+    assert info["prediction"] == "x0" and info["image_size"] == 16 and info["steps"] == 60
+    assert list((tmp_path / "run").glob(".partial*")) == []
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, conditional, monkeypatch):
+    whole = fit(tmp_path, "whole", conditional, epochs=3)
+    # the same training, interrupted by SIGTERM after step 4 of 9
+    real, calls = training.train_step, []
+
+    def step_and_kill(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train_step", step_and_kill)
+    fit(tmp_path, "cut", conditional, epochs=3)
+    checkpoint = tmp_path / "cut" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    assert (state["step"], state["last_epoch"], state["batch"]) == (4, 1, 1)
+    torch.manual_seed(99)
+    resumed = fit(tmp_path, "cut", conditional, epochs=3, model_in=checkpoint)
+    assert same(resumed.state_dict(), whole.state_dict())
+    assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
+    ends = [
+        torch.load(tmp_path / n / "checkpoint.pt", weights_only=True)["model_state_dict"]
+        for n in ("cut", "whole")
+    ]
+    assert same(*ends)
+
+
+def test_ctrl_c_checkpoints_and_returns_and_handlers_are_put_back(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    real = training.train_step
+
+    def step_and_interrupt(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(training, "train_step", step_and_interrupt)
+    fit(tmp_path)
+    assert len(losses(tmp_path / "run")) == 1
+    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_works_outside_the_main_thread(tmp_path):
+    thread = threading.Thread(target=fit, args=(tmp_path,), kwargs={"max_steps": 2})
+    thread.start()
+    thread.join()
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    fit(tmp_path, epochs=1)
+    checkpoint = tmp_path / "run" / "checkpoint.pt"
+    kept = checkpoint.read_bytes()
+    real = training.diffusion_loss
+    monkeypatch.setattr(training, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
+    with pytest.raises(FloatingPointError, match="nan.*step 3"):
+        fit(tmp_path, epochs=2, model_in=checkpoint)
+    assert checkpoint.read_bytes() == kept
+
+
+def test_warm_start_is_the_unconditional_network(tmp_path):
+    prior = fit(tmp_path, "prior", epochs=3)
+    for name in ("checkpoint.pt", "model.safetensors"):
+        model = network(seed=5, condition_size=3)
+        start_from(model, tmp_path / "prior" / name)
+        x, t = torch.randn(2, 3, 16, 16), torch.tensor([10, 900])
+        got = model.eval()(x, t, torch.randn(2, 3))
+        torch.testing.assert_close(got, prior(x, t), atol=2e-3 if name[0] == "m" else 1e-5, rtol=0)
+    warm = fit(tmp_path, "warm", True, model_in=tmp_path / "prior" / "checkpoint.pt")
+    assert warm.config == {**prior.config, "condition_size": 3}
+    assert losses(tmp_path / "warm")[0][0] == 1  # a new training, not a resumed one
+
+
+def test_limits_of_steps_and_seconds(tmp_path):
+    fit(tmp_path, "steps", max_steps=2, epochs=50)
+    assert len(losses(tmp_path / "steps")) == 2
+    fit(tmp_path, "seconds", seconds=0.5, epochs=100_000)
+    assert 0 < len(losses(tmp_path / "seconds")) < 1000
+
+
+def test_same_seed_same_training_and_the_global_generator_is_left_alone(tmp_path):
+    model = network()
+    torch.manual_seed(3)
+    a = fit(tmp_path, "a", epochs=1, model=model)
+    after = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(after, torch.rand(1))
+    assert same(a.state_dict(), fit(tmp_path, "b", epochs=1).state_dict())
+    assert not same(a.state_dict(), fit(tmp_path, "c", epochs=1, seed=1).state_dict())
+
+
+def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(training, "draw_grid", lambda *_: None)
+    with pytest.warns(UserWarning, match="CPU"):
+        train_unconditional_diffusion(
+            loader(n=2, batch_size=2, size=64), epochs=1, lr=3e-4, image_size=64, device="cuda",
+            model_in=None,
+        )  # fmt: skip
+    state = torch.load("results/unconditional/checkpoint.pt", weights_only=True)
+    assert state["last_epoch"] == 1
+
+
+def test_average_and_learning_rate_by_hand():
+    a, b = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    wanted = 0.9 * a.weight + 0.1 * b.weight
+    update_average(a.requires_grad_(False), b, 0.9)
+    torch.testing.assert_close(a.weight, wanted)
+    assert learning_rate(0, 0.0, 200) == pytest.approx(1 / 200)
+    assert learning_rate(500, 0.5, 200) == pytest.approx(0.5)
+    assert learning_rate(9, 0.05, 200) > 0.99  # short trainings warm up in 5 %
+    assert learning_rate(999, 1.0, 200) == pytest.approx(0.0)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    path = tmp_path / "evil.pt"
+    torch.save({"model_state_dict": Bomb(), "config": {}}, path)
+    plain = tmp_path / "plain.pt"
+    plain.write_bytes(pickle.dumps(Bomb(), protocol=2))
+    for file in (path, plain):
+        with pytest.raises(DataError, match="not a readable checkpoint"):
+            fit(tmp_path, model_in=file)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
+def test_damaged_missing_and_foreign_files_are_refused_in_one_line(tmp_path, name):
+    fit(tmp_path, epochs=1)
+    good = tmp_path / "run" / name
+    cut = tmp_path / f"cut{good.suffix}"
+    cut.write_bytes(good.read_bytes()[:-100])
+    other = network(channels=[16, 48])
+    foreign = dict(model=other, out_dir=tmp_path / "new")
+    wrong = dict(prediction="v", out_dir=tmp_path / "new")
+    cases = [
+        (lambda: fit(tmp_path, model_in=cut), "damaged"),
+        (lambda: load_model(cut), "damaged"),
+        (lambda: fit(tmp_path, model_in=tmp_path / f"no{good.suffix}"), "no (checkpoint|model) at"),
+        (lambda: fit(tmp_path, model_in=good, **foreign), "another architecture"),
+        (lambda: fit(tmp_path, model_in=good, **wrong), "trained with prediction 'x0'"),
+    ]
+    for call, message in cases:
+        with pytest.raises(DataError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new" / "checkpoint.pt").exists()
+
+
+def test_wrong_size_missing_vectors_and_unknown_device(tmp_path):
+    with pytest.raises(DataError, match="16x16.*64"):
+        fit(tmp_path, image_size=64)
+    with pytest.raises(DataError, match="brain vectors"):
+        fit(tmp_path, conditional=True, loader=loader())
+    with pytest.raises(DataError, match="cuda, cpu or auto"):
+        fit(tmp_path, device="gpu")
+
+
+@pytest.mark.parametrize("half, tolerance", [(True, 2e-3), (False, 1e-5)])
+def test_models_survive_safetensors(tmp_path, half, tolerance):
+    model = network(condition_size=3).eval()
+    torch.nn.init.normal_(model.leave.weight, std=0.1)
+    save_model(model, tmp_path / "m.safetensors", {"note": "x"}, half)
+    again, info = load_model(tmp_path / "m.safetensors")
+    assert info == {"note": "x"} and again.config == model.config and not again.training
+    x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([5, 500]), torch.randn(2, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(again(x, t, y), model(x, t, y), atol=tolerance, rtol=0)
+
+
+TWO = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from test_training import fit, loader, network
+fit(
+    Path(sys.argv[2]), "two", True, loader=loader(batch_size=4, vectors=True), lr=3e-3,
+    model=network(condition_size=3, dropout=0.0),
+)
+"""
+
+
+def test_two_processes_train_as_one(tmp_path):
+    one = network(condition_size=3, dropout=0.0)
+    fit(tmp_path, "one", True, loader=loader(batch_size=8, vectors=True), lr=3e-3, model=one)
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    tests = Path(__file__).parent
+    command = "torch.distributed.run --standalone --nproc_per_node 2".split()
+    done = subprocess.run(
+        [sys.executable, "-m", *command, script, tests, tmp_path],
+        env={**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    pair = torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one"))
+    torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4)
