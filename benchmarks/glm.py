@@ -13,18 +13,15 @@ import pandas as pd
 from nilearn.glm.first_level import make_first_level_design_matrix, run_glm
 
 from recon_lib import hrf, subject
+from recon_lib.bold5000 import VOXELS
 from recon_lib.design import design_matrix
 from recon_lib.glm import single_trial_betas, trial_estimator
 from recon_lib.regression import ols
 from recon_lib.single_trial import estimate
 
-TR, VOLUMES, TRIALS, VOXELS = 2.0, 194, 37, 20_000
+TR, VOLUMES, TRIALS, COLUMNS = 2.0, 194, 37, 20_000
 ONSETS = 6.0 + 10.0 * np.arange(TRIALS)
 NAMES = np.array([f"trial{i:02d}" for i in range(TRIALS)])
-AREAS = {f"{side}{area}": n
-         for area, both in {"EarlyVis": (210, 285), "LOC": (152, 190), "OPA": (101, 187),
-                            "PPA": (131, 200), "RSC": (86, 143)}.items()
-         for side, n in zip(("LH", "RH"), both, strict=True)}  # fmt: skip
 
 
 def best(*functions, rounds=7):
@@ -48,13 +45,13 @@ def bench_ols(bold):
     for kind in (np.float64, np.float32):
         data = bold.astype(kind)
         wide = np.zeros((design.shape[1], VOLUMES), kind)
-        out = np.empty((design.shape[1], VOXELS), kind)
+        out = np.empty((design.shape[1], COLUMNS), kind)
         limit, mine, nilearn = best(
             lambda data=data, wide=wide, out=out: np.matmul(wide, data, out=out),
             lambda data=data: ols(data, design),
             lambda data=data: run_glm(data, design, noise_model="ols"),
         )
-        print(f"OLS, {VOXELS} voxels, {kind.__name__}: nilearn {nilearn * 1e3:.1f} ms, here "
+        print(f"OLS, {COLUMNS} voxels, {kind.__name__}: nilearn {nilearn * 1e3:.1f} ms, here "
               f"{mine * 1e3:.1f} ms: {nilearn / mine:.1f} x faster; the bare matrix product takes "
               f"{limit * 1e3:.1f} ms ({mine / limit:.2f} x)")  # fmt: skip
     print(f"  largest difference of a beta: {error:.1e}")
@@ -85,14 +82,14 @@ def bench_lss(bold):
     error = np.abs(looped() - here()).max()
     assert error < 1e-8, error
     mine, nilearn = best(here, looped, rounds=3)
-    print(f"LSS, {TRIALS} trials, {VOXELS} voxels: looping nilearn {nilearn:.2f} s, here "
+    print(f"LSS, {TRIALS} trials, {COLUMNS} voxels: looping nilearn {nilearn:.2f} s, here "
           f"{mine * 1e3:.1f} ms: {nilearn / mine:.0f} x faster, largest difference {error:.1e}")
 
 
 def bench_experiment():
     """LSS, HRF choice and ridge for a subject of CSI1's size."""
     design = subject.make_design(0)
-    person = subject.make_subject(AREAS, 0)
+    person = subject.make_subject(VOXELS["CSI1"], 0)
     rng = np.random.default_rng(0)
     response = rng.standard_normal((design.image.max() + 1, len(person.roi)), dtype=np.float32)
     truth = subject.true_betas(person, response, design)
@@ -120,7 +117,7 @@ def bench_experiment():
 
 
 if __name__ == "__main__":
-    bold = 1000 + 10 * np.random.default_rng(0).normal(size=(VOLUMES, VOXELS))
+    bold = 1000 + 10 * np.random.default_rng(0).normal(size=(VOLUMES, COLUMNS))
     bench_ols(bold)
     bench_lss(bold)
     del bold
