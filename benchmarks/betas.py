@@ -14,41 +14,22 @@ import time
 
 import numpy as np
 
-from recon_lib import scenes, single_trial, subject
-from recon_lib.betas import correlate_columns, noise_ceiling, zscore_sessions
-from recon_lib.bold5000 import RUNS_PER_SESSION, TR, TRIALS_PER_RUN, VOXELS
+from recon_lib import single_trial
+from recon_lib.betas import noise_ceiling, zscore_sessions
+from recon_lib.bold5000 import TR
 from recon_lib.glm import single_trial_betas
-
-
-def simulate(sessions, seed=0):
-    """Runs of `(bold, onsets)` with labels, sessions and true betas of their trials."""
-    runs_per_session = RUNS_PER_SESSION["CSI1"][:sessions]
-    trials = TRIALS_PER_RUN * sum(runs_per_session)
-    repeated = round(113 * trials / 5254)
-    design = subject.make_design(seed, runs_per_session, repeated, 4 * repeated)
-    factors = scenes.sample_factors(design.image.max() + 1, seed)
-    voxels = VOXELS["CSI1"]
-    response = subject.responses(scenes.draw(factors, 64), factors, voxels, seed)
-    person = subject.make_subject(voxels, seed, sessions)
-    truth = subject.true_betas(person, response, design)
-    runs, order = [], []
-    for _, _, mine, bold in subject.bold_runs(person, truth, design, seed):
-        runs.append((bold, design.onset[mine]))
-        order.append(mine)
-    order = np.concatenate(order)
-    labels = np.where(design.test, design.image, -1)[order]
-    return runs, labels, design.session[order], truth[order], person
+from recon_lib.scan import simulate
 
 
 def noise_confounds(runs, count, share=0.3):
     """Components of the voxels that the mean response explains worst."""
-    fit = single_trial.hrf_fit(runs, subject.TR).max(0)
+    fit = single_trial.hrf_fit(runs, TR).max(0)
     return single_trial.noise_components(runs, TR, fit < np.quantile(fit, share), count)
 
 
 def main(sessions):
-    runs, labels, session, truth, person = simulate(sessions)
-    goal = zscore_sessions(truth, session)
+    scan = simulate(sessions)
+    runs, labels, session = scan.runs, scan.labels, scan.session
     voting = labels >= 0
     confounds = noise_confounds(runs, 5)
     none = [None] * len(runs)
@@ -62,7 +43,7 @@ def main(sessions):
     choice = single_trial.hrf_fit(runs, TR).argmax(0)
     clean_choice = single_trial.hrf_fit(runs, TR, confounds).argmax(0)
     steps = {
-        "LSA, true HRFs": lambda: linear(hrf=person.shape),
+        "LSA, true HRFs": lambda: linear(hrf=scan.person.shape),
         "LSA, SPM's HRF": lambda: linear(),
         "LSS, SPM's HRF": lambda: linear("lss"),
         "LSA, HRF chosen": lambda: linear(hrf=choice),
@@ -74,17 +55,19 @@ def main(sessions):
             runs, TR, labels, confounds
         ).betas,
     }
-    peaks = np.abs(choice // 2 - person.shape // 2).mean() * 4 / 9
-    print(f"{len(runs)} runs, {len(labels)} trials ({voting.mean():.0%} vote), {goal.shape[1]} "
-          f"voxels; chosen HRFs peak {peaks:.2f} s from the true ones on average")  # fmt: skip
+    peaks = np.abs(choice // 2 - scan.person.shape // 2).mean() * 4 / 9
+    print(f"{len(runs)} runs, {len(labels)} trials ({voting.mean():.0%} vote), "
+          f"{len(scan.person.roi)} voxels; chosen HRFs peak {peaks:.2f} s from the true ones on "
+          "average")  # fmt: skip
     print(f"{'':44}{'r(truth)':>9}{'of best LSA':>13}{'ceiling %':>11}{'seconds':>9}")
     best = None
     for name, make in steps.items():
         start = time.perf_counter()
-        betas = zscore_sessions(make(), session)
+        betas = make()
         seconds = time.perf_counter() - start
-        r = correlate_columns(betas, goal).mean()
+        r = scan.agreement(betas).mean()
         best = best or r
+        betas = zscore_sessions(betas, session)
         ceiling = noise_ceiling(betas[voting], labels[voting]).mean()
         print(f"{name:44}{r:9.4f}{r / best:13.0%}{ceiling:11.1f}{seconds:9.1f}")
 

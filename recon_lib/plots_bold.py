@@ -1,0 +1,126 @@
+"""Figures of BOLD: responses, time courses, designs, estimates beside the truth.
+
+Like `recon_lib.plots`, each function returns a matplotlib Figure.
+"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from recon_lib.style import BLUE, COLOURS, GREY, INK, RED, WIDTH, styled
+
+TRUTH = {"color": INK, "linestyle": "--", "linewidth": 1.5}  # the truth is always drawn so
+
+
+@styled
+def responses(shapes, seconds=30.0, peaks=True, title=None):
+    """Response shapes over time, each scaled to a peak of 1.
+
+    Parameters
+    ----------
+    shapes : dict of str to (t, y) arrays
+        The name "truth" is drawn dashed.
+    peaks : bool
+        Mark where each is largest.
+    """
+    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    ax = fig.add_subplot()
+    for (name, (t, y)), colour in zip(shapes.items(), COLOURS * 9, strict=False):
+        style = TRUTH if name == "truth" else {"color": colour}
+        ax.plot(t, y / y.max(), label=name, **style)
+        if peaks:
+            at = t[np.argmax(y)]
+            ax.plot(at, 1, "o", color=style["color"])
+            ax.annotate(f"{at:.1f} s", (at, 1), xytext=(5, 3), textcoords="offset points",
+                        color=style["color"])
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set(xlim=(0, seconds), ylim=(-0.55, 1.2), xlabel="seconds after the picture",
+           ylabel="response (peak = 1)", title=title or "")
+    if len(shapes) > 1:
+        ax.legend(loc="upper right")
+    return fig
+
+
+@styled
+def time_courses(series, tr, onsets=(), ylabel="% signal change", title=None):
+    """Lines over the time of a run, with a tick for every picture.
+
+    Parameters
+    ----------
+    series : dict of str to (volumes,) array
+        "truth" is drawn dashed.
+    tr : float
+        Seconds.
+    onsets : (trials,) array
+        In seconds.
+    """
+    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    ax = fig.add_subplot()
+    for (name, y), colour in zip(series.items(), (GREY, *COLOURS), strict=False):
+        ax.plot(np.arange(len(y)) * tr, y, label=name,
+                **(TRUTH if name == "truth" else {"color": colour}))
+    low, high = ax.get_ylim()
+    ax.vlines(onsets, low - 0.08 * (high - low), low, color=RED, linewidth=1.2)
+    ax.set(xlabel="seconds (red ticks: pictures)", ylabel=ylabel, title=title or "")
+    ax.legend(loc="upper right", ncols=len(series))
+    ax.set_ylim(top=high + 0.2 * (high - low))
+    return fig
+
+
+@styled
+def panels(series, tr, title=None):
+    """One narrow panel for each (volumes,) series, on a common time axis and common scale."""
+    fig = Figure(figsize=(WIDTH, 1.15 * len(series) + 0.6), layout="constrained")
+    axes = fig.subplots(len(series), 1, sharex=True, sharey=True)
+    for ax, (name, y), colour in zip(axes, series.items(), COLOURS, strict=False):
+        ax.plot(np.arange(len(y)) * tr, y, color=colour, linewidth=1.5)
+        ax.set_title(name, fontsize=12)
+    axes[-1].set_xlabel("seconds")
+    fig.supylabel("% signal change", fontsize=12)
+    fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
+    return fig
+
+
+@styled
+def design(matrix, names=None, title=None):
+    """A design matrix (volumes, columns) as a picture, each column scaled to its largest value."""
+    fig = Figure(figsize=(WIDTH, 3.8), layout="constrained")
+    ax = fig.add_subplot()
+    shown = matrix / np.abs(matrix).max(0)
+    ax.imshow(shown, aspect="auto", interpolation="nearest", cmap="RdBu_r", vmin=-1, vmax=1)
+    ax.set(xlabel="columns", ylabel="volumes (time runs down)", title=title or "")
+    if names is not None and len(names) <= 16:
+        ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=10)
+        ax.set_xlabel("")
+    ax.spines[:].set_visible(False)
+    return fig
+
+
+@styled
+def against_truth(truth, estimates, unit="% signal change", title=None):
+    """Estimates (n,) against the truth (n,), one panel each, with their correlation."""
+    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    axes = np.atleast_1d(fig.subplots(1, len(estimates), sharex=True, sharey=True))
+    for ax, (name, values) in zip(axes, estimates.items(), strict=True):
+        ax.plot(truth, values, "o", color=BLUE, markersize=4, alpha=0.6)
+        ends = np.array([truth.min(), truth.max()])
+        ax.plot(ends, ends, **TRUTH)
+        ax.set_title(f"{name}: r = {np.corrcoef(truth, values)[0, 1]:.2f}")
+    axes[0].set_ylabel("estimate")
+    fig.supxlabel(f"truth ({unit})", fontsize=12)
+    fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
+    return fig
+
+
+@styled
+def with_errors(seconds, values, errors, fits=None, title=None, ylabel="response"):
+    """Estimates with 95 % intervals (two standard errors), and curves laid over them."""
+    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    ax = fig.add_subplot()
+    ax.errorbar(seconds, values, 2 * np.asarray(errors), fmt="o", color=BLUE, capsize=3)
+    for (name, (t, y)), colour in zip((fits or {}).items(), COLOURS[1:], strict=False):
+        ax.plot(t, y, color=colour, label=name)
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set(xlabel="seconds after the event", ylabel=ylabel, title=title or "")
+    if fits:
+        ax.legend(loc="upper right")
+    return fig

@@ -1,0 +1,208 @@
+"""Explorers for the notebooks: move a slider, see the picture and the numbers change.
+
+Each is one function that returns one container. Its state can be set and read by code:
+`explorer.controls["peak"].value = 4` moves a slider, `explorer.numbers` holds what the figure
+shows. Nothing here needs more than ipywidgets 7.7.
+"""
+
+import io
+
+import ipywidgets
+import numpy as np
+from matplotlib.figure import Figure
+
+from recon_lib import hrf
+from recon_lib.design import nuisance
+from recon_lib.glm import trial_design, trial_estimator
+from recon_lib.style import BLUE, GREY, INK, RED, WIDTH, styled
+
+
+def explorer(controls, numbers, draw, readout):
+    """Put controls, a figure and a line of numbers into one box that keeps itself up to date.
+
+    Parameters
+    ----------
+    controls : dict of str to ipywidgets control
+        Their values are the arguments of `numbers`.
+    numbers : function
+        `numbers(**values)` gives a dict: all that the figure shows.
+    draw : function
+        `draw(numbers)` gives a matplotlib Figure.
+    readout : function
+        `readout(numbers)` gives one line of text.
+
+    Returns
+    -------
+    ipywidgets.VBox
+        With attributes `controls`, `numbers` (the latest) and `reset`, a button that puts every
+        control back.
+    """
+    start = {name: control.value for name, control in controls.items()}
+    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+    text = ipywidgets.HTML()
+    reset = ipywidgets.Button(description="Reset", tooltip="Put every control back")
+    box = ipywidgets.VBox([*controls.values(), reset, text, image])
+    box.controls, box.reset, box.numbers = controls, reset, {}
+    for control in controls.values():
+        control.style.description_width = "11em"
+        control.layout.width = "30em"
+        control.layout.max_width = "100%"
+
+    def update(_=None):
+        box.numbers = numbers(**{name: control.value for name, control in controls.items()})
+        picture = io.BytesIO()
+        draw(box.numbers).savefig(
+            picture, format="png", pil_kwargs={"compress_level": 1}
+        )
+        image.value, text.value = picture.getvalue(), f"<b>{readout(box.numbers)}</b>"
+
+    def put_back(_):
+        for control in controls.values():
+            control.unobserve(update, "value")
+        for name, control in controls.items():
+            control.value = start[name]
+        for control in controls.values():
+            control.observe(update, "value")
+        update()
+
+    for control in controls.values():
+        control.observe(update, "value")
+    reset.on_click(put_back)
+    update()
+    return box
+
+
+def slider(description, value, low, high, step):
+    """A slider that reports while it moves."""
+    kind = ipywidgets.IntSlider if isinstance(value, int) else ipywidgets.FloatSlider
+    return kind(value=value, min=low, max=high, step=step, description=description)
+
+
+# ---- HRF explorer -----------------------------------------------------------------------------
+
+
+def hrf_explorer():
+    """What the parameters of a double gamma do, and how responses to several pictures add up.
+
+    `numbers`: `t`, `response` (to one picture), `train` (to pictures every `spacing` seconds),
+    `peak_time`, `width` (at half height), `undershoot` (relative to the peak).
+    """
+    controls = {
+        "peak": slider("peak at (s)", 5.0, 2.5, 9.0, 0.1),
+        "dispersion": slider("dispersion (s)", 1.0, 0.5, 2.0, 0.05),
+        "ratio": slider("undershoot ratio", 0.17, 0.0, 0.6, 0.01),
+        "duration": slider("picture shown (s)", 1.0, 0.5, 12.0, 0.5),
+        "spacing": slider("picture every (s)", 10.0, 2.0, 30.0, 0.5),
+    }
+    return explorer(controls, hrf_numbers, draw_hrf, lambda n: (
+        f"peak {n['peak_time']:.1f} s after onset, {n['width']:.1f} s wide at half height, "
+        f"undershoot {n['undershoot']:.0%} of the peak"
+    ))  # fmt: skip
+
+
+def hrf_numbers(peak, dispersion, ratio, duration, spacing):
+    """The numbers behind `hrf_explorer`; a volume every 0.1 s."""
+    kernel = hrf.kernel(2.0, 20, delay=peak + dispersion, dispersion=dispersion,
+                        undershoot=peak + 10.0, ratio=ratio)  # fmt: skip
+    t = np.arange(600) * 0.1
+    onsets = np.arange(0.0, 60.0, spacing)
+    each = hrf.regressors(onsets, duration, 600, 0.1, kernel, oversampling=1)
+    response = each[:, 0] / each[:, 0].max()
+    high = np.flatnonzero(response > 0.5)
+    return {
+        "t": t, "response": response, "train": each.sum(1) / each[:, 0].max(), "onsets": onsets,
+        "peak_time": float(t[response.argmax()]), "width": float(t[high[-1]] - t[high[0]]),
+        "undershoot": float(-response.min()),
+    }  # fmt: skip
+
+
+@styled
+def draw_hrf(numbers):
+    """One response, and the sum of many."""
+    fig = Figure(figsize=(WIDTH, 3.2))  # a computed layout would double the time of a redraw
+    one, many = fig.subplots(1, 2, sharey=True)
+    one.plot(numbers["t"], numbers["response"], color=BLUE)
+    one.plot(numbers["peak_time"], 1, "o", color=BLUE)
+    one.set(title="one picture", xlabel="seconds", ylabel="response", xlim=(0, 30))
+    many.plot(numbers["t"], numbers["train"], color=RED)
+    many.plot(numbers["onsets"], np.full(len(numbers["onsets"]), -0.45), "|", color=INK)
+    many.set(title=f"{len(numbers['onsets'])} pictures", xlabel="seconds")
+    for ax in (one, many):
+        ax.axhline(0, color=GREY, linewidth=0.8)
+    low, high = min(-0.5, numbers["train"].min()), max(1.2, numbers["train"].max())
+    one.set_ylim(low * 1.05, high * 1.05)
+    fig.subplots_adjust(0.11, 0.17, 0.99, 0.91, wspace=0.06)
+    return fig
+
+
+# ---- GLM playground ---------------------------------------------------------------------------
+
+
+def glm_playground():
+    """One voxel, one run, single-trial betas: what makes them good or bad?
+
+    `numbers`: `bold`, `fit` (volumes,), `truth`, `estimate` (trials,), `r` (their correlation),
+    `trials`, `error` (root mean square, in %), `efficiency` (1 / variance of a beta if the noise
+    were white and 1 % large; larger is better).
+    """
+    controls = {
+        "spacing": slider("picture every (s)", 10.0, 2.0, 20.0, 1.0),
+        "noise": slider("noise (%)", 0.5, 0.0, 3.0, 0.1),
+        "drift": slider("drift (%)", 1.0, 0.0, 5.0, 0.5),
+        "peak": slider("true HRF peaks at (s)", 5.0, 3.0, 7.0, 0.25),
+        "high_pass": ipywidgets.Dropdown(
+            options=[("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)], value=1 / 128,
+            description="drift model",
+        ),
+        "method": ipywidgets.Dropdown(options=["lsa", "lss"], description="method"),
+        "seed": slider("another draw", 0, 0, 20, 1),
+    }  # fmt: skip
+    return explorer(controls, glm_numbers, draw_glm, lambda n: (
+        f"{n['trials']} trials; estimate and truth correlate {n['r']:.2f}; "
+        f"typical error {n['error']:.2f} %; efficiency {n['efficiency']:.2f}"
+    ))  # fmt: skip
+
+
+def glm_numbers(spacing, noise, drift, peak, high_pass, method, seed):
+    """The numbers behind `glm_playground`: a 388 s run, TR 2 s, AR(1) noise of 0.3."""
+    tr, volumes = 2.0, 194
+    rng = np.random.default_rng(seed)
+    onsets = np.arange(6.0, 370.0, spacing)
+    truth = rng.normal(1.0, 0.5, len(onsets))
+    kernel = hrf.kernel(tr, delay=peak + 1.0, undershoot=peak + 11.0)
+    shocks = rng.normal(size=volumes) * np.sqrt(1 - 0.3**2)
+    for t in range(1, volumes):
+        shocks[t] += 0.3 * shocks[t - 1]
+    time = np.arange(volumes) / volumes
+    slow = np.sin(2 * np.pi * (1.5 * time + rng.random())) + 2 * time
+    signal = trial_design(onsets, volumes, tr, kernel) @ truth
+    bold = signal + noise * shocks + drift * (slow - slow.mean())
+    model = hrf.spm_hrf(tr)
+    matrix = trial_estimator(onsets, volumes, tr, model, method=method, high_pass=high_pass)
+    estimate = matrix @ bold
+    columns = trial_design(onsets, volumes, tr, model)
+    slow_part = nuisance(volumes, tr, high_pass)
+    rest = np.linalg.lstsq(slow_part, bold - columns @ estimate)[0]
+    return {
+        "time": np.arange(volumes) * tr, "onsets": onsets, "bold": bold, "truth": truth,
+        "fit": columns @ estimate + slow_part @ rest, "estimate": estimate, "trials": len(onsets),
+        "r": float(np.corrcoef(truth, estimate)[0, 1]),
+        "error": float(np.sqrt(np.mean((estimate - truth) ** 2))),
+        "efficiency": float(1 / np.mean(np.sum(matrix**2, axis=1))),
+    }  # fmt: skip
+
+
+@styled
+def draw_glm(numbers):
+    """The voxel and the fit; estimates against the truth."""
+    fig = Figure(figsize=(WIDTH, 3.2))
+    left, right = fig.subplots(1, 2, width_ratios=(1.7, 1))
+    left.plot(numbers["time"], numbers["bold"], color=GREY, linewidth=1, label="BOLD")
+    left.plot(numbers["time"], numbers["fit"], color=BLUE, linewidth=1.5, label="fit")
+    left.set(title="first 120 s", xlabel="seconds", ylabel="% signal change", xlim=(0, 120))
+    left.legend(loc="upper left", ncols=2)
+    right.plot(numbers["truth"], numbers["estimate"], "o", color=BLUE, markersize=4)
+    right.plot([-1, 3], [-1, 3], color=INK, linestyle="--", linewidth=1)
+    right.set(title="betas (%)", xlabel="truth", ylabel="estimate", xlim=(-1, 3), ylim=(-2, 4))
+    fig.subplots_adjust(0.09, 0.17, 0.99, 0.91, wspace=0.3)
+    return fig
