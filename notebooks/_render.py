@@ -48,6 +48,9 @@ def execute(path):
         resources={"metadata": {"path": str(path.parent)}},
     ).execute()  # fmt: skip
     notebook.metadata.pop("widgets", None)  # without a state it makes GitHub refuse the file
+    notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python",
+                                       "name": "python3"}  # fmt: skip
+    notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps: noise in every diff
     print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
