@@ -144,12 +144,15 @@ def stratified_times(n, steps, generator=None, device="cpu"):
 
 
 def diffusion_loss(
-    model, x0, alpha_bar, t, noise, prediction="x0", condition=None, keep=None, floor=0.01
+    model, x0, alpha_bar, t, noise, prediction="x0", condition=None, keep=None, floor=1 / 6
 ):
     """The training loss of a batch.
 
-    For "x0" the squared error of the clean picture over s² (s² at least `floor`): exactly the
-    loss of v, put to a network that is asked for a picture. For "eps" and "v" the squared error.
+    For "x0" the squared error of the clean picture over s²: exactly the loss of v, put to a
+    network that is asked for a picture. But s² counts as `floor` at least, or the last specks of
+    noise, which matter least to the eye, would outweigh all else: the weight is then
+    min(SNR + 1, 1 / floor), as in min-SNR weighting (Hang et al. 2023, arXiv 2303.09556).
+    For "eps" and "v" the plain squared error.
 
     Parameters
     ----------

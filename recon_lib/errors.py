@@ -47,9 +47,9 @@ def atomic_write(path):
     partial = Path(name)
     umask = os.umask(0)
     os.umask(umask)
-    os.chmod(partial, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
     try:
         yield partial
+        os.chmod(partial, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from recon_lib import bids, bold5000, scenes, stimuli, subject, volumes
 from recon_lib.betas import zscore_sessions
 from recon_lib.errors import DataError, atomic_write
-from recon_lib.files import is_complete, mark_complete
+from recon_lib.files import is_complete, mark_complete, readable
 from recon_lib.glm import single_trial_betas
 from recon_lib.splits import refuse_leak, split_repeated
 
@@ -43,6 +43,8 @@ class Experiment:
     test : (trials,) bool array
         Trials that show a repeated picture.
     session : (trials,) int array
+    names : (n,) str array
+        File names of the pictures.
     factors : structured array (n,) or None
         What TinyScenes were drawn from.
     truth : Path or None
@@ -55,6 +57,7 @@ class Experiment:
     roi: np.ndarray
     test: np.ndarray
     session: np.ndarray
+    names: np.ndarray
     factors: np.ndarray | None = None
     truth: Path | None = None
     test_images: np.ndarray = field(init=False)  # (m,) pictures of the test trials, sorted
@@ -125,7 +128,7 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     design = subject.make_design(seed, **design_options)
     n = design.image.max() + 1
     info = {"seed": seed, "subject": SUBJECT, "trials": len(design.image), "pictures": int(n),
-            "own pictures": images is not None, "voxels": {SUBJECT: voxels}}  # fmt: skip
+            "own pictures": images is not None, "voxels": {SUBJECT: voxels}}
     if is_complete(root, info):
         return root
     if root.exists() and any(root.iterdir()):
@@ -173,7 +176,7 @@ def write_experiment(root, design, images, voxels, seed):
     total = len(design.image) // bold5000.TRIALS_PER_RUN
     for session, run, trials, bold in tqdm(runs, "simulate", total, unit="run", disable=None):
         bids.write_run(root, SUBJECT, session, run, bold, ijk, design.onset[trials],
-                       [shown[i] for i in trials])  # fmt: skip
+                       [shown[i] for i in trials])
 
     with atomic_write(root / "truth.h5") as partial, h5py.File(partial, "w") as file:
         file["responses"], file["betas"] = response, betas
@@ -216,6 +219,15 @@ def estimate_betas(root=ROOT, name=SUBJECT, **options):
         write(root, name, areas, shown, session, run)
 
 
+def read_truth(path, key, names):
+    """One of the truth's arrays with a row a picture, in the order of `names`; None without it."""
+    with readable(path), h5py.File(path) as file:
+        if key not in file:
+            return None
+        place = {n.decode(): i for i, n in enumerate(file["names"])}
+        return file[key][()][[place[n] for n in names]]
+
+
 def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE):
     """Read one subject of a release, embedded or real.
 
@@ -245,12 +257,7 @@ def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE):
     held[test] = True
     names, image = np.unique(data.stimuli, return_inverse=True)
     truth = Path(root, "truth.h5")
-    factors = None
-    if truth.exists():
-        with h5py.File(truth) as file:
-            place = {n.decode(): i for i, n in enumerate(file["names"])}
-            if "factors" in file:
-                factors = file["factors"][()][[place[n] for n in names]]
+    factors = read_truth(truth, "factors", names) if truth.exists() else None
     return Experiment(
         images=stimuli.read_images(root, names, size),
         image=image,
@@ -258,6 +265,7 @@ def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE):
         roi=data.roi,
         test=held,
         session=data.session,
+        names=names,
         factors=factors,
         truth=truth if truth.exists() else None,
     )

@@ -52,7 +52,7 @@ def measured_targets(factors):
     angle = 2 * np.pi * factors["hue"]
     columns = [np.cos(angle), np.sin(angle)]
     columns += [(factors[k] - m) / s for k, m, s in
-                (("x", 0.5, 0.127), ("y", 0.58, 0.069), ("size", 0.51, 0.064))]  # fmt: skip
+                (("x", 0.5, 0.127), ("y", 0.58, 0.069), ("size", 0.51, 0.064))]
     return np.stack(columns, 1).astype(np.float32)
 
 
@@ -109,7 +109,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3):
 def embed(net, images, batch_size=256):
     """Features of pictures: (n, EMBEDDING) float32."""
     parts = [net.embed(to_batch(images[i : i + batch_size]))
-             for i in range(0, len(images), batch_size)]  # fmt: skip
+             for i in range(0, len(images), batch_size)]
     return torch.cat(parts).numpy()
 
 

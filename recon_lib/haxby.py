@@ -4,8 +4,16 @@ from pathlib import Path
 
 import numpy as np
 
+from recon_lib.checkpoints import load_model
+from recon_lib.crossval import zscore
+from recon_lib.decoding import LATENT, judge_space, sample_pictures
 from recon_lib.errors import DataError
+from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import arrays_in, readable
+from recon_lib.identification import permutation_p, similarity, two_way, two_way_within
+from recon_lib.latents import fit_decoder, load_latent
+from recon_lib.scenes import KINDS, draw, sample_factors
+from recon_lib.splits import folds
 
 PATH = Path(__file__).resolve().parent.parent / "data" / "haxby_sub1_1slice.npz"
 
@@ -54,3 +62,100 @@ def haxby_blocks(path=PATH):
     first = [block.start for block in blocks]
     patterns = np.stack([signal[block].mean(axis=0) for block in blocks])
     return patterns, label[first], run[first]
+
+
+def kind_of(category):
+    """Index into `scenes.KINDS` of each of Haxby's category names."""
+    return np.array([KINDS.index(name.removesuffix("pix")) for name in category])
+
+
+def scenes_of(kinds, seed):
+    """One TinyScene of each kind asked for, everything else at random: (n, 64, 64, 3) uint8."""
+    factors = sample_factors(len(kinds), seed)
+    factors["kind"] = kinds
+    return draw(factors)
+
+
+def drive(model_path, seed=0, steps=20, say=print):
+    """Let Haxby's patterns drive a model of TinyScenes, leaving one run out at a time.
+
+    All that the labels tell is the category, so betas are decoded to the mean latent of scenes
+    of that category, and nothing else is known of the picture.
+
+    Parameters
+    ----------
+    model_path : path
+        A conditional model with its latent beside it.
+    seed, steps
+        See `decoding.sample_pictures`.
+    say : function
+
+    Returns
+    -------
+    dict
+        `kind`, `run` (96,), `seen` and `reconstruction` (96, 64, 64, 3): a scene of the
+        category of each block, and what was made of its pattern; `shuffled`, the same from
+        patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
+    """
+    patterns, category, run = haxby_blocks()
+    kind = kind_of(category)
+    model, info = load_model(model_path)
+    latent = load_latent(Path(model_path).with_name(LATENT))
+    mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
+    latents = np.stack([mean[k] for k in kind])
+    rng = np.random.default_rng(seed)
+    vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
+    other = np.arange(len(kind))
+    for train, test in folds(run):
+        say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
+        known, held = zscore(patterns[train], patterns[test])
+        vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
+        cycle = rng.permutation(test)
+        other[cycle] = np.roll(cycle, 1)
+    seen = scenes_of(kind, seed + 2)
+    made = sample_pictures(model, info, vectors, seed=seed, steps=steps)
+    wrong = sample_pictures(model, info, vectors[other], seed=seed, steps=steps)
+    show = np.flatnonzero(run == run.max())
+    rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
+    return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,
+            "figure": {k: v[show] for k, v in rows.items()}}
+
+
+def score_blocks(result, seed=0, permutations=1000):
+    """How much of Haxby's subject is in the pictures: the category, and nothing within it.
+
+    Returns
+    -------
+    dict
+        `scores`: share of reconstructions in which the judge reads the right one of the eight
+        categories, for the brain and for shuffled patterns, with a permutation p-value; and
+        identification of the scene shown for a block, among all and within its category.
+    """
+    kind, eight = result["kind"], np.unique(result["kind"])
+    judge = load_factor_net("judge")
+
+    def evidence(pictures):  # (96, 8)
+        return np.log(read_factors(judge, pictures)["kind"][:, eight] + 1e-9)
+
+    def accuracy(matrix, target):
+        return float((matrix.argmax(1) == target).mean())
+
+    target, brain = np.searchsorted(eight, kind), evidence(result["reconstruction"])
+    rng = np.random.default_rng(seed)
+    observed = accuracy(brain, target)
+    null = [accuracy(brain, rng.permutation(target)) for _ in range(permutations)]
+    features = judge_space(result["seen"])
+    alike = similarity(features(result["reconstruction"]), features(result["seen"]))
+    own = np.arange(len(kind))
+    scores = {
+        "category read": observed,
+        "category read, shuffled brain": accuracy(evidence(result["shuffled"]), target),
+        "category read, chance": 1 / len(eight),
+        "category read, p-value": (1 + sum(n >= observed for n in null)) / (1 + permutations),
+        "two-way": two_way(alike, own),
+        "two-way within category": two_way_within(alike, own, kind),
+        "two-way within category, p-value": permutation_p(
+            alike, own, lambda s, t: two_way_within(s, t, kind), permutations, seed, within=kind
+        ),
+    }
+    return {"scores": scores, "info": {"blocks": len(kind), "runs": 12, "seed": seed}}

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from sklearn.covariance import ledoit_wolf
 
-from recon_lib.errors import DataError
-from recon_lib.features import embed, to_batch
+from recon_lib.errors import DataError, atomic_write
+from recon_lib.features import FactorNet, embed, to_batch
 from recon_lib.ridge import Ridge, fit_ridge
 
 PIXEL_SIDE = 16
@@ -61,6 +63,11 @@ class ImageLatent:
     pixels: Basis
     features: Basis
 
+    @property
+    def blocks(self):
+        """Number of components from pixels and from features."""
+        return self.pixels.axes.shape[1], self.features.axes.shape[1]
+
     def transform(self, images):
         """Latents (n, d) float32 of uint8 pictures (n, H, W, C)."""
         seen = self.features.transform(embed(self.eye, images))
@@ -87,6 +94,41 @@ def fit_latent(train_images, eye, pixels=40, features=56):
         fit_basis(coarse_pixels(train_images), pixels),
         fit_basis(embed(eye, train_images), features),
     )
+
+
+def save_latent(latent, path):
+    """Write an `ImageLatent` as safetensors: a model conditioned on it is of no use without it."""
+    arrays = {f"eye.{k}": v.numpy() for k, v in latent.eye.state_dict().items()}
+    for name in ("pixels", "features"):
+        basis = getattr(latent, name)
+        arrays[f"{name}.mean"], arrays[f"{name}.axes"] = basis.mean, basis.axes
+    with atomic_write(path) as partial:
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
+
+
+def load_latent(path):
+    """Read an `ImageLatent`.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or something else.
+    """
+    try:
+        arrays = load_file(path)
+        eye = FactorNet()
+        prefix = "eye."
+        eye.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
+                             for k, v in arrays.items() if k.startswith(prefix)})
+        parts = [Basis(arrays[f"{n}.mean"], arrays[f"{n}.axes"]) for n in ("pixels", "features")]
+    except FileNotFoundError as error:
+        raise DataError(f"no file {path}; it stands beside the conditional model") from error
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise DataError(
+            f"{path} does not hold a latent ({type(error).__name__}); use a file that training "
+            "wrote"
+        ) from error
+    return ImageLatent(eye.eval(), *parts)
 
 
 @dataclass
@@ -182,25 +224,43 @@ def fit_decoder(betas, latents, groups=None, seed=0):
     return BrainDecoder(ridge, channel, np.linalg.cholesky(covariance))
 
 
-def vector_source(decoder, latents, repeats=(1, 2, 3, 4)):
+def vector_source(decoder, latents, blocks, repeats=(1, 2, 3, 4), weaken=0.2):
     """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
+
+    Now and then a block of the vector (pixels, features) is weakened as a noisier brain would
+    weaken it: noise is added and the sum shrunk towards its mean, which is what ridge regression
+    does to what it cannot read. So the network also knows what to do when an area is silent.
 
     Parameters
     ----------
     decoder : BrainDecoder
     latents : (n, d) array
         Of the loader's pictures, in its order.
+    blocks : sequence of int
+        Sizes of the blocks of the latent; they sum to d.
     repeats : sequence of int
         Numbers of averaged trials to simulate, drawn with equal probability.
+    weaken : float
+        Share of blocks to weaken.
 
     Returns
     -------
     function (index (b,), generator) -> Tensor (b, d + 1)
     """
     latents, choices = torch.from_numpy(np.asarray(latents, np.float32)), torch.tensor(repeats)
+    estimates = decoder.ridge.out_of_fold
+    mean, spread = (torch.from_numpy(f(estimates, axis=0)) for f in (np.mean, np.std))
 
     def vectors(index, generator):
         n = choices[torch.randint(len(choices), (len(index),), generator=generator)]
-        return decoder.simulate(latents[index], n, generator)
+        vector = decoder.simulate(latents[index], n, generator)
+        shape = (len(index), len(blocks))
+        # noise variance in units of the vector's own: 0 mostly, else log-uniform in .3 to 30
+        extra = 0.3 * 100 ** torch.rand(shape, generator=generator)
+        extra = extra * (torch.rand(shape, generator=generator) < weaken)
+        extra = extra.repeat_interleave(torch.tensor(blocks), dim=1)  # (b, d)
+        noise = spread * torch.randn(extra.shape, generator=generator)
+        vector[:, :-1] = mean + (vector[:, :-1] - mean + extra.sqrt() * noise) / (1 + extra)
+        return vector
 
     return vectors

@@ -18,6 +18,15 @@ from recon_lib.errors import DataError, atomic_write
 from recon_lib.samplers import dpm_solver, initial_noise
 
 
+def pick_device(device="auto"):
+    """Turn "auto" into "cuda" or "cpu"; "cuda" without a GPU warns and becomes "cpu"."""
+    if device not in ("cuda", "cpu", "auto"):
+        raise DataError(f"device is {device!r}; choose cuda, cpu or auto")
+    if device == "cuda" and not torch.cuda.is_available():
+        warnings.warn("no CUDA device found: using the CPU", stacklevel=4)
+    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
 def make_accelerator(device="auto", precision=None, **options):
     """An Accelerator for "cuda", "cpu" or "auto"; it serves `accelerate launch` too.
 
@@ -30,16 +39,11 @@ def make_accelerator(device="auto", precision=None, **options):
     options
         Handed to `accelerate.Accelerator`.
     """
-    if device not in ("cuda", "cpu", "auto"):
-        raise DataError(f"device is {device!r}; choose cuda, cpu or auto")
-    if device == "cuda" and not torch.cuda.is_available():
-        warnings.warn("no CUDA device found: training on the CPU", stacklevel=4)
-        device = "cpu"
+    device = pick_device(device)
     if "WORLD_SIZE" not in os.environ:  # a notebook may train twice, on different devices
         AcceleratorState._reset_state(reset_partial_state=True)
     if precision is None:
-        gpu = device != "cpu" and torch.cuda.is_available()
-        bf16 = gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if bf16 else "no"
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
 

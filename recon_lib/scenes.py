@@ -149,7 +149,7 @@ def forest(pen, light, horizon, rng):
         pen.box(x - w, -1, x + w, horizon + rng.uniform(0.1, 0.3), (94, 66, 50), 0)
         pen.box(x - w, -1, x - 0.4 * w, horizon + 0.1, (66, 46, 38), 0)
     pen.shape([(-1, horizon + .22), (0, horizon + .3), (1, horizon + .2), (1, 1), (-1, 1)],
-              (72, 94, 48), 0)  # fmt: skip
+              (72, 94, 48), 0)
     for x, y in zip(rng.uniform(-1, 1, 9), rng.uniform(0.5, 0.95, 9), strict=True):
         pen.line([(x - 0.05, y - 0.1), (x, y), (x + 0.05, y - 0.1)], (104, 134, 62), 0.03)
 
@@ -182,7 +182,7 @@ def mountains(pen, light, horizon, rng):
         pen.shape([(x, top), (x + wide, 0.3), (x + 0.12, 0.3)], (84, 88, 112), 0)
         cap, drop = 0.3 * wide, 0.3 * (0.3 - top)
         pen.shape([(x - cap, top + drop), (x, top), (x + cap, top + drop), (x, top + 0.7 * drop)],
-                  (246, 248, 252), 0)  # fmt: skip
+                  (246, 248, 252), 0)
     pen.box(-1, 0.26, 1, 1, (126, 122, 104), 0)
     for x, y in zip(rng.uniform(-1, 1, 8), rng.uniform(0.4, 0.95, 8), strict=True):
         pen.oval(x, y, 0.09, 0.05, (98, 96, 86), 0)
@@ -197,7 +197,7 @@ def room(pen, light, horizon, rng):
     glass = Pen(pen.draw, pen.centre, pen.half)
     glass.box(x, -0.8, x + 0.5, -0.2, SKIES[light][light == "sunset"], 0)
     frame = (250, 246, 238)
-    pen.line([(x, -.8), (x + .5, -.8), (x + .5, -.2), (x, -.2), (x, -.8)], frame, 0.06)  # fmt: skip
+    pen.line([(x, -.8), (x + .5, -.8), (x + .5, -.2), (x, -.2), (x, -.8)], frame, 0.06)
     pen.line([(x + 0.25, -0.8), (x + 0.25, -0.2)], frame, 0.04)
     pen.box(-1, 0.36, 1, 1, (158, 106, 74), 0)
     pen.box(-1, 0.34, 1, 0.4, (246, 240, 230), 0)

@@ -14,7 +14,15 @@ import torch.nn.functional as F
 from scipy.signal import lfilter
 
 from recon_lib import hrf
-from recon_lib.bold5000 import FIRST_ONSET, RUNS_PER_SESSION, SHOWN, TR, TRIAL, TRIALS_PER_RUN, VOLUMES
+from recon_lib.bold5000 import (
+    FIRST_ONSET,
+    RUNS_PER_SESSION,
+    SHOWN,
+    TR,
+    TRIAL,
+    TRIALS_PER_RUN,
+    VOLUMES,
+)
 from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS
 
 SHARED = 0.25  # share of the noise variance that voxels have in common

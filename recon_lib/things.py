@@ -40,7 +40,7 @@ class Pen:
             (cx + self.half * (self.cos * x - self.sin * y),
              cy + self.half * (self.sin * x + self.cos * y))
             for x, y in points
-        ]  # fmt: skip
+        ]
 
     def lit(self, colour):
         """The colour under this scene's light."""
@@ -63,7 +63,7 @@ class Pen:
             [(x + rx * cos(a) * c - ry * sin(a) * s, y + rx * cos(a) * s + ry * sin(a) * c)
              for a in angles],
             colour, edge,
-        )  # fmt: skip
+        )
 
     def box(self, left, top, right, bottom, colour, edge=0.045):
         """A filled rectangle."""
@@ -84,24 +84,24 @@ def palette(hue):
 
 def bottle(pen, main, dark, light):
     body = [(-.38, 1), (-.38, -.1), (-.14, -.45), (-.14, -.85), (.14, -.85), (.14, -.45),
-            (.38, -.1), (.38, 1)]  # fmt: skip
+            (.38, -.1), (.38, 1)]
     pen.shape(body, main)
     pen.box(-0.17, -1, 0.17, -0.8, dark)
     pen.box(-0.38, 0.15, 0.38, 0.62, (245, 240, 225))
-    pen.shape([(-.26, -.05), (-.17, -.17), (-.17, .1), (-.26, .1)], light, 0)  # fmt: skip
+    pen.shape([(-.26, -.05), (-.17, -.17), (-.17, .1), (-.26, .1)], light, 0)
 
 
 def cat(pen, main, dark, light):
-    pen.line([(.45, .8), (.85, .6), (.82, .1), (.95, -.1)], dark, 0.17)  # fmt: skip
+    pen.line([(.45, .8), (.85, .6), (.82, .1), (.95, -.1)], dark, 0.17)
     pen.oval(0, 0.5, 0.55, 0.52, main)
-    pen.shape([(-.5, -.35), (-.48, -1), (-.1, -.7)], main)  # fmt: skip
-    pen.shape([(.5, -.35), (.48, -1), (.1, -.7)], main)  # fmt: skip
+    pen.shape([(-.5, -.35), (-.48, -1), (-.1, -.7)], main)
+    pen.shape([(.5, -.35), (.48, -1), (.1, -.7)], main)
     pen.oval(0, -0.3, 0.55, 0.47, main)
     for side in (-1, 1):
         pen.oval(side * 0.22, -0.36, 0.12, 0.15, (235, 245, 190), 0)
         pen.oval(side * 0.22, -0.36, 0.05, 0.14, INK, 0)
         pen.oval(side * 0.27, 0.95, 0.19, 0.1, light)
-    pen.shape([(-.08, -.14), (.08, -.14), (0, -.04)], (240, 130, 140), 0)  # fmt: skip
+    pen.shape([(-.08, -.14), (.08, -.14), (0, -.04)], (240, 130, 140), 0)
 
 
 def chair(pen, main, dark, light):
@@ -111,26 +111,26 @@ def chair(pen, main, dark, light):
     pen.box(0.4, -1, 0.56, 0.2, dark)
     for top in (-0.95, -0.55):
         pen.box(-0.5, top, 0.5, top + 0.26, main)
-    pen.shape([(-.5, -.02), (.5, -.02), (.68, .28), (-.68, .28)], light)  # fmt: skip
+    pen.shape([(-.5, -.02), (.5, -.02), (.68, .28), (-.68, .28)], light)
 
 
 def face(pen, main, dark, light):
     pen.oval(0, -0.12, 0.78, 0.86, main)  # hair
     pen.oval(0, 0.1, 0.64, 0.84, (240, 200, 170))
     pen.shape([(-.62, -.15), (-.45, -.62), (.1, -.72), (.5, -.6), (.62, -.15), (.2, -.4)],
-              main, 0)  # fmt: skip
+              main, 0)
     for side in (-1, 1):
         pen.oval(side * 0.26, 0.02, 0.13, 0.085, (255, 255, 255), 0)
         pen.oval(side * 0.26, 0.02, 0.065, 0.08, INK, 0)
         pen.line([(side * 0.14, -0.16), (side * 0.38, -0.18)], dark, 0.07)
     pen.line([(0.02, 0.05), (-0.06, 0.32), (0.06, 0.34)], (190, 140, 115), 0.06)
-    pen.shape([(-.26, .54), (0, .6), (.26, .54), (.12, .7), (-.12, .7)], (205, 70, 80), 0)  # fmt: skip
+    pen.shape([(-.26, .54), (0, .6), (.26, .54), (.12, .7), (-.12, .7)], (205, 70, 80), 0)
 
 
 def house(pen, main, dark, light):
     pen.box(0.38, -0.95, 0.62, -0.3, dark)
     pen.box(-0.75, -0.15, 0.75, 1, light)
-    pen.shape([(-.98, -.1), (0, -1), (.98, -.1)], main)  # fmt: skip
+    pen.shape([(-.98, -.1), (0, -1), (.98, -.1)], main)
     pen.box(-0.18, 0.4, 0.18, 1, dark)
     for x in (-0.48, 0.48):
         pen.box(x - 0.17, 0.08, x + 0.17, 0.42, (255, 246, 190))
@@ -139,7 +139,7 @@ def house(pen, main, dark, light):
 def scissors(pen, main, dark, light):
     steel = (205, 212, 222)
     for side in (-1, 1):
-        blade = [(side * .1, .18), (side * -.42, -1), (side * -.5, -.9), (side * -.12, .22)]  # fmt: skip
+        blade = [(side * .1, .18), (side * -.42, -1), (side * -.5, -.9), (side * -.12, .22)]
         pen.shape(blade, steel)
         pen.line([(side * 0.02, 0.1), (side * 0.3, 0.42)], INK, 0.2)
         pen.line([(side * 0.02, 0.1), (side * 0.3, 0.42)], main, 0.12)
@@ -149,9 +149,9 @@ def scissors(pen, main, dark, light):
 
 
 def shoe(pen, main, dark, light):
-    upper = [(-.95, .5), (-.95, -.3), (-.6, -.45), (-.25, -.3), (.1, .05), (.7, .18), (.97, .5)]  # fmt: skip
+    upper = [(-.95, .5), (-.95, -.3), (-.6, -.45), (-.25, -.3), (.1, .05), (.7, .18), (.97, .5)]
     pen.shape(upper, main)
-    pen.shape([(.45, .14), (.7, .18), (.97, .5), (.5, .5)], light)  # fmt: skip
+    pen.shape([(.45, .14), (.7, .18), (.97, .5), (.5, .5)], light)
     pen.box(-0.98, 0.48, 1.0, 0.7, (248, 246, 240))
     for x in (-0.25, -0.05, 0.15):
         pen.line([(x - 0.06, 0.14), (x + 0.16, -0.1)], (248, 246, 240), 0.08)
@@ -164,12 +164,14 @@ def scrambled(pen, main, dark, light, seed=0):
     steps = np.linspace(-0.85, 0.85, 7)
     for top, bottom in zip(steps[:-1], steps[1:], strict=True):
         for left, right in zip(steps[:-1], steps[1:], strict=True):
-            pen.box(left, top, right, bottom, tones[rng.choice(5, p=(0.35, 0.2, 0.2, 0.1, 0.15))], 0)
-    pen.line([(-.85, -.85), (.85, -.85), (.85, .85), (-.85, .85), (-.85, -.85)], INK, 0.05)  # fmt: skip
+            tone = tones[rng.choice(5, p=(0.35, 0.2, 0.2, 0.1, 0.15))]
+            pen.box(left, top, right, bottom, tone, 0)
+    frame = [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85), (-0.85, -0.85)]
+    pen.line(frame, INK, 0.05)
 
 
 def tree(pen, main, dark, light):
-    pen.shape([(-.14, 1), (-.1, 0), (.1, 0), (.14, 1)], (130, 88, 58))  # fmt: skip
+    pen.shape([(-.14, 1), (-.1, 0), (.1, 0), (.14, 1)], (130, 88, 58))
     for x, y, r in ((-0.38, -0.1, 0.4), (0.38, -0.1, 0.4), (0, -0.5, 0.5)):
         pen.oval(x, y, r, r, main)
     pen.oval(0, -0.15, 0.36, 0.3, main, 0)
@@ -178,10 +180,10 @@ def tree(pen, main, dark, light):
 
 
 def car(pen, main, dark, light):
-    pen.shape([(-.6, 0), (-.38, -.45), (.28, -.45), (.6, 0)], main)  # fmt: skip
-    pen.shape([(-.42, -.03), (-.28, -.33), (-.06, -.33), (-.06, -.03)], (205, 232, 245))  # fmt: skip
-    pen.shape([(.05, -.03), (.05, -.33), (.22, -.33), (.42, -.03)], (205, 232, 245))  # fmt: skip
-    pen.shape([(-1, .42), (-.95, 0), (.75, 0), (.97, .12), (1, .42)], main)  # fmt: skip
+    pen.shape([(-.6, 0), (-.38, -.45), (.28, -.45), (.6, 0)], main)
+    pen.shape([(-.42, -.03), (-.28, -.33), (-.06, -.33), (-.06, -.03)], (205, 232, 245))
+    pen.shape([(.05, -.03), (.05, -.33), (.22, -.33), (.42, -.03)], (205, 232, 245))
+    pen.shape([(-1, .42), (-.95, 0), (.75, 0), (.97, .12), (1, .42)], main)
     for x in (-0.55, 0.55):
         pen.oval(x, 0.42, 0.23, 0.23, INK, 0)
         pen.oval(x, 0.42, 0.1, 0.1, (215, 215, 222), 0)
@@ -189,8 +191,8 @@ def car(pen, main, dark, light):
 
 
 def fish(pen, main, dark, light):
-    pen.shape([(.45, 0), (.98, -.48), (.88, 0), (.98, .48)], dark)  # fmt: skip
-    pen.shape([(-.25, -.4), (.1, -.75), (.3, -.35)], dark)  # fmt: skip
+    pen.shape([(.45, 0), (.98, -.48), (.88, 0), (.98, .48)], dark)
+    pen.shape([(-.25, -.4), (.1, -.75), (.3, -.35)], dark)
     pen.oval(-0.18, 0, 0.76, 0.47, main)
     for x in (-0.1, 0.2):
         pen.line([(x, -0.36), (x + 0.1, 0), (x, 0.36)], light, 0.1)
@@ -201,7 +203,7 @@ def fish(pen, main, dark, light):
 def cup(pen, main, dark, light):
     pen.oval(0.6, 0.15, 0.36, 0.38, main)
     pen.oval(0.6, 0.15, 0.18, 0.2, (236, 234, 228))
-    pen.shape([(-.68, -.45), (.62, -.45), (.46, .85), (-.52, .85)], main)  # fmt: skip
+    pen.shape([(-.68, -.45), (.62, -.45), (.46, .85), (-.52, .85)], main)
     pen.oval(-0.03, -0.45, 0.65, 0.18, light)
     pen.oval(-0.03, -0.42, 0.5, 0.11, (105, 66, 42), 0)
     for x in (-0.3, 0.2):
@@ -220,10 +222,10 @@ def flower(pen, main, dark, light):
 def bird(pen, main, dark, light):
     for x in (-0.1, 0.16):
         pen.line([(x, 0.5), (x, 0.95)], (226, 140, 50), 0.08)
-    pen.shape([(.4, .05), (1, -.12), (.95, .22), (.5, .35)], dark)  # fmt: skip
+    pen.shape([(.4, .05), (1, -.12), (.95, .22), (.5, .35)], dark)
     pen.oval(0, 0.18, 0.6, 0.45, main)
     pen.oval(-0.42, -0.38, 0.38, 0.37, main)
-    pen.shape([(-.76, -.42), (-1, -.28), (-.74, -.2)], (240, 170, 50))  # fmt: skip
+    pen.shape([(-.76, -.42), (-1, -.28), (-.74, -.2)], (240, 170, 50))
     pen.oval(-0.5, -0.46, 0.08, 0.08, INK, 0)
     pen.oval(0.12, 0.15, 0.36, 0.22, light, turn=-15)
 
@@ -232,4 +234,4 @@ THINGS = {
     thing.__name__: thing
     for thing in (bottle, cat, chair, face, house, scissors, shoe, scrambled,
                   tree, car, fish, cup, flower, bird)
-}  # fmt: skip
+}

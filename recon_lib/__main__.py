@@ -1,0 +1,288 @@
+"""The whole road from a shell: `python -m recon_lib --help`."""
+
+import importlib.metadata
+import json
+import sys
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from recon_lib.errors import DataError, atomic_write
+
+app = typer.Typer(
+    help="Read a picture back from the brain signal that it evoked.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+)
+
+Data = Annotated[Path, typer.Option(help="Folder of the experiment, or of a BOLD5000 release.")]
+Out = Annotated[Path, typer.Option(help="Where results go.")]
+Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
+Subject = Annotated[str, typer.Option(help="CSI1 to CSI4.")]
+Release = Annotated[int, typer.Option(help="1: ROI time points; 2: single-trial betas.")]
+Model = Annotated[Path | None, typer.Option(help="Conditional model; default: the shipped one.")]
+Scale = Annotated[float, typer.Option(help="Guidance scale; 1: none.")]
+Steps = Annotated[int, typer.Option(help="Network evaluations a picture.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
+
+
+def say(text):
+    """Tell the user what happens now."""
+    typer.echo(text)
+
+
+@app.command()
+def simulate(
+    out: Data = EXPERIMENT, seed: Seed = 0,
+    images: Annotated[Path | None, typer.Option(help="Your pictures: folder or array.")] = None,
+):
+    """Simulate a subject who looks at pictures: raw BOLD runs in BOLD5000's layout."""
+    from recon_lib import experiment
+
+    own = None
+    if images is not None:
+        from recon_lib.own import load_pictures
+
+        own = load_pictures(images, experiment.SIZE, 3)[0]
+    experiment.build(out, seed, own)
+    say(f"the experiment is in {out}")
+
+
+@app.command()
+def betas(data: Data = EXPERIMENT, subject: Subject = "CSI1"):
+    """Estimate single-trial betas from raw runs, and write them as the releases do."""
+    from recon_lib import experiment
+
+    experiment.estimate_betas(data, subject)
+    say(f"betas of {subject} are in {data}: ROIs/ (release 1) and BOLD5000_GLMsingle_ROI_betas/ "
+        "(release 2)")
+
+
+class Stage(StrEnum):
+    """What to train."""
+
+    features = "features"
+    unconditional = "unconditional"
+    conditional = "conditional"
+
+
+@app.command()
+def train(
+    stage: Stage,
+    data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
+    start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
+    = None,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
+    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 64,
+    extra: Annotated[int, typer.Option(help="TinyScenes beyond the training pictures.")] = 15000,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.2e-3,
+    seed: Seed = 0, device: Device = "auto",
+):
+    """Train a stage: the networks that see, the unconditional or the conditional model."""
+    from recon_lib import experiment, recipes
+
+    if stage == "features":
+        recipes.train_eye_and_judge(out / stage)
+    else:
+        x = experiment.load(data, subject, release)
+        recipes.train_stage(stage, x, out / stage, start, steps, batch, extra, lr, seed, device)
+    say(f"done: see {out / stage}")
+
+
+@app.command()
+def reconstruct(
+    data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
+    images: Annotated[str | None, typer.Option(help="Your pictures: folder or array file.")] = None,
+    betas: Annotated[str | None, typer.Option(help="Your betas: (trials, voxels) file.")] = None,
+    trials: Annotated[str | None, typer.Option(help="Picture of each trial: index, name.")] = None,
+    groups: Annotated[str | None, typer.Option(help="What to hold out together; default: picture.")]
+    = None,
+    runs: Annotated[str | None, typer.Option(help="Run of each trial, held out whole.")] = None,
+    size: Annotated[int, typer.Option(help="Side of the pictures, for your own data.")] = 64,
+    folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
+    seconds: Annotated[float, typer.Option(help="Training time a fold, for your own data.")] = 60,
+    model: Model = None, seed: Seed = 0, scale: Scale = 1.0, steps: Steps = 20,
+    device: Device = "auto",
+):
+    """Reconstruct held-out pictures: from a release (--data), or from your own arrays."""
+    from recon_lib import decoding, experiment
+    from recon_lib.runs import pick_device
+
+    device = pick_device(device)
+    if (images is None) != (betas is None):
+        raise DataError("--images and --betas belong together; give both, or neither for --data")
+    if images is not None:
+        from recon_lib.crossval import reconstruct_own
+        from recon_lib.own import load_own
+
+        own = load_own(images, betas, trials, groups if runs is None else runs, runs, size)
+        pictures = reconstruct_own(own, folds, model, seconds, steps=steps, seed=seed,
+                                   device=device, out_dir=out / "folds", say=say)
+        fold = pictures.pop("fold")
+        save_arrays(out / "own.npz", truth=own.images, trial_image=own.trial_image, fold=fold,
+                    **pictures)
+        say(f"{len(fold)} reconstructions are in {out / 'own.npz'}; score them with "
+            f"`python -m recon_lib score --out {out}`")
+        return
+    x = experiment.load(data, subject, release)
+    path = model or decoding.MODEL
+    results = decoding.reconstruct(x, path, seed, scale, steps=steps, device=device, say=say)
+    arrays = {}
+    for name, part in results.items():
+        arrays[f"{name}/target"] = part["target"]
+        for kind in ("pictures", "rankings"):
+            arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
+    settings = dict(data=str(data), subject=subject, release=release, seed=seed,
+                    model=str(path), guidance_scale=scale, steps=steps)
+    save_arrays(out / "reconstructions.npz", settings=json.dumps(settings), **arrays)
+    say(f"reconstructions are in {out / 'reconstructions.npz'}")
+
+
+@app.command()
+def score(
+    out: Out = RESULTS,
+    permutations: Annotated[int, typer.Option(help="For p-values.")] = 1000,
+):
+    """Score what `reconstruct` left in the folder of results, and draw the figure."""
+    if (out / "own.npz").exists() and not (out / "reconstructions.npz").exists():
+        score_own(out, permutations)
+        return
+    from recon_lib import decoding, experiment, plots
+
+    start = time.time()
+    arrays = load_arrays(out / "reconstructions.npz")
+    settings = json.loads(str(arrays.pop("settings")))
+    x = experiment.load(settings["data"], settings["subject"], settings["release"])
+    results = {}
+    for key, value in arrays.items():
+        name, *rest = key.split("/")
+        part = results.setdefault(name, {"pictures": {}, "rankings": {}})
+        if rest == ["target"]:
+            part["target"] = value
+        else:
+            part[rest[0]][rest[1]] = value
+    table = decoding.score(x, results, permutations, settings["seed"])
+    table["info"] = settings | {
+        "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
+                  "test_pictures": len(x.test_images), "voxels": x.betas.shape[1]},
+        "seconds": round(time.time() - start, 1),
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+        "permutations": permutations,
+    }
+    write_scores(out, table)
+    show = np.linspace(0, len(x.test_images) - 1, 8).round().astype(int)
+    pictures = results["averaged"]["pictures"]
+    rows = {"seen": x.images[x.test_images], "ridge to pixels": pictures["ridge"]}
+    for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
+        rows[f"diffusion, seed {number}"] = pictures[key]
+    rows["shuffled brain"] = pictures["shuffled_brain"]
+    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
+    save_figure(out / "reconstructions.png", figure)
+    for name in ("single_trial", "averaged"):
+        say(f"\n{name.replace('_', ' ')}\n{plots_table(table[name])}")
+    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+
+
+def score_own(out, permutations):
+    """Score cross-validated reconstructions of anybody's data."""
+    from recon_lib import plots
+    from recon_lib.crossval import score_own as table_of
+
+    arrays = load_arrays(out / "own.npz")
+    table = table_of(arrays, permutations)
+    write_scores(out, table)
+    _, show = np.unique(arrays["trial_image"], return_index=True)
+    show = show[np.linspace(0, len(show) - 1, min(8, len(show))).round().astype(int)]
+    rows = {"seen": arrays["truth"][arrays["trial_image"]]}
+    rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
+    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
+    save_figure(out / "reconstructions.png", figure)
+    say(f"\ncross-validated, every trial\n{plots_table(table['single_trial'])}")
+    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+
+
+@app.command()
+def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = 20):
+    """A real brain: Haxby's recordings drive the model, leave-one-run-out."""
+    from recon_lib import decoding, plots
+    from recon_lib.haxby import drive, score_blocks
+
+    result = drive(model or decoding.MODEL, seed, steps, say)
+    table = score_blocks(result, seed)
+    write_scores(out, table)
+    save_figure(out / "reconstructions.png", plots.reconstructions(result["figure"]))
+    for name, value in table["scores"].items():
+        say(f"{name:>40}  {value:.3f}")
+    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+
+
+@app.command()
+def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
+    """The main job: simulate, estimate betas, reconstruct, score. What is there is kept."""
+    from recon_lib.files import is_complete
+
+    start = time.time()
+    say("1 of 4: a simulated subject looks at 4916 pictures in 142 runs")
+    simulate(data, seed)
+    say("2 of 4: single-trial betas from the BOLD")
+    if not is_complete(data / "BOLD5000_GLMsingle_ROI_betas"):
+        betas(data)
+    say("3 of 4: pictures from betas")
+    reconstruct(data, out, seed=seed)
+    say("4 of 4: scores")
+    score(out)
+    say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")
+
+
+def plots_table(rows):
+    """A table of scores as text."""
+    from recon_lib.metrics import format_report
+
+    return format_report(rows)
+
+
+def save_arrays(path, **arrays):
+    """Write an .npz whole or not at all."""
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path):
+    """Read an .npz that `reconstruct` wrote."""
+    from recon_lib.files import readable
+
+    if not path.exists():
+        raise DataError(f"no file {path}; run `python -m recon_lib reconstruct` first")
+    with readable(path), np.load(path, allow_pickle=False) as archive:
+        return dict(archive)
+
+
+def write_scores(out, table):
+    """Write scores.json whole or not at all."""
+    with atomic_write(out / "scores.json") as partial:
+        partial.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def save_figure(path, figure):
+    """Write a figure as PNG whole or not at all."""
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=150)
+
+
+def main():
+    """Entry point: an error about data is one line and exit status 2."""
+    try:
+        app(standalone_mode=True)
+    except DataError as error:
+        print(f"recon_lib: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

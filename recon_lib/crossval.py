@@ -1,0 +1,178 @@
+"""Anybody's data: reconstruct every trial by a model that never saw its picture (or its run).
+
+A hundred trials are too few to learn what pictures look like, but not too few to learn how this
+brain's betas lie (`latents.BrainDecoder`). So in each fold the decoder is fitted to the
+training trials, and the diffusion model to their pictures, cut and pasted into many more, each
+with a simulated brain vector. Given a ready model, only the decoder is fitted.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
+from recon_lib.checkpoints import load_model
+from recon_lib.data import create_loader
+from recon_lib.decoding import LATENT, sample_pictures
+from recon_lib.errors import DataError
+from recon_lib.features import load_factor_net
+from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, load_latent, vector_source
+from recon_lib.metrics import report
+from recon_lib.splits import folds as make_folds
+from recon_lib.splits import refuse_leak
+from recon_lib.training import train_conditional_diffusion
+from recon_lib.unet import UNet
+
+
+def cut_and_paste(images, n, seed, shift=0.06):
+    """Make `n` new pictures by pasting a random rectangle of one into another, a little shifted.
+
+    Parameters
+    ----------
+    images : (m, H, W, C) uint8 array
+    n : int
+    seed : int
+    shift : float
+        Largest shift, as a share of the side. Pixels that leave on one side are repeated on the
+        other edge; left and right are never exchanged, because the visual field has sides.
+
+    Returns
+    -------
+    (n, H, W, C) uint8 array
+    """
+    rng = np.random.default_rng(seed)
+    side = images.shape[1]
+    most = round(shift * side)
+    out = images[rng.integers(len(images), size=n)].copy()
+    for picture, other in zip(out, rng.integers(len(images), size=n), strict=True):
+        top, left = rng.integers(0, side, 2)
+        height, width = rng.integers(side // 4, 3 * side // 4 + 1, 2)
+        window = np.s_[top : top + height, left : left + width]
+        picture[window] = images[other][window]
+        dy, dx = rng.integers(-most, most + 1, 2)
+        padded = np.pad(picture, ((most, most), (most, most), (0, 0)), mode="edge")
+        picture[:] = padded[most + dy : most + dy + side, most + dx : most + dx + side]
+    return out
+
+
+def zscore(train, test):
+    """Standardise both by the mean and standard deviation of the training trials."""
+    mean, spread = train.mean(0), train.std(0)
+    spread = np.where(spread > 0, spread, 1)
+    return (train - mean) / spread, (test - mean) / spread
+
+
+def small_unet(size, channels, condition_size):
+    """A network for little data: pictures of `size` become a 16 x 16 grid or less."""
+    patch = max(1, size // 16)
+    if size % (4 * patch):
+        raise DataError(f"pictures of side {size}; expected a multiple of {4 * patch}")
+    return UNet(channels, (64, 96, 128), patch=patch, condition_size=condition_size, width=128)
+
+
+def reconstruct_own(data, k=None, model_path=None, seconds=60, pictures=2000, steps=20, seed=0,
+                    device="auto", out_dir="results/own", say=print):
+    """Cross-validated reconstructions of every trial of `own.OwnData`.
+
+    Parameters
+    ----------
+    data : OwnData
+        See `own.load_own`. Trials of one group are held out together.
+    k : int, optional
+        Number of folds; default: each group is a fold, 5 at most unless a model is given.
+    model_path : path, optional
+        A ready conditional model with its latent beside it. It must never have seen the
+        pictures. None: a small one is trained in each fold.
+    seconds : float
+        Training time of each fold.
+    pictures : int
+        Size of the training set after `cut_and_paste`; larger sets are left as they are.
+    steps, seed, device
+        See `decoding.sample_pictures`.
+    out_dir : path
+        Where the training writes.
+    say : function
+
+    Returns
+    -------
+    dict of str to (trials, size, size, C) uint8 array
+        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`; and under `fold`
+        the number of each trial's fold.
+    """
+    groups = np.asarray(data.groups)
+    count = len(np.unique(groups))
+    if k is None and model_path is None:
+        k = min(5, count)
+    order = shuffled_brain(data.trial_image, seed)
+    out = {}
+    splits = make_folds(groups, k, seed)
+    for number, (train, test) in enumerate(splits):
+        say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
+        shown = data.images[data.trial_image]
+        refuse_leak(shown[train], shown[test])
+        betas, held = zscore(data.betas[train], data.betas[test])
+        own = np.unique(data.trial_image[train])
+        pool = data.images[own]
+        if model_path is not None:
+            model, info = load_model(model_path)
+            latent = load_latent(Path(model_path).with_name(LATENT))
+        else:
+            if len(pool) < pictures:
+                more = cut_and_paste(pool, pictures - len(pool), seed)
+                pool = np.concatenate([pool, more])
+            latent = fit_latent(pool, load_factor_net("eye"))
+        latents = latent.transform(shown[train])
+        decoder = fit_decoder(betas, latents, data.trial_image[train], seed)
+        if model_path is None:
+            source = vector_source(decoder, latent.transform(pool), latent.blocks, repeats=(1,))
+            size, channels = pool.shape[1], pool.shape[3]
+            loader = create_loader(size, 32, images=pool, vectors=source, seed=seed)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                net = small_unet(size, channels, latents.shape[1] + 1)
+            folder = Path(out_dir, f"fold_{number + 1}")
+            train_conditional_diffusion(
+                loader, 10_000, 1e-3, size, device, model=net, out_dir=folder, seconds=seconds,
+                seed=seed, warmup=50, grids=1, quiet=True,
+            )
+            model, info = load_model(folder / "model.safetensors")
+        # the wrong brain: betas of another picture, standardised like those of this fold
+        _, wrong = zscore(data.betas[train], data.betas[order[test]])
+        vectors = decoder.vector(held)
+        parts = {
+            "diffusion": sample_pictures(model, info, vectors, seed=seed, steps=steps),
+            "shuffled_brain": sample_pictures(model, info, decoder.vector(wrong), seed=seed,
+                                              steps=steps),
+            "ridge": ridge_to_pixels(betas, shown[train], data.trial_image[train])(held),
+            "retrieval": retrieval(vectors[:, :-1], latents, shown[train]),
+            "mean_image": mean_image(shown[train], len(test)),
+        }
+        for name, part in parts.items():
+            out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part
+        out.setdefault("fold", np.zeros(len(groups), int))[test] = number
+    return out
+
+
+def score_own(arrays, permutations=1000, seed=0):
+    """Score cross-validated reconstructions: every trial among all pictures shown.
+
+    Pictures are compared by the correlation of their pixels at 16 x 16.
+
+    Parameters
+    ----------
+    arrays : dict
+        `truth` (pictures), `trial_image` (trials,) and the pictures of each decoder.
+
+    Returns
+    -------
+    dict
+        {"single_trial": {decoder: {metric: number}}, "info": {…}}.
+    """
+    shown, target = np.unique(arrays["trial_image"], return_inverse=True)
+    decoders = {k: v for k, v in arrays.items() if k not in ("truth", "trial_image", "fold")}
+    table = report(decoders, arrays["truth"][shown], target, coarse_pixels,
+                   permutations=permutations, seed=seed)
+    info = {"trials": len(target), "pictures": len(shown), "permutations": permutations,
+            "folds": int(arrays["fold"].max()) + 1}
+    return {"single_trial": table, "info": info}

@@ -1,0 +1,216 @@
+"""The main job: betas of test trials in; pictures, controls and scores out."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+from tqdm import tqdm
+
+from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
+from recon_lib.checkpoints import load_model
+from recon_lib.diffusion import SCHEDULES, denoiser
+from recon_lib.encoding import fit_encoding_model, log_likelihood
+from recon_lib.errors import DataError
+from recon_lib.experiment import read_truth
+from recon_lib.features import CHECKPOINTS, embed, load_factor_net
+from recon_lib.latents import coarse_pixels, fit_decoder, load_latent
+from recon_lib.metrics import report
+from recon_lib.samplers import dpm_solver, initial_noise
+
+MODEL = CHECKPOINTS / "conditional.safetensors"
+LATENT = "latent.safetensors"  # stands beside the model
+
+
+def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
+                    batch_size=64, label="sample"):
+    """Draw pictures from a diffusion model, one for each brain vector.
+
+    Parameters
+    ----------
+    model, info
+        From `checkpoints.load_model`.
+    vectors : (n, d) array, optional
+        Brain vectors. None: `n` unconditional pictures.
+    seed : int
+        Picture i starts from noise that depends on (seed, i) alone.
+    scale : float
+        Guidance scale; 1 is plain conditional sampling.
+    interval : (float, float), optional
+        Noise amplitudes between which to guide; see `diffusion.denoiser`.
+    steps : int
+        Steps of DPM-Solver++(2M).
+    batch_size : int
+    label : str
+        Of the progress bar.
+
+    Returns
+    -------
+    (n, H, W, C) uint8 array
+    """
+    device = next(model.parameters()).device
+    alpha_bar = SCHEDULES[info["schedule"]]().to(device)
+    n = len(vectors) if vectors is not None else n
+    shape = (model.config["image_channels"], info["image_size"], info["image_size"])
+    pictures = []
+    for first in tqdm(range(0, n, batch_size), label, disable=None, leave=False):
+        count = min(batch_size, n - first)
+        condition = None
+        if vectors is not None:
+            condition = torch.from_numpy(np.asarray(vectors[first : first + count], np.float32))
+            condition = condition.to(device)
+        noise = initial_noise(count, shape, seed, first).to(
+            device, memory_format=torch.channels_last
+        )
+        denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
+        x0 = dpm_solver(denoise, noise, alpha_bar, steps)  # (count, C, H, W)
+        pictures.append(to_uint8(x0))
+    return np.concatenate(pictures)
+
+
+def to_uint8(x):
+    """Tensor (n, C, H, W) in [-1, 1] -> uint8 array (n, H, W, C)."""
+    x = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return x.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def judge_space(train_images):
+    """The space in which pictures are compared: what the judge sees, and the coarse pixels.
+
+    Every dimension is standardised on the training pictures; things and pixels weigh the same.
+
+    Returns
+    -------
+    function images (n, H, W, C) -> features (n, d)
+    """
+    judge = load_factor_net("judge")
+
+    def raw(images):
+        return [np.tanh(embed(judge, images)), coarse_pixels(images)]
+
+    scales = [(part.mean(0), part.std(0) + 1e-3) for part in raw(train_images)]
+
+    def features(images):
+        return np.concatenate(
+            [(part - mean) / spread / part.shape[1] ** 0.5
+             for part, (mean, spread) in zip(raw(images), scales, strict=True)], axis=1
+        )
+
+    return features
+
+
+def ideal_observer(experiment):
+    """The decoder that knows the subject: log p(betas | candidate) from the simulation's truth.
+
+    It knows each voxel's true response to each picture; the slope with which betas follow it and
+    the covariance of their noise are measured on the training trials, with the truth in hand.
+
+    Returns
+    -------
+    function betas (trials, V) -> log-likelihoods (trials, test pictures)
+    """
+    x = experiment
+    responses = read_truth(x.truth, "responses", x.names)
+    train, shown = x.betas[~x.test], responses[x.image[~x.test]]
+    slope = (shown * train).mean(0) / (shown**2).mean(0)
+    noise, _ = ledoit_wolf(train - shown * slope)
+    expected = responses[x.test_images] * slope
+    return lambda betas: log_likelihood(betas, expected, noise)
+
+
+def reconstruct(experiment, model_path=MODEL, seed=0, scale=1.0, interval=None, steps=20,
+                device="cpu", say=print):
+    """Reconstruct every test trial, and the average over trials of every test picture.
+
+    Everything is fitted on training trials; test pictures are used for nothing but scores.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    model_path : path
+        A conditional model; its latent lies beside it.
+    seed, scale, interval, steps
+        See `sample_pictures`.
+    device : str
+    say : function
+        Told what is being done.
+
+    Returns
+    -------
+    dict
+        For "single_trial" and "averaged" a dict with `target`, `pictures` (decoder -> uint8
+        array) and `rankings` (decoder -> (trials, candidates) array).
+    """
+    x = experiment
+    model, info = load_model(model_path, device)
+    latent = load_latent(Path(model_path).with_name(LATENT))
+    train = ~x.test
+    train_latents = latent.transform(x.images)[x.image[train]]
+    say("fitting the brain decoder on the training trials")
+    decoder = fit_decoder(x.betas[train], train_latents, x.image[train], seed)
+    width = train_latents.shape[1] + 1
+    if model.config["condition_size"] != width:
+        raise DataError(
+            f"{model_path} takes brain vectors of {model.config['condition_size']} numbers, the "
+            f"latent beside it gives {width}; use a model and a latent of the same training"
+        )
+    say("fitting the baselines: ridge to pixels, encoding model")
+    ridge = ridge_to_pixels(x.betas[train], x.train_images, x.image[train], seed=seed)
+    encoding = fit_encoding_model(train_latents, x.betas[train], x.image[train], seed=seed)
+    known = latent.transform(x.images[x.test_images])
+    observers = {"encoding_model": lambda betas: encoding.rank(betas, known)}
+    if x.truth is not None:
+        observers["ideal_observer"] = ideal_observer(x)
+
+    def sample(vectors, n, seed, label):
+        return sample_pictures(model, info, vectors, n, seed, scale, interval, steps, label=label)
+
+    averaged, counts = x.averaged()
+    free = sample(None, len(x.test_images), seed + 1000, "unconditional")
+    results = {}
+    for name, betas, repeats, target in (
+        ("single_trial", x.betas[x.test], 1, x.target),
+        ("averaged", averaged, counts, np.arange(len(averaged))),
+    ):
+        say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
+        vectors = decoder.vector(betas, repeats)
+        order = shuffled_brain(target, seed)
+        n = len(betas)
+        results[name] = {
+            "target": target,
+            "pictures": {
+                "diffusion": sample(vectors, n, seed, "diffusion"),
+                "ridge": ridge(betas),
+                "retrieval": retrieval(vectors[:, :-1], train_latents, x.train_images),
+                "mean_image": mean_image(x.train_images, n),
+                "unconditional": np.resize(free, (n, *free.shape[1:])),
+                "shuffled_brain": sample(vectors[order], n, seed, "shuffled brain"),
+            },
+            "rankings": {key: observer(betas) for key, observer in observers.items()},
+        }
+    for extra in (1, 2):  # for the eye only: the scores are of the first seed
+        results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = sample(
+            decoder.vector(averaged, counts), len(averaged), seed + extra, f"seed {extra}"
+        )
+    return results
+
+
+def score(experiment, results, permutations=1000, seed=0):
+    """Score what `reconstruct` returned.
+
+    Returns
+    -------
+    dict
+        {"single_trial": {decoder: {metric: number}}, "averaged": {…}}.
+    """
+    x = experiment
+    features = judge_space(x.train_images)
+    truth = x.images[x.test_images]
+    category = None if x.factors is None else x.factors["kind"][x.test_images]
+    return {
+        name: report(
+            {k: v for k, v in part["pictures"].items() if "_seed_" not in k},
+            truth, part["target"], features, category, part["rankings"], permutations, seed,
+        )
+        for name, part in results.items()
+    }

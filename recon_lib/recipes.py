@@ -1,0 +1,108 @@
+"""How the shipped models were made: pictures, seeds and steps, in order.
+
+    python -m recon_lib train features
+    python -m recon_lib train unconditional
+    python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
+
+No test picture is seen by any of them; `training_pictures` refuses if one would be.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recon_lib import scenes
+from recon_lib.data import create_loader
+from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
+from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
+from recon_lib.splits import refuse_leak
+from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.unet import UNet
+
+EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye's
+    "eye": (101, 20_000, 6),
+    "judge": (202, 12_000, 5),
+}
+EXTRA_SEED = 1  # of the pictures without a brain
+
+
+def train_eye_and_judge(out):
+    """Train the network that gives features and the one that scores; see `features`."""
+    held = scenes.sample_factors(1000, seed=999)
+    pictures = scenes.draw(held)
+    for name, (seed, n, epochs) in EYES.items():
+        factors = scenes.sample_factors(n, seed)
+        net = train_factor_net(scenes.draw(factors), factors, seed, epochs)
+        read = read_factors(net, pictures)
+        right = {k: float((read[k].argmax(1) == held[k]).mean())
+                 for k in ("kind", "background", "light")}
+        save_factor_net(net, Path(out, f"{name}.safetensors"), seed=seed, scenes=n, epochs=epochs,
+                        held_out_accuracy=right)
+
+
+def training_pictures(experiment, extra=15_000):
+    """The pictures of the training trials, and scenes that no brain has seen.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    extra : int
+        TinyScenes to add; for pictures of another kind give 0.
+
+    Returns
+    -------
+    (n, size, size, 3) uint8 array
+
+    Raises
+    ------
+    DataError
+        If a test picture is among them.
+    """
+    x = experiment
+    own = x.images[np.unique(x.image[~x.test])]
+    more = scenes.draw(scenes.sample_factors(extra, EXTRA_SEED), own.shape[1])
+    pictures = np.concatenate([own, more])
+    refuse_leak(pictures, x.images[x.test_images])
+    return pictures
+
+
+def train_stage(stage, experiment, out, start=None, steps=4000, batch=64, extra=15_000, lr=1.2e-3,
+                seed=0, device="auto"):
+    """Train the unconditional or the conditional diffusion model on an experiment.
+
+    Parameters
+    ----------
+    stage : {"unconditional", "conditional"}
+    experiment : Experiment
+    out : path
+        Gets `model.safetensors` and what `training.train` writes; for the conditional model
+        also `latent.safetensors`, without which it is of no use.
+    start : path, optional
+        A checkpoint to resume, or a model whose weights to start from.
+    steps, batch, lr, seed, device
+        See `training.train`.
+    extra : int
+        See `training_pictures`.
+    """
+    x = experiment
+    pictures = training_pictures(x, extra)
+    vectors = None
+    if stage == "conditional":
+        latent = fit_latent(x.train_images, load_factor_net("eye"))
+        save_latent(latent, Path(out, "latent.safetensors"))
+        shown = latent.transform(x.train_images)
+        decoder = fit_decoder(x.betas[~x.test], shown, x.image[~x.test], seed)
+        vectors = vector_source(decoder, latent.transform(pictures), latent.blocks)
+    loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = UNet(condition_size=loader.condition_size)
+    options = dict(
+        epochs=-(-steps // len(loader)), lr=lr, image_size=pictures.shape[1], device=device,
+        model_in=start, model=model, out_dir=out, max_steps=steps, seed=seed,
+        info={"pictures": len(pictures), "batch": batch},
+    )
+    if stage == "conditional":
+        return train_conditional_diffusion(loader, drop=0.12, **options)
+    return train_unconditional_diffusion(loader, **options)
