@@ -1,0 +1,73 @@
+"""The numbers behind the explorers: against closed forms, and that controls reach them."""
+
+import numpy as np
+import pytest
+
+from recon_lib import hrf, widgets
+
+
+def test_hrf_explorer_shows_the_shape_it_says():
+    box = widgets.hrf_explorer()
+    t, response = box.numbers["t"], box.numbers["response"]
+    assert t[response.argmax()] == pytest.approx(box.numbers["peak_time"])
+    # a box of one second delays the peak of a double gamma at 5 s by about half a second
+    assert box.numbers["peak_time"] == pytest.approx(5.5, abs=0.15)
+    before = box.children[-1].value
+    box.controls["peak"].value = 8.0
+    assert box.numbers["peak_time"] == pytest.approx(8.5, abs=0.15)
+    assert box.children[-1].value != before and box.children[-1].value[:4] == b"\x89PNG"
+    box.controls["duration"].value = 12.0
+    assert box.numbers["width"] > 10
+
+
+def test_responses_in_the_explorer_add_up():
+    numbers = widgets.hrf_numbers(5.0, 1.0, 0.2, 1.0, 10.0)
+    one = numbers["response"]
+    shifted = [np.concatenate([np.zeros(100 * i), one])[:600] for i in range(6)]
+    np.testing.assert_allclose(numbers["train"], np.sum(shifted, 0), atol=1e-9)
+
+
+def test_glm_playground_reacts_as_theory_says():
+    box = widgets.glm_playground()
+    controls = box.controls
+    controls["noise"].value, controls["drift"].value = 0.0, 0.0
+    exact = widgets.glm_numbers(10.0, 0.0, 2.0, 5.0, 1e-9, "lsa", 0)
+    assert box.numbers["trials"] == 37 and exact["r"] > 0.3
+    assert box.numbers["r"] > 0.99  # nothing in the way but SPM's own, slightly other shape
+    controls["noise"].value = 3.0
+    assert box.numbers["r"] < 0.6
+    controls["noise"].value = 0.3
+    matched = box.numbers["r"]
+    controls["peak"].value = 3.0
+    assert box.numbers["r"] < matched  # the wrong HRF costs
+    efficient = box.numbers["efficiency"]
+    controls["spacing"].value = 4.0
+    assert box.numbers["efficiency"] < efficient and box.numbers["trials"] == 91
+
+
+def test_reset_puts_everything_back():
+    box = widgets.glm_playground()
+    start = {name: control.value for name, control in box.controls.items()}
+    r = box.numbers["r"]
+    box.controls["method"].value = "lss"
+    box.controls["spacing"].value = 5.0
+    assert box.numbers["r"] != r
+    box.reset.click()
+    assert {name: control.value for name, control in box.controls.items()} == start
+    assert box.numbers["r"] == r
+
+
+def test_a_broken_callback_is_not_silent():
+    control = widgets.slider("x", 1.0, 0.0, 2.0, 0.1)
+
+    def numbers(x):
+        if x > 1.5:
+            raise RuntimeError("boom")
+        return {"t": np.arange(3), "response": hrf.spm_hrf(2.0)[:3]}
+
+    def draw(_):
+        return widgets.Figure()
+
+    box = widgets.explorer({"x": control}, numbers, draw, lambda n: "fine")
+    with pytest.raises(RuntimeError, match="boom"):
+        box.controls["x"].value = 2.0
