@@ -148,6 +148,8 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
             root.rmdir()
         partial.rename(root)
     except OSError as error:
+        if is_complete(root, info):  # another process was faster
+            return root
         raise DataError(f"cannot write {root}: {error.strerror}; choose another folder") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
