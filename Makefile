@@ -41,8 +41,12 @@ outputs: $(STAMP)    ## execute the series and store the outputs in notebooks/ (
 lab: $(STAMP)    ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
-train: $(STAMP)  ## train both shipped models from scratch (hours)
-	$(BIN)/python -m recon_lib train
+train: $(STAMP)  ## train every network from scratch (hours); see recon_lib/recipes.py
+	$(BIN)/python -m recon_lib simulate
+	$(BIN)/python -m recon_lib betas
+	$(BIN)/python -m recon_lib train features
+	$(BIN)/python -m recon_lib train unconditional
+	$(BIN)/python -m recon_lib train conditional
 
 bench: $(STAMP)  ## run every benchmark
 	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done

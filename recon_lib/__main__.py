@@ -60,8 +60,7 @@ def betas(data: Data = EXPERIMENT, subject: Subject = "CSI1"):
     from recon_lib import experiment
 
     experiment.estimate_betas(data, subject)
-    say(f"betas of {subject} are in {data}: ROIs/ (release 1) and BOLD5000_GLMsingle_ROI_betas/ "
-        "(release 2)")
+    say(f"betas of {subject} are in {data}: ROIs/ (release 1), {experiment.BETAS}/ (release 2)")
 
 
 class Stage(StrEnum):
@@ -80,7 +79,8 @@ def train(
     = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 64,
-    extra: Annotated[int, typer.Option(help="TinyScenes beyond the training pictures.")] = 15000,
+    extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
+    = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.2e-3,
     seed: Seed = 0, device: Device = "auto",
 ):
@@ -132,6 +132,7 @@ def reconstruct(
         return
     x = experiment.load(data, subject, release)
     path = model or decoding.MODEL
+    begin = time.time()
     results = decoding.reconstruct(x, path, seed, scale, steps=steps, device=device, say=say)
     arrays = {}
     for name, part in results.items():
@@ -139,7 +140,8 @@ def reconstruct(
         for kind in ("pictures", "rankings"):
             arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
     settings = dict(data=str(data), subject=subject, release=release, seed=seed,
-                    model=str(path), guidance_scale=scale, steps=steps)
+                    model=str(path), guidance_scale=scale, steps=steps,
+                    seconds=round(time.time() - begin, 1))
     save_arrays(out / "reconstructions.npz", settings=json.dumps(settings), **arrays)
     say(f"reconstructions are in {out / 'reconstructions.npz'}")
 
@@ -155,7 +157,6 @@ def score(
         return
     from recon_lib import decoding, experiment, plots
 
-    start = time.time()
     arrays = load_arrays(out / "reconstructions.npz")
     settings = json.loads(str(arrays.pop("settings")))
     x = experiment.load(settings["data"], settings["subject"], settings["release"])
@@ -171,7 +172,6 @@ def score(
     table["info"] = settings | {
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
                   "test_pictures": len(x.test_images), "voxels": x.betas.shape[1]},
-        "seconds": round(time.time() - start, 1),
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
         "permutations": permutations,
     }
@@ -225,13 +225,14 @@ def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, ste
 @app.command()
 def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
     """The main job: simulate, estimate betas, reconstruct, score. What is there is kept."""
+    from recon_lib import experiment
     from recon_lib.files import is_complete
 
     start = time.time()
     say("1 of 4: a simulated subject looks at 4916 pictures in 142 runs")
     simulate(data, seed)
     say("2 of 4: single-trial betas from the BOLD")
-    if not is_complete(data / "BOLD5000_GLMsingle_ROI_betas"):
+    if not is_complete(data / experiment.BETAS):
         betas(data)
     say("3 of 4: pictures from betas")
     reconstruct(data, out, seed=seed)

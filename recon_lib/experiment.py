@@ -24,6 +24,7 @@ from recon_lib.splits import refuse_leak, split_repeated
 SUBJECT = "CSI1"
 ROOT = Path("data/experiment")
 SIZE = 64
+BETAS = "BOLD5000_GLMsingle_ROI_betas"  # the folder of release 2
 
 
 @dataclass
@@ -219,6 +220,7 @@ def estimate_betas(root=ROOT, name=SUBJECT, **options):
         joined = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
         areas = {key: joined[:, roi == key] for key in dict.fromkeys(roi.tolist())}
         write(root, name, areas, shown, session, run)
+    mark_complete(Path(root, BETAS), {"subject": name})
 
 
 def read_truth(path, key, names):

@@ -24,7 +24,7 @@ EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye'
     "eye": (101, 20_000, 6),
     "judge": (202, 12_000, 5),
 }
-EXTRA_SEED = 1  # of the pictures without a brain
+EXTRA, EXTRA_SEED = 15_000, 1  # pictures without a brain
 
 
 def train_eye_and_judge(out):
@@ -41,14 +41,14 @@ def train_eye_and_judge(out):
                         held_out_accuracy=right)
 
 
-def training_pictures(experiment, extra=15_000):
+def training_pictures(experiment, extra=None):
     """The pictures of the training trials, and scenes that no brain has seen.
 
     Parameters
     ----------
     experiment : Experiment
-    extra : int
-        TinyScenes to add; for pictures of another kind give 0.
+    extra : int, optional
+        TinyScenes to add; default: `EXTRA` to TinyScenes, none to pictures of another kind.
 
     Returns
     -------
@@ -60,6 +60,8 @@ def training_pictures(experiment, extra=15_000):
         If a test picture is among them.
     """
     x = experiment
+    if extra is None:
+        extra = 0 if x.factors is None else EXTRA
     own = x.images[np.unique(x.image[~x.test])]
     more = scenes.draw(scenes.sample_factors(extra, EXTRA_SEED), own.shape[1])
     pictures = np.concatenate([own, more])
@@ -67,7 +69,7 @@ def training_pictures(experiment, extra=15_000):
     return pictures
 
 
-def train_stage(stage, experiment, out, start=None, steps=4000, batch=64, extra=15_000, lr=1.2e-3,
+def train_stage(stage, experiment, out, start=None, steps=4000, batch=64, extra=None, lr=1.2e-3,
                 seed=0, device="auto"):
     """Train the unconditional or the conditional diffusion model on an experiment.
 
@@ -82,7 +84,7 @@ def train_stage(stage, experiment, out, start=None, steps=4000, batch=64, extra=
         A checkpoint to resume, or a model whose weights to start from.
     steps, batch, lr, seed, device
         See `training.train`.
-    extra : int
+    extra : int, optional
         See `training_pictures`.
     """
     x = experiment
