@@ -44,13 +44,15 @@ def simulate(
 ):
     """Simulate a subject who looks at pictures: raw BOLD runs in BOLD5000's layout."""
     from recon_lib import experiment
+    from recon_lib.subject import design_for
 
-    own = None
-    if images is not None:
+    if images is None:
+        experiment.build(out, seed)
+    else:
         from recon_lib.own import load_pictures
 
         own = load_pictures(images, experiment.SIZE, 3)[0]
-    experiment.build(out, seed, own)
+        experiment.build(out, seed, own, **design_for(len(own)))
     say(f"the experiment is in {out}")
 
 

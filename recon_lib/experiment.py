@@ -108,7 +108,8 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     seed : int
         Of pictures, subject, design and noise.
     images : (n, 64, 64, 3) uint8 array, optional
-        Pictures of your own instead of TinyScenes, as many as the design has.
+        Pictures of your own instead of TinyScenes: at least as many as the design shows, see
+        `subject.design_for`. The first are used.
     voxels : dict, optional
         Voxels per area; default: CSI1's.
     **design_options
@@ -137,8 +138,13 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
             f"{root} holds something other than this experiment (or one with other settings); "
             "choose another folder, or remove it"
         )
-    if images is not None and len(images) != n:
-        raise DataError(f"found {len(images)} pictures, the design shows {n}; give that many")
+    if images is not None:
+        if len(images) < n:
+            raise DataError(
+                f"found {len(images)} pictures, the design shows {n}; add pictures or make the "
+                "design smaller (subject.design_for)"
+            )
+        images = images[:n]
 
     partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
     shutil.rmtree(partial, ignore_errors=True)

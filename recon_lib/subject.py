@@ -23,6 +23,7 @@ from recon_lib.bold5000 import (
     TRIALS_PER_RUN,
     VOLUMES,
 )
+from recon_lib.errors import DataError
 from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS
 
 SHARED = 0.25  # share of the noise variance that voxels have in common
@@ -86,6 +87,35 @@ def make_design(seed, runs_per_session=RUNS_PER_SESSION["CSI1"], repeated=113, t
     onset = np.tile(FIRST_ONSET + TRIAL * np.arange(TRIALS_PER_RUN), len(runs))
     onset = onset + rng.uniform(0, 0.1, trials)  # the small jitter of a real scanner
     return Design(image, session, run, onset, np.sort(again))
+
+
+def design_for(pictures):
+    """Options of `make_design` for a collection of another size than BOLD5000's.
+
+    A tenth of the pictures, 113 at most, is shown four times; as many whole runs as the pictures
+    fill, in sessions of ten.
+
+    Parameters
+    ----------
+    pictures : int
+
+    Returns
+    -------
+    dict
+        `runs_per_session`, `repeated`, `test_trials`; a few pictures may be left over.
+
+    Raises
+    ------
+    DataError
+        If they do not fill a run.
+    """
+    repeated = min(113, pictures // 10)
+    runs = min(142, (pictures + 3 * repeated) // TRIALS_PER_RUN)
+    if runs < 2 or repeated < 2:
+        raise DataError(f"found {pictures} pictures, an experiment needs 60 or more; add some")
+    sessions = -(-runs // 10)
+    per_session = [len(part) for part in np.array_split(np.arange(runs), sessions)]
+    return dict(runs_per_session=per_session, repeated=repeated, test_trials=4 * repeated)
 
 
 def feature_maps(images):
