@@ -5,6 +5,7 @@
 releases did: raw runs in, ROI betas out. `load` reads any release, embedded or real.
 """
 
+import hashlib
 import os
 import shutil
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from recon_lib.betas import zscore_sessions
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.files import is_complete, mark_complete, readable
 from recon_lib.glm import single_trial_betas
-from recon_lib.splits import refuse_leak, split_repeated
+from recon_lib.splits import fingerprints, refuse_leak, split_repeated
 
 SUBJECT = "CSI1"
 ROOT = Path("data/experiment")
@@ -97,6 +98,11 @@ def picture_names(n, seed):
     return [names[i] for i in rng.permutation(n)]
 
 
+def digest(images):
+    """One fingerprint of a whole set of pictures."""
+    return hashlib.sha1("".join(fingerprints(images)).encode()).hexdigest()
+
+
 def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     """Simulate the experiment, once: a second call finds it whole and returns at once.
 
@@ -130,7 +136,8 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     design = subject.make_design(seed, **design_options)
     n = design.image.max() + 1
     info = {"seed": seed, "subject": SUBJECT, "trials": len(design.image), "pictures": int(n),
-            "own pictures": images is not None, "voxels": {SUBJECT: voxels}}
+            "own pictures": images is not None and digest(images), "voxels": {SUBJECT: voxels}}
+    info |= {"design": design_options} if design_options else {}
     if is_complete(root, info):
         return root
     if root.exists() and any(root.iterdir()):

@@ -1,0 +1,51 @@
+"""A miniature of the embedded experiment, and a small untrained model, made once for all tests."""
+
+import pytest
+import torch
+
+from recon_lib import experiment
+from recon_lib.bold5000 import KEYS
+from recon_lib.checkpoints import save_model
+from recon_lib.features import load_factor_net
+from recon_lib.latents import fit_latent, save_latent
+from recon_lib.unet import UNet
+
+VOXELS = dict(zip(KEYS, (12, 12, 10, 10, 4, 4, 8, 8, 3, 3), strict=True))
+DESIGN = dict(runs_per_session=(3, 3), repeated=6, test_trials=24)
+
+
+def random_unet(condition_size, image_channels=3, patch=8):
+    """A network whose every parameter does something, zero-initialised branches included."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = UNet(image_channels, (16, 32), patch=patch, attention=(), width=32,
+                   condition_size=condition_size)
+        for parameter in net.parameters():
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    return net
+
+
+@pytest.fixture(scope="session")
+def miniature(tmp_path_factory):
+    """Folder of a whole experiment of 222 trials and 74 voxels, betas estimated. Leave it as is."""
+    root = tmp_path_factory.mktemp("experiment") / "mini"
+    experiment.build(root, 0, voxels=VOXELS, **DESIGN)
+    experiment.estimate_betas(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def loaded(miniature):
+    """The miniature as an `Experiment`."""
+    return experiment.load(miniature)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(loaded, tmp_path_factory):
+    """Path of a random conditional model, its latent beside it."""
+    folder = tmp_path_factory.mktemp("model")
+    latent = fit_latent(loaded.train_images, load_factor_net("eye"), pixels=6, features=8)
+    save_latent(latent, folder / "latent.safetensors")
+    info = dict(prediction="x0", schedule="cosine", image_size=64)
+    save_model(random_unet(15), folder / "model.safetensors", info)
+    return folder / "model.safetensors"

@@ -1,0 +1,211 @@
+"""A miniature of the embedded experiment: whole or not there, and read back as it was made."""
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import DESIGN, VOXELS
+
+from recon_lib import bids, experiment, scenes, subject
+from recon_lib.betas import correlate_columns
+from recon_lib.bold5000 import KEYS, TR, read_r1, read_r2
+from recon_lib.errors import DataError
+from recon_lib.glm import single_trial_betas
+
+PICTURES = 222 - 24 + 6
+SMALL = dict(zip(KEYS, (2, 2, 1, 1, 1, 1, 1, 1, 1, 1), strict=True))
+SHORT = dict(runs_per_session=(1,), repeated=3, test_trials=6)
+
+
+def build(root, seed=0, voxels=SMALL, **options):
+    return experiment.build(root, seed, voxels=voxels, **(SHORT | options))
+
+
+def state(folder):
+    """Every file with its time of change and its size."""
+    return {p.relative_to(folder): (p.stat().st_mtime_ns, p.stat().st_size)
+            for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_second_build_finds_the_first(tmp_path):
+    root = tmp_path / "experiment"
+    assert build(root) == root
+    before = state(root)
+    assert len(list(root.rglob("*_bold.nii.gz"))) == 1
+    assert len(list(root.rglob("*.png"))) == 37 - 6 + 3
+    assert build(root) == root
+    assert state(root) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["experiment"]
+
+
+def test_same_seed_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        build(tmp_path / name)
+    a, b = ({p.relative_to(tmp_path / n): p for p in (tmp_path / n).rglob("*") if p.is_file()}
+            for n in ("a", "b"))
+    assert a.keys() == b.keys()
+    for name in a:
+        if name.suffix in (".png", ".txt", ".tsv", ".gz"):
+            assert a[name].read_bytes() == b[name].read_bytes(), name
+
+
+def test_other_settings_at_the_same_place_are_refused(tmp_path):
+    root = tmp_path / "experiment"
+    build(root)
+    before = state(root)
+    with pytest.raises(DataError, match="other than this experiment"):
+        build(root, seed=1)
+    with pytest.raises(DataError, match="other than this experiment"):
+        build(root, voxels=SMALL | {"LHLOC": 2})
+    with pytest.raises(DataError, match="other than this experiment"):
+        build(root, repeated=4, test_trials=7)  # as many trials and pictures
+    with pytest.raises(DataError, match="other than this experiment"):
+        build(root, images=scenes.draw(scenes.sample_factors(34, 9)))
+    assert state(root) == before
+
+
+def test_own_pictures_are_told_from_other_own_pictures(tmp_path):
+    root = tmp_path / "experiment"
+    images = np.random.default_rng(0).integers(0, 256, (34, 64, 64, 3), dtype=np.uint8)
+    build(root, images=images)
+    before = state(root)
+    build(root, images=images)
+    assert state(root) == before
+    with pytest.raises(DataError, match="other than this experiment"):
+        build(root, images=255 - images)
+    experiment.estimate_betas(root)
+    x = experiment.load(root)
+    assert x.factors is None
+    assert sorted(map(bytes, x.images)) == sorted(map(bytes, images))
+
+
+def test_a_folder_with_something_else_is_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataError, match="choose another folder"):
+        build(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    assert build(tmp_path / "empty").joinpath("COMPLETE.json").exists()
+
+
+def test_wrong_number_of_pictures(tmp_path):
+    images = np.zeros((33, 64, 64, 3), np.uint8)
+    with pytest.raises(DataError, match="found 33 pictures, the design shows 34"):
+        build(tmp_path / "experiment", images=images)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error, raised", [(RuntimeError("power cut"), RuntimeError),
+                                           (KeyboardInterrupt(), KeyboardInterrupt),
+                                           (OSError(28, "No space left on device"), DataError)])
+def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch, error, raised):
+    def die(*args, **kwargs):
+        assert any(Path(args[0]).rglob("*.png"))  # half of it is written by now
+        raise error
+
+    monkeypatch.setattr(bids, "write_run", die)
+    with pytest.raises(raised):
+        build(tmp_path / "experiment")
+    assert not any(tmp_path.iterdir())
+    monkeypatch.undo()
+    build(tmp_path / "experiment")  # and does not stand in the way
+
+
+def test_names_are_those_of_three_sources():
+    names = experiment.picture_names(4916, 0)
+    assert len(set(names)) == 4916
+    kinds = ["coco" if n.startswith("COCO_") else "net" if n[0] == "n" else "scene" for n in names]
+    assert [kinds.count(k) for k in ("coco", "net", "scene")] == [2000, 1916, 1000]
+
+
+def test_load_gives_the_trials_of_the_design(loaded):
+    x, design = loaded, subject.make_design(0, **DESIGN)
+    names = np.array(experiment.picture_names(PICTURES, 0))
+    assert x.images.shape == (PICTURES, 64, 64, 3) and x.betas.shape == (222, 74)
+    assert np.array_equal(x.names[x.image], names[design.image])
+    assert np.array_equal(x.session, design.session)
+    assert np.array_equal(x.test, design.test) and x.test.sum() == 24
+    assert np.array_equal(x.roi, np.repeat(list(VOXELS), list(VOXELS.values())))
+    assert np.array_equal(scenes.draw(x.factors), x.images)  # each with its own factors
+    assert np.array_equal(x.image[x.test], x.test_images[x.target])
+
+
+def test_betas_are_standardised_by_the_training_trials(loaded):
+    for session in (1, 2):
+        mine = loaded.betas[(loaded.session == session) & ~loaded.test].astype(np.float64)
+        assert np.abs(mine.mean(0)).max() < 1e-4
+        assert np.abs(mine.std(0) - 1).max() < 1e-4
+    assert np.abs(loaded.betas[loaded.test].std(0) - 1).max() > 1e-3
+
+
+def test_test_pictures_are_not_trained_on(loaded):
+    train = {bytes(p) for p in loaded.train_images}
+    test = {bytes(loaded.images[i]) for i in loaded.test_images}
+    assert len(test) == 6 and not train & test
+
+
+def test_a_test_picture_in_the_training_set_is_refused(loaded):
+    sneak = vars(loaded) | {"images": loaded.images.copy()}
+    sneak.pop("test_images")
+    sneak["images"][loaded.image[~loaded.test][0]] = loaded.images[loaded.test_images[2]]
+    with pytest.raises(DataError, match="1 of 6 test pictures are in the training set"):
+        experiment.Experiment(**sneak)
+
+
+def test_averages_are_means_over_the_trials_of_each_picture(loaded):
+    means, counts = loaded.averaged()
+    assert counts.tolist() == [4] * 6
+    for picture, mean in zip(loaded.test_images, means, strict=True):
+        mine = [b for b, i, t in zip(loaded.betas, loaded.image, loaded.test, strict=True)
+                if t and i == picture]
+        assert len(mine) == 4 and np.allclose(mean, sum(mine) / 4, atol=1e-6)
+
+
+def test_both_releases_hold_what_the_runs_say(miniature):
+    run = bids.read_run(miniature, "CSI1", 2, 1)
+    fit = single_trial_betas(run.bold, run.onsets, run.tr)
+    r1, r2 = read_r1(miniature, "CSI1"), read_r2(miniature, "CSI1")
+    mine = (r2.session == 2) & (r2.run == 1)
+    assert np.allclose(r2.values[mine], fit, atol=1e-5)
+    assert [r2.stimuli[i] for i in np.flatnonzero(mine)] == run.names
+    percent = 100 * (run.bold / run.bold.mean(0) - 1)
+    for trial in (0, 17, 36):  # volumes 4 s and 6 s after the onset
+        at = round(run.onsets[trial] / TR)
+        expected = (percent[at + 2] + percent[at + 3]) / 2
+        assert np.allclose(r1.values[mine][trial], expected, atol=1e-4)
+    assert r1.stimuli == r2.stimuli and np.array_equal(r1.roi, r2.roi)
+
+
+def test_both_releases_tell_of_the_truth(miniature):
+    with h5py.File(miniature / "truth.h5") as truth:
+        true = truth["betas"][()]
+        assert truth["subject/roi"][0] == b"LHEarlyVis"
+        assert truth["image"].shape == (222,) and truth["factors"].shape == (PICTURES,)
+    for release in (1, 2):
+        x = experiment.load(miniature, release=release)
+        alike = correlate_columns(x.betas, true)
+        assert alike.mean() > 4 / np.sqrt(222 * 74)  # far noisier than this test is exact
+    ridge = correlate_columns(read_r2(miniature, "CSI1").values, true)
+    assert 0.08 < ridge.mean() < 0.35  # the SNR of .03 asks for .17
+
+
+def test_truth_is_in_the_order_of_the_pictures_asked_for(miniature, loaded):
+    responses = experiment.read_truth(loaded.truth, "responses", loaded.names)
+    backwards = experiment.read_truth(loaded.truth, "responses", loaded.names[::-1])
+    assert np.array_equal(responses[::-1], backwards)
+    expected = subject.responses(loaded.images, loaded.factors, VOXELS, 0)
+    # the same tuning, whichever way the pictures are ordered
+    assert correlate_columns(expected, responses).min() > 0.99
+    assert experiment.read_truth(loaded.truth, "absent", loaded.names) is None
+
+
+def test_load_says_what_is_missing(miniature, tmp_path):
+    with pytest.raises(DataError, match="recon_lib simulate"):
+        experiment.load(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="release is 3"):
+        experiment.load(miniature, release=3)
+    with pytest.raises(DataError, match="CSI2"):
+        experiment.load(miniature, "CSI2")
+    part = experiment.load(miniature, rois=("PPA", "LOC"))
+    assert part.betas.shape == (222, 36) and set(part.roi) == {"LHPPA", "RHPPA", "LHLOC", "RHLOC"}
