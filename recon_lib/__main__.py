@@ -108,7 +108,7 @@ def reconstruct(
     runs: Annotated[str | None, typer.Option(help="Run of each trial, held out whole.")] = None,
     size: Annotated[int, typer.Option(help="Side of the pictures, for your own data.")] = 64,
     folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
-    seconds: Annotated[float, typer.Option(help="Training time a fold, for your own data.")] = 60,
+    train_steps: Annotated[int, typer.Option(help="Training a fold, for your own data.")] = 600,
     model: Model = None, seed: Seed = 0, scale: Scale = 1.0, steps: Steps = 20,
     device: Device = "auto",
 ):
@@ -124,7 +124,7 @@ def reconstruct(
         from recon_lib.own import load_own
 
         own = load_own(images, betas, trials, groups if runs is None else runs, runs, size)
-        pictures = reconstruct_own(own, folds, model, seconds, steps=steps, seed=seed,
+        pictures = reconstruct_own(own, folds, model, train_steps, steps=steps, seed=seed,
                                    device=device, out_dir=out / "folds", say=say)
         fold = pictures.pop("fold")
         save_arrays(out / "own.npz", truth=own.images, trial_image=own.trial_image, fold=fold,

@@ -64,14 +64,14 @@ def zscore(train, test):
 
 
 def small_unet(size, channels, condition_size):
-    """A network for little data: pictures of `size` become a 16 x 16 grid or less."""
-    patch = max(1, size // 16)
-    if size % (4 * patch):
-        raise DataError(f"pictures of side {size}; expected a multiple of {4 * patch}")
+    """A network for little data: patches of 4 pixels, or fewer where the side asks for it."""
+    patch = next((p for p in (4, 2, 1) if size % (4 * p) == 0), None)
+    if patch is None:
+        raise DataError(f"pictures of side {size}; expected a multiple of 4, better of 16: set size")
     return UNet(channels, (64, 96, 128), patch=patch, condition_size=condition_size, width=128)
 
 
-def reconstruct_own(data, k=None, model_path=None, seconds=60, pictures=2000, steps=20, seed=0,
+def reconstruct_own(data, k=None, model_path=None, train_steps=600, pictures=2000, steps=20, seed=0,
                     device="auto", out_dir="results/own", say=print):
     """Cross-validated reconstructions of every trial of `own.OwnData`.
 
@@ -84,8 +84,8 @@ def reconstruct_own(data, k=None, model_path=None, seconds=60, pictures=2000, st
     model_path : path, optional
         A ready conditional model with its latent beside it. It must never have seen the
         pictures. None: a small one is trained in each fold.
-    seconds : float
-        Training time of each fold.
+    train_steps : int
+        Training steps of each fold, of 32 pictures each.
     pictures : int
         Size of the training set after `cut_and_paste`; larger sets are left as they are.
     steps, seed, device
@@ -133,8 +133,8 @@ def reconstruct_own(data, k=None, model_path=None, seconds=60, pictures=2000, st
                 net = small_unet(size, channels, latents.shape[1] + 1)
             folder = Path(out_dir, f"fold_{number + 1}")
             train_conditional_diffusion(
-                loader, 10_000, 1e-3, size, device, model=net, out_dir=folder, seconds=seconds,
-                seed=seed, warmup=50, grids=1, quiet=True,
+                loader, 10_000, 1e-3, size, device, model=net, out_dir=folder,
+                max_steps=train_steps, seed=seed, warmup=50, grids=1, quiet=True,
             )
             model, info = load_model(folder / "model.safetensors")
         # the wrong brain: betas of another picture, standardised like those of this fold
