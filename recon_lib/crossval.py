@@ -14,10 +14,10 @@ import torch
 from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import LATENT, sample_pictures
+from recon_lib.decoding import load_conditional, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
-from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, load_latent, vector_source
+from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
 from recon_lib.metrics import report
 from recon_lib.splits import folds as make_folds
 from recon_lib.splits import refuse_leak
@@ -67,7 +67,7 @@ def small_unet(size, channels, condition_size):
     """A network for little data: patches of 4 pixels, or fewer where the side asks for it."""
     patch = next((p for p in (4, 2, 1) if size % (4 * p) == 0), None)
     if patch is None:
-        raise DataError(f"pictures of side {size}; expected a multiple of 4, better of 16: set size")
+        raise DataError(f"pictures of side {size}; expected a multiple of 4, best of 16: set size")
     return UNet(channels, (64, 96, 128), patch=patch, condition_size=condition_size, width=128)
 
 
@@ -115,8 +115,7 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=600, pictures=200
         own = np.unique(data.trial_image[train])
         pool = data.images[own]
         if model_path is not None:
-            model, info = load_model(model_path)
-            latent = load_latent(Path(model_path).with_name(LATENT))
+            model, info, latent = load_conditional(model_path, "cpu", *data.images.shape[2:])
         else:
             if len(pool) < pictures:
                 more = cut_and_paste(pool, pictures - len(pool), seed)

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from recon_lib import bids, bold5000, scenes, stimuli, subject, volumes
+from recon_lib import bids, bold5000, scenes, stimuli, subject, tuning, volumes
 from recon_lib.betas import zscore_sessions
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.files import is_complete, mark_complete, readable
@@ -183,7 +183,7 @@ def write_experiment(root, design, images, voxels, seed):
     shown = [names[i] for i in design.image]
     stimuli.write_presentation_lists(root, SUBJECT, shown, design.session, design.run)
 
-    response = subject.responses(images, factors, voxels, seed)
+    response = tuning.responses(images, factors, voxels, seed)
     person = subject.make_subject(voxels, seed, sessions=design.session.max())
     betas = subject.true_betas(person, response, design)
     ijk = volumes.compact_box(len(person.roi))
@@ -234,6 +234,24 @@ def estimate_betas(root=ROOT, name=SUBJECT, **options):
         areas = {key: joined[:, roi == key] for key in dict.fromkeys(roi.tolist())}
         write(root, name, areas, shown, session, run)
     mark_complete(Path(root, BETAS), {"subject": name})
+
+
+def ready(root=None):
+    """The embedded experiment, built and its betas estimated if that is still to be done.
+
+    Parameters
+    ----------
+    root : path, optional
+        Default: `data/experiment` beside the code, wherever the caller stands.
+
+    Returns
+    -------
+    Path
+    """
+    root = build(Path(__file__).resolve().parent.parent / ROOT if root is None else root)
+    if not is_complete(root / BETAS):
+        estimate_betas(root)
+    return root
 
 
 def read_truth(path, key, names):

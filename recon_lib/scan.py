@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import numpy as np
 
-from recon_lib import scenes, subject
+from recon_lib import scenes, subject, tuning
 from recon_lib.betas import zscore_sessions
 from recon_lib.bold5000 import RUNS_PER_SESSION, TR, TRIALS_PER_RUN, VOXELS
 from recon_lib.errors import DataError
@@ -83,7 +83,7 @@ def simulate(sessions=1, voxels=None, seed=0):
     factors = scenes.sample_factors(design.image.max() + 1, seed)
     sees = any(area.endswith("EarlyVis") for area in voxels)  # the others know the factors
     images = scenes.draw(factors, 64 if sees else 8)
-    response = subject.responses(images, factors, voxels, seed)
+    response = tuning.responses(images, factors, voxels, seed)
     person = subject.make_subject(voxels, seed, sessions)
     truth = subject.true_betas(person, response, design)
     runs, order = [], []

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import DESIGN, VOXELS
 
-from recon_lib import bids, experiment, scenes, subject
+from recon_lib import bids, experiment, scenes, subject, tuning
 from recon_lib.betas import correlate_columns
 from recon_lib.bold5000 import KEYS, TR, read_r1, read_r2
 from recon_lib.errors import DataError
@@ -194,7 +194,7 @@ def test_truth_is_in_the_order_of_the_pictures_asked_for(miniature, loaded):
     responses = experiment.read_truth(loaded.truth, "responses", loaded.names)
     backwards = experiment.read_truth(loaded.truth, "responses", loaded.names[::-1])
     assert np.array_equal(responses[::-1], backwards)
-    expected = subject.responses(loaded.images, loaded.factors, VOXELS, 0)
+    expected = tuning.responses(loaded.images, loaded.factors, VOXELS, 0)
     # the same tuning, whichever way the pictures are ordered
     assert correlate_columns(expected, responses).min() > 0.99
     assert experiment.read_truth(loaded.truth, "absent", loaded.names) is None

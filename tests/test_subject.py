@@ -9,7 +9,8 @@ from conftest import DESIGN, VOXELS
 from recon_lib import hrf, scenes, subject
 from recon_lib.bold5000 import TR, TRIALS_PER_RUN, VOLUMES
 from recon_lib.glm import single_trial_betas
-from recon_lib.subject import ar1, bold_runs, event_columns, make_design, make_subject, responses
+from recon_lib.subject import ar1, bold_runs, event_columns, make_design, make_subject
+from recon_lib.tuning import responses
 
 
 @pytest.fixture(scope="module")
