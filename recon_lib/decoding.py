@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
@@ -14,12 +15,56 @@ from recon_lib.encoding import fit_encoding_model, log_likelihood
 from recon_lib.errors import DataError
 from recon_lib.experiment import read_truth
 from recon_lib.features import CHECKPOINTS, embed, load_factor_net
+from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder, load_latent
 from recon_lib.metrics import report
 from recon_lib.samplers import dpm_solver, initial_noise
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
 LATENT = "latent.safetensors"  # stands beside the model
+
+
+def load_conditional(path, device="cpu", size=None, channels=3):
+    """Read a conditional model and the latent beside it, and check that they fit.
+
+    Parameters
+    ----------
+    path : path
+    device : str
+    size, channels : int, optional
+        Of the pictures that are to be reconstructed.
+
+    Returns
+    -------
+    model, info
+        See `checkpoints.load_model`.
+    latent : ImageLatent
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or they do not fit each other or the pictures.
+    """
+    model, info = load_model(path, device)
+    latent = load_latent(Path(path).with_name(LATENT))
+    silent = {"prediction", "schedule", "image_size"} - info.keys()
+    if silent:
+        raise DataError(
+            f"{path} does not say its {', '.join(sorted(silent))}; use a model that training wrote"
+        )
+    width = sum(latent.blocks) + 1
+    if model.config["condition_size"] != width:
+        raise DataError(
+            f"{path} takes brain vectors of {model.config['condition_size']} numbers, the "
+            f"latent beside it gives {width}; use a model and a latent of the same training"
+        )
+    made = info["image_size"], model.config["image_channels"]
+    if size is not None and made != (size, channels):
+        raise DataError(
+            f"{path} makes pictures of {made[0]} pixels and {made[1]} channels, yours have {size} "
+            f"and {channels}; bring them to one size and colour, or train a model on them"
+        )
+    return model, info, latent
 
 
 def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
@@ -57,8 +102,8 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         count = min(batch_size, n - first)
         condition = None
         if vectors is not None:
-            condition = torch.from_numpy(np.asarray(vectors[first : first + count], np.float32))
-            condition = condition.to(device)
+            condition = np.ascontiguousarray(vectors[first : first + count], np.float32)
+            condition = torch.from_numpy(condition).to(device)
         noise = initial_noise(count, shape, seed, first).to(
             device, memory_format=torch.channels_last
         )
@@ -108,9 +153,15 @@ def ideal_observer(experiment):
     Returns
     -------
     function betas (trials, V) -> log-likelihoods (trials, test pictures)
+        None when voxels were dropped, so that nobody can tell which are left.
     """
     x = experiment
-    responses = read_truth(x.truth, "responses", x.names)
+    with readable(x.truth), h5py.File(x.truth) as file:
+        roi = file["subject/roi"][()].astype(str)
+    voxels = np.concatenate([np.flatnonzero(roi == area) for area in dict.fromkeys(x.roi)])
+    if not np.array_equal(roi[voxels], x.roi):
+        return None
+    responses = read_truth(x.truth, "responses", x.names)[:, voxels]
     train, shown = x.betas[~x.test], responses[x.image[~x.test]]
     slope = (shown * train).mean(0) / (shown**2).mean(0)
     noise, _ = ledoit_wolf(train - shown * slope)
@@ -142,25 +193,21 @@ def reconstruct(experiment, model_path=MODEL, seed=0, scale=1.0, interval=None, 
         array) and `rankings` (decoder -> (trials, candidates) array).
     """
     x = experiment
-    model, info = load_model(model_path, device)
-    latent = load_latent(Path(model_path).with_name(LATENT))
+    model, info, latent = load_conditional(model_path, device, x.images.shape[1])
     train = ~x.test
     train_latents = latent.transform(x.images)[x.image[train]]
     say("fitting the brain decoder on the training trials")
     decoder = fit_decoder(x.betas[train], train_latents, x.image[train], seed)
-    width = train_latents.shape[1] + 1
-    if model.config["condition_size"] != width:
-        raise DataError(
-            f"{model_path} takes brain vectors of {model.config['condition_size']} numbers, the "
-            f"latent beside it gives {width}; use a model and a latent of the same training"
-        )
     say("fitting the baselines: ridge to pixels, encoding model")
     ridge = ridge_to_pixels(x.betas[train], x.train_images, x.image[train], seed=seed)
     encoding = fit_encoding_model(train_latents, x.betas[train], x.image[train], seed=seed)
     known = latent.transform(x.images[x.test_images])
     observers = {"encoding_model": lambda betas: encoding.rank(betas, known)}
-    if x.truth is not None:
-        observers["ideal_observer"] = ideal_observer(x)
+    ideal = None if x.truth is None else ideal_observer(x)
+    if ideal is not None:
+        observers["ideal_observer"] = ideal
+    elif x.truth is not None:
+        say("voxels were dropped: the ideal observer is left out")
 
     def sample(vectors, n, seed, label):
         return sample_pictures(model, info, vectors, n, seed, scale, interval, steps, label=label)

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
-from recon_lib.checkpoints import load_model
 from recon_lib.crossval import zscore
-from recon_lib.decoding import LATENT, judge_space, sample_pictures
+from recon_lib.decoding import judge_space, load_conditional, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import arrays_in, readable
 from recon_lib.identification import permutation_p, similarity, two_way, two_way_within
-from recon_lib.latents import fit_decoder, load_latent
+from recon_lib.latents import fit_decoder
 from recon_lib.scenes import KINDS, draw, sample_factors
 from recon_lib.splits import folds
 
@@ -99,8 +98,7 @@ def drive(model_path, seed=0, steps=20, say=print):
     """
     patterns, category, run = haxby_blocks()
     kind = kind_of(category)
-    model, info = load_model(model_path)
-    latent = load_latent(Path(model_path).with_name(LATENT))
+    model, info, latent = load_conditional(model_path)
     mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
     latents = np.stack([mean[k] for k in kind])
     rng = np.random.default_rng(seed)

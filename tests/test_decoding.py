@@ -1,0 +1,255 @@
+"""The main job on a miniature: every decoder, every score, and what does not fit together."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_unet
+
+from recon_lib import decoding, experiment
+from recon_lib.checkpoints import load_model, save_model
+from recon_lib.decoding import judge_space, reconstruct, sample_pictures, score, to_uint8
+from recon_lib.errors import DataError
+from recon_lib.features import load_factor_net, read_factors
+from recon_lib.haxby import drive, kind_of, score_blocks
+from recon_lib.metrics import METRICS
+from recon_lib.scenes import KINDS, draw, sample_factors
+
+PICTURES = {"diffusion", "ridge", "retrieval", "mean_image", "unconditional", "shuffled_brain"}
+VECTORS = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    return load_model(tiny_model)
+
+
+@pytest.fixture(scope="module")
+def results(loaded, tiny_model):
+    said = []
+    out = reconstruct(loaded, tiny_model, steps=2, say=said.append)
+    assert len(said) >= 3
+    return out
+
+
+@pytest.fixture(scope="module")
+def scores(loaded, results):
+    return score(loaded, results, permutations=50)
+
+
+def near(a, b):
+    """Equal but for rounding."""
+    difference = np.abs(a.astype(int) - b)
+    return difference.max() <= 1 and (difference > 0).mean() < 0.01
+
+
+def test_to_uint8():
+    x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0]).reshape(1, 1, 1, 5)
+    assert to_uint8(x).ravel().tolist() == [0, 0, 128, 255, 255]
+    assert to_uint8(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
+
+
+def test_samples_do_not_depend_on_their_batch(model):
+    whole = sample_pictures(*model, VECTORS, seed=1, steps=3)
+    assert whole.shape == (5, 64, 64, 3) and whole.dtype == np.uint8
+    assert np.array_equal(whole, sample_pictures(*model, VECTORS, seed=1, steps=3))
+    assert near(whole, sample_pictures(*model, VECTORS, seed=1, steps=3, batch_size=2))
+    assert near(whole[:3], sample_pictures(*model, VECTORS[:3], seed=1, steps=3))
+    assert not near(whole, sample_pictures(*model, VECTORS, seed=2, steps=3))
+
+
+def test_samples_follow_vector_noise_and_guidance(model):
+    base = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
+    other = sample_pictures(*model, VECTORS[::-1], seed=1, steps=3)
+    assert (np.abs(base - other).mean((1, 2, 3))[[0, 1, 3, 4]] > 0.1).all()
+    assert np.array_equal(base[2], other[2])  # the same vector, the same noise
+    free = sample_pictures(*model, n=5, seed=1, steps=3)
+    assert np.abs(base - free).mean() > 0.1
+    strong = sample_pictures(*model, VECTORS, seed=1, steps=3, scale=2.0)
+    assert np.abs(strong - free).mean() > np.abs(base - free).mean()
+    assert near(sample_pictures(*model, VECTORS, seed=1, steps=3, scale=0.0), free)
+
+
+def test_all_decoders_are_there(results, loaded):
+    assert set(results) == {"single_trial", "averaged"}
+    for name, n in (("single_trial", 24), ("averaged", 6)):
+        part = results[name]
+        extra = {"diffusion_seed_1", "diffusion_seed_2"} if name == "averaged" else set()
+        assert set(part["pictures"]) == PICTURES | extra
+        for pictures in part["pictures"].values():
+            assert pictures.shape == (n, 64, 64, 3) and pictures.dtype == np.uint8
+        assert {k: v.shape for k, v in part["rankings"].items()} == {
+            "encoding_model": (n, 6), "ideal_observer": (n, 6)}
+    assert np.array_equal(results["single_trial"]["target"], loaded.target)
+    assert results["averaged"]["target"].tolist() == list(range(6))
+
+
+def test_what_the_baselines_show(results, loaded):
+    pictures = results["single_trial"]["pictures"]
+    train = {bytes(p) for p in loaded.train_images}
+    assert all(bytes(p) in train for p in pictures["retrieval"])
+    mean = loaded.train_images.mean(0)
+    assert np.abs(pictures["mean_image"] - mean).max() <= 0.5
+    for name in ("diffusion", "ridge", "shuffled_brain"):
+        assert len({bytes(p) for p in pictures[name]}) > 12  # each trial has its own
+
+
+def test_the_same_again(loaded, tiny_model, results):
+    again = reconstruct(loaded, tiny_model, steps=2, say=lambda text: None)
+    for name, part in results.items():
+        for key, pictures in part["pictures"].items():
+            assert np.array_equal(pictures, again[name]["pictures"][key])
+        for key, ranking in part["rankings"].items():
+            assert np.array_equal(ranking, again[name]["rankings"][key])
+
+
+def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, results):
+    """Other test pictures, same brain: the reconstructions must not change."""
+    images = loaded.images.copy()
+    images[loaded.test_images] = 255 - images[loaded.test_images]
+    other = reconstruct(replace(loaded, images=images), tiny_model, steps=2, say=lambda text: None)
+    for name, part in results.items():
+        for key, pictures in part["pictures"].items():
+            assert np.array_equal(pictures, other[name]["pictures"][key]), key
+
+
+def test_scores_have_every_decoder_and_metric(scores):
+    for table in scores.values():
+        assert set(table) == PICTURES | {"encoding_model", "ideal_observer", "chance"}
+        for name, row in table.items():
+            assert set(row) <= set(METRICS)
+            assert {"top1", "two_way"} <= set(row)
+            if name in PICTURES:
+                assert {"pixcorr", "ssim", "p_value"} <= set(row)
+            assert all(np.isfinite(value) and -1 <= value <= 1 for value in row.values())
+        assert table["chance"]["top1"] == 1 / 6 and table["chance"]["two_way"] == 0.5
+        assert table["mean_image"]["top1"] == pytest.approx(1 / 6)
+
+
+def test_ideal_observer_beats_chance_and_averages_help(scores):
+    one, mean = (scores[name]["ideal_observer"] for name in ("single_trial", "averaged"))
+    assert one["two_way"] > 0.75 and one["top1"] > 0.35
+    assert mean["two_way"] >= 0.9 > 0.75
+    assert mean["p_value"] < 0.05
+
+
+def test_ideal_observer_is_the_gaussian_classifier(loaded, results):
+    """By hand: Mahalanobis distance to slope x response under the covariance it was given."""
+    from scipy.stats import multivariate_normal
+    from sklearn.covariance import ledoit_wolf
+
+    response = experiment.read_truth(loaded.truth, "responses", loaded.names)
+    train, shown = loaded.betas[~loaded.test], response[loaded.image[~loaded.test]]
+    slope = np.array([np.linalg.lstsq(a[:, None], b, rcond=None)[0][0]
+                      for a, b in zip(shown.T, train.T, strict=True)])
+    noise = ledoit_wolf(train - shown * slope)[0]
+    expected = np.stack([multivariate_normal(m * slope, noise).logpdf(loaded.betas[loaded.test])
+                         for m in response[loaded.test_images]], axis=1)
+    assert np.allclose(results["single_trial"]["rankings"]["ideal_observer"], expected, atol=0.02)
+
+
+def test_a_perfect_decoder_scores_one(loaded):
+    truth = loaded.images[loaded.test_images]
+    perfect = {"single_trial": {"target": loaded.target, "rankings": {},
+                                "pictures": {"diffusion": truth[loaded.target]}}}
+    row = score(loaded, perfect, permutations=20)["single_trial"]["diffusion"]
+    assert row["top1"] == row["two_way"] == 1 and row["pixcorr"] == pytest.approx(1)
+    assert row["ssim"] == pytest.approx(1) and row["p_value"] < 0.1
+
+
+def test_judge_space_sees_things_and_pixels(loaded):
+    features = judge_space(loaded.train_images)
+    known = features(loaded.train_images)
+    things, pixels = known[:, :96], known[:, 96:]
+    assert np.abs(known.mean(0)).max() < 1e-4
+    assert (things**2).sum(1).mean() == pytest.approx((pixels**2).sum(1).mean(), rel=0.1)
+    assert (pixels**2).sum(1).mean() == pytest.approx(1, rel=0.1)
+
+
+def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
+    """Fewer voxels than were simulated: still every decoder that makes sense."""
+    part = experiment.load(miniature, rois=("LOC", "EarlyVis"))
+    rankings = reconstruct(part, tiny_model, steps=1, say=lambda text: None)["averaged"]["rankings"]
+    response = experiment.read_truth(part.truth, "responses", part.names)
+    here = np.concatenate([np.flatnonzero(loaded.roi == r) for r in dict.fromkeys(part.roi)])
+    assert np.array_equal(part.betas, loaded.betas[:, here]) and response.shape[1] == 74
+    assert (rankings["ideal_observer"].argmax(1) == np.arange(6)).mean() > 0.5
+    lost = replace(part, betas=part.betas[:, 1:], roi=part.roi[1:])
+    said = []
+    rankings = reconstruct(lost, tiny_model, steps=1, say=said.append)["averaged"]["rankings"]
+    assert set(rankings) == {"encoding_model"}
+    assert any("ideal observer" in text for text in said)
+
+
+def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model):
+    real = replace(loaded, truth=None, factors=None)
+    out = reconstruct(real, tiny_model, steps=1, say=lambda text: None)
+    assert set(out["averaged"]["rankings"]) == {"encoding_model"}
+    table = score(real, out, permutations=10)["averaged"]
+    assert "two_way_within_category" not in table["diffusion"]
+
+
+def test_model_and_latent_of_different_trainings(loaded, tiny_model, tmp_path):
+    info = dict(prediction="x0", schedule="cosine", image_size=64)
+    path = tmp_path / "model.safetensors"
+    save_model(random_unet(11), path, info)
+    with pytest.raises(DataError, match="no file .*latent.safetensors"):
+        reconstruct(loaded, path, steps=1)
+    shutil.copy(tiny_model.with_name("latent.safetensors"), tmp_path)
+    with pytest.raises(DataError, match="brain vectors of 11 numbers, the latent .* gives 15"):
+        reconstruct(loaded, path, steps=1)
+    save_model(random_unet(None), path, info)
+    with pytest.raises(DataError, match="None numbers"):
+        reconstruct(loaded, path, steps=1)
+    save_model(random_unet(15), path, info | {"image_size": 32})
+    with pytest.raises(DataError, match="pictures of 32"):
+        reconstruct(loaded, path, steps=1)
+    save_model(random_unet(15), path)  # nobody noted what it predicts
+    with pytest.raises(DataError, match="prediction"):
+        reconstruct(loaded, path, steps=1)
+
+
+@pytest.fixture(scope="module")
+def haxby(tiny_model):
+    return drive(tiny_model, steps=1, say=lambda text: None)
+
+
+def test_haxby_drives_a_model(haxby):
+    assert haxby["reconstruction"].shape == haxby["shuffled"].shape == (96, 64, 64, 3)
+    assert np.bincount(haxby["run"]).tolist() == [8] * 12
+    names, counts = np.unique(haxby["kind"], return_counts=True)
+    assert counts.tolist() == [12] * 8
+    assert set(np.array(KINDS)[names]) == {"bottle", "cat", "chair", "face", "house", "scissors",
+                                           "shoe", "scrambled"}
+    read = read_factors(load_factor_net("judge"), haxby["seen"])["kind"].argmax(1)
+    assert (read == haxby["kind"]).mean() > 0.9
+    # the shuffled vectors are those of the same runs, none its own
+    assert not any(np.array_equal(a, b) for a, b in
+                   zip(haxby["reconstruction"], haxby["shuffled"], strict=True))
+    assert all(len(rows) == 8 for rows in haxby["figure"].values())
+    assert kind_of(["scrambledpix", "cat"]).tolist() == [KINDS.index("scrambled"), 1]
+
+
+def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby):
+    perfect = score_blocks(haxby | {"reconstruction": haxby["seen"]}, permutations=100)["scores"]
+    assert perfect["category read"] > 0.9 and perfect["category read, p-value"] < 0.02
+    assert perfect["two-way"] == 1 == perfect["two-way within category"]
+    assert perfect["category read, chance"] == 1 / 8
+    # the right category and a fresh scene of it: all of the category, nothing within it
+    factors = sample_factors(96, 12345)
+    factors["kind"] = haxby["kind"]
+    semantic = score_blocks(haxby | {"reconstruction": draw(factors)}, permutations=100)["scores"]
+    assert semantic["category read"] > 0.9
+    assert semantic["two-way"] > 0.6
+    assert abs(semantic["two-way within category"] - 0.5) < 0.15
+    grey = np.full_like(haxby["seen"], 128)
+    coin = score_blocks(haxby | {"reconstruction": grey}, permutations=100)["scores"]
+    assert coin["category read"] == 1 / 8 and coin["category read, p-value"] > 0.5
+    assert coin["two-way"] == 0.5
+
+
+def test_the_shipped_model_is_the_default():
+    assert decoding.MODEL.name == "conditional.safetensors"
+    assert decoding.MODEL.with_name(decoding.LATENT).exists()
