@@ -124,3 +124,83 @@ def with_errors(seconds, values, errors, fits=None, title=None, ylabel="response
     if fits:
         ax.legend(loc="upper right")
     return fig
+
+
+@styled
+def by_area(values, roi, unit, title=None):
+    """One dot per voxel, grouped by area (both hemispheres), with the mean of each area."""
+    bare = np.array([name[2:] for name in roi])
+    areas = list(dict.fromkeys(bare.tolist()))
+    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
+    ax = fig.add_subplot()
+    rng = np.random.default_rng(0)
+    for i, area in enumerate(areas):
+        mine = values[bare == area]
+        ax.plot(i + rng.uniform(-0.3, 0.3, len(mine)), mine, ".", color=COLOURS[i], markersize=4,
+                alpha=0.5)
+        ax.hlines(mine.mean(), i - 0.35, i + 0.35, color=INK)
+        ax.annotate(f"{mine.mean():.3g}", (i + 0.37, mine.mean()), va="center")
+    ax.axhline(0, color=GREY, linewidth=0.8)
+    ax.set_xticks(range(len(areas)), areas)
+    ax.set(ylabel=unit, title=title or "", xlim=(-0.5, len(areas) - 0.3))
+    return fig
+
+
+@styled
+def table(values, rows, columns, title=None, shade=None):
+    """Numbers (rows, columns) in a grid, the larger the darker.
+
+    Parameters
+    ----------
+    shade : (rows, columns) array, optional
+        What to shade by, from 0 to 1, where columns have different scales.
+    """
+    shade = np.asarray(values if shade is None else shade)
+    fig = Figure(figsize=(WIDTH, 0.5 * len(rows) + 1.1), layout="constrained")
+    ax = fig.add_subplot()
+    ax.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            ax.text(j, i, f"{value:.2f}", ha="center", va="center",
+                    color="white" if shade[i][j] > 0.6 else INK)
+    ax.set_yticks(range(len(rows)), rows)
+    ax.set_xticks(range(len(columns)), columns)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    ax.set_title(title or "")
+    return fig
+
+
+@styled
+def vector(picture, values, roi, title=None):
+    """A picture (H, W, 3) and the vector (voxels,) that it evoked, area by area."""
+    fig = Figure(figsize=(WIDTH, 2.6), layout="constrained")
+    left, right = fig.subplots(1, 2, width_ratios=(1, 3.2))
+    left.imshow(picture)
+    left.axis("off")
+    bare = np.array([name[2:] for name in roi])
+    order = np.argsort(bare, kind="stable")
+    names, first, count = np.unique(bare[order], return_index=True, return_counts=True)
+    right.imshow(values[order][None], aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3,
+                 interpolation="nearest")
+    right.vlines(first[1:] - 0.5, -0.5, 0.5, color=INK, linewidth=1)
+    right.set_xticks(first + count / 2, names)
+    right.set_yticks([])
+    right.tick_params(length=0)
+    right.set_title(title or "")
+    return fig
+
+
+@styled
+def two_histograms(values, x, title=None):
+    """Distributions laid over one another, each scaled to the same area."""
+    fig = Figure(figsize=(WIDTH, 3), layout="constrained")
+    ax = fig.add_subplot()
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), 60)
+    for (name, numbers), colour in zip(values.items(), (GREY, BLUE, RED), strict=False):
+        ax.hist(numbers, edges, density=True, color=colour, alpha=0.6, label=name)
+        ax.axvline(np.mean(numbers), color=colour)
+    ax.set(xlabel=x, yticks=[], title=title or "")
+    ax.spines["left"].set_visible(False)
+    ax.legend(loc="upper right")
+    return fig

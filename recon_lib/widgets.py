@@ -12,8 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from recon_lib import hrf
+from recon_lib.betas import compare_rdms, rdm
 from recon_lib.design import nuisance
 from recon_lib.glm import trial_design, trial_estimator
+from recon_lib.identification import unit_rows
 from recon_lib.style import BLUE, GREY, INK, RED, WIDTH, styled
 
 
@@ -205,4 +207,84 @@ def draw_glm(numbers):
     right.plot([-1, 3], [-1, 3], color=INK, linestyle="--", linewidth=1)
     right.set(title="betas (%)", xlabel="truth", ylabel="estimate", xlim=(-1, 3), ylim=(-2, 4))
     fig.subplots_adjust(0.09, 0.17, 0.99, 0.91, wspace=0.3)
+    return fig
+
+
+# ---- ROI explorer -----------------------------------------------------------------------------
+
+
+def roi_explorer(betas, roi, what):
+    """What does an area know, and how many voxels does it take?
+
+    Half of the trials give a mean pattern for each category. The other half are named by the
+    pattern with which they correlate best.
+
+    Parameters
+    ----------
+    betas : (trials, voxels) float32 array
+        Z-scored.
+    roi : (voxels,) str array
+    what : dict of str to (trials,) array of names
+        Ways to sort the trials, such as "object".
+
+    Returns
+    -------
+    ipywidgets.VBox
+        `numbers`: `names`, `rdm` and `confusion` (m, m), `accuracy`, `chance`, `voxels`, `stable`
+        (rank correlation of the two halves' RDMs).
+    """
+    bare = np.array([name[2:] for name in roi])
+    areas = list(dict.fromkeys(bare.tolist()))
+    order = np.random.default_rng(0).permutation(len(roi))
+    sums = {}  # what -> names, (half, m, voxels) mean patterns, category of each trial
+    for key, labels in what.items():
+        names, which = np.unique(labels, return_inverse=True)
+        halves = [np.eye(len(names), dtype=betas.dtype)[which[h::2]].T for h in (0, 1)]
+        means = [half @ betas[h::2] / half.sum(1, keepdims=True) for h, half in enumerate(halves)]
+        sums[key] = names, np.stack(means), which
+
+    def numbers(area, what, voxels):
+        names, means, which = sums[what]
+        inside = np.isin(bare, areas if area == "all" else [area])
+        used = order[inside[order]][:voxels]
+        pattern = unit_rows(means[0][:, used] - means[0][:, used].mean(0))
+        likeness = betas[1::2][:, used] @ pattern.T
+        named = likeness.argmax(1)
+        confusion = np.zeros((len(names), len(names)))
+        np.add.at(confusion, (which[1::2], named), 1)
+        rdms = [rdm(half[:, used]) for half in means]
+        return {
+            "names": names, "rdm": sum(rdms) / 2,
+            "confusion": confusion / confusion.sum(1, keepdims=True),
+            "accuracy": float((named == which[1::2]).mean()), "chance": 1 / len(names),
+            "voxels": len(used), "stable": compare_rdms(*rdms),
+        }  # fmt: skip
+
+    controls = {
+        "area": ipywidgets.Dropdown(options=[*areas, "all"], description="area"),
+        "what": ipywidgets.Dropdown(options=list(what), description="sort trials by"),
+        "voxels": slider("voxels, at most", 200, 5, len(roi), 5),
+    }
+    return explorer(controls, numbers, draw_roi, lambda n: (
+        f"{n['voxels']} voxels name {n['accuracy']:.0%} of trials (chance {n['chance']:.0%}); "
+        f"RDMs of the two halves agree {n['stable']:.2f}"
+    ))  # fmt: skip
+
+
+@styled
+def draw_roi(numbers):
+    """Dissimilarities of the mean patterns, and which category was taken for which."""
+    fig = Figure(figsize=(WIDTH, 3.6))
+    for ax, key, title in zip(fig.subplots(1, 2), ("rdm", "confusion"),
+                              ("dissimilarity of mean patterns", "single trials: named as"),
+                              strict=True):  # fmt: skip
+        limit = numbers[key].max()
+        ax.imshow(numbers[key], vmin=0, vmax=limit)
+        ax.set_title(title, fontsize=12)
+        ax.set_xticks([])
+        ax.tick_params(length=0, labelsize=10)
+        ax.spines[:].set_visible(False)
+        ax.set_yticks(range(len(numbers["names"])) if key == "rdm" else [],
+                      numbers["names"] if key == "rdm" else [])
+    fig.subplots_adjust(0.13, 0.03, 0.99, 0.9, wspace=0.05)
     return fig
