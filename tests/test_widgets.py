@@ -71,3 +71,24 @@ def test_a_broken_callback_is_not_silent():
     box = widgets.explorer({"x": control}, numbers, draw, lambda n: "fine")
     with pytest.raises(RuntimeError, match="boom"):
         box.controls["x"].value = 2.0
+
+
+def test_roi_explorer_against_patterns_it_must_tell_apart():
+    rng = np.random.default_rng(0)
+    kind = rng.integers(0, 4, 400)
+    tuning = rng.normal(size=(4, 60))
+    known = tuning[kind] + rng.normal(0, 3, (400, 60))
+    betas = np.hstack([known, rng.normal(size=(400, 60))]).astype(np.float32)
+    roi = np.repeat(["LHLOC", "RHPPA"], 60)
+    box = widgets.roi_explorer(betas, roi, {"object": np.array(list("abcd"))[kind]})
+    assert box.numbers["accuracy"] > 0.6 and box.numbers["voxels"] == 60
+    np.testing.assert_allclose(box.numbers["confusion"].sum(1), 1)
+    np.testing.assert_allclose(np.diag(box.numbers["rdm"]), 0)
+    many = box.numbers["accuracy"]
+    box.controls["voxels"].value = 5
+    assert box.numbers["voxels"] == 5 and box.numbers["accuracy"] < many
+    box.controls["area"].value = "PPA"
+    box.controls["voxels"].value = 120
+    assert box.numbers["accuracy"] < 0.4  # chance is 0.25
+    box.controls["area"].value = "all"
+    assert box.numbers["voxels"] == 120

@@ -1,0 +1,47 @@
+"""Each figure shows the numbers that it was given."""
+
+import io
+
+import numpy as np
+import pytest
+
+from recon_lib import plots_bold as p
+
+T = np.arange(20) * 1.0
+Y = np.sin(T)
+ROI = np.repeat(["LHLOC", "RHLOC", "LHPPA"], [5, 4, 6])
+
+FIGURES = {
+    "responses": lambda: p.responses({"a": (T, Y), "truth": (T, Y + 1)}, title="t"),
+    "time_courses": lambda: p.time_courses({"measured": Y, "truth": Y}, 2.0, [4.0, 8.0]),
+    "panels": lambda: p.panels({"a": Y, "b": Y}, 2.0),
+    "design": lambda: p.design(np.random.default_rng(0).normal(size=(20, 3)), ["a", "b", "c"]),
+    "against_truth": lambda: p.against_truth(Y, {"x": 2 * Y, "y": -Y}),
+    "with_errors": lambda: p.with_errors(T, Y, Y**2, {"fit": (T, Y)}),
+    "by_area": lambda: p.by_area(np.arange(15.0), ROI, "%"),
+    "table": lambda: p.table([[0.1, 0.9], [0.4, 1.0]], ["a", "b"], ["c", "d"]),
+    "vector": lambda: p.vector(np.zeros((8, 8, 3), np.uint8), np.arange(15.0), ROI),
+    "two_histograms": lambda: p.two_histograms({"a": Y, "b": Y + 1}, "r"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_render(name):
+    out = io.BytesIO()
+    FIGURES[name]().savefig(out, format="png")
+    assert out.getvalue()[:4] == b"\x89PNG"
+
+
+def test_lines_are_the_data():
+    ax = FIGURES["responses"]().axes[0]
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), Y / Y.max())
+    assert "r = -1.00" in FIGURES["against_truth"]().axes[1].get_title()
+    assert [t.get_text() for t in FIGURES["table"]().axes[0].texts] == [
+        "0.10", "0.90", "0.40", "1.00",
+    ]  # fmt: skip
+
+
+def test_voxels_are_sorted_into_areas():
+    ax = FIGURES["by_area"]().axes[0]
+    means = [np.mean(np.arange(9)), np.mean(np.arange(9, 15))]
+    assert [t.get_text() for t in ax.texts] == [f"{m:.3g}" for m in means]
