@@ -35,7 +35,7 @@ def test_figures_render(name):
 def test_lines_are_the_data():
     ax = FIGURES["responses"]().axes[0]
     np.testing.assert_allclose(ax.lines[0].get_ydata(), Y / Y.max())
-    assert "r = -1.00" in FIGURES["against_truth"]().axes[1].get_title()
+    assert "r = -1.00" in FIGURES["against_truth"]().axes[1].get_title("left")
     assert [t.get_text() for t in FIGURES["table"]().axes[0].texts] == [
         "0.10", "0.90", "0.40", "1.00",
     ]  # fmt: skip
