@@ -99,6 +99,8 @@ def arrays_in(path):
                         found[name] = (item.shape[::-1] if flip else item.shape, item.dtype)
 
                 file.visititems(note)
+        elif not path.exists():
+            raise FileNotFoundError(path)
         else:
             raise DataError(f"{path}: unknown file type; expected one of {', '.join(ARRAYS)}")
     return found

@@ -8,8 +8,16 @@ from conftest import DESIGN, VOXELS
 
 from recon_lib import hrf, scenes, subject
 from recon_lib.bold5000 import TR, TRIALS_PER_RUN, VOLUMES
+from recon_lib.errors import DataError
 from recon_lib.glm import single_trial_betas
-from recon_lib.subject import ar1, bold_runs, event_columns, make_design, make_subject
+from recon_lib.subject import (
+    ar1,
+    bold_runs,
+    design_for,
+    event_columns,
+    make_design,
+    make_subject,
+)
 from recon_lib.tuning import responses
 
 
@@ -58,6 +66,22 @@ def test_the_design_is_that_of_bold5000():
     assert design.onset.max() + 10 < VOLUMES * TR  # the last response is still seen
     assert not np.array_equal(make_design(1).image, design.image)
     assert np.array_equal(make_design(0).image, design.image)
+
+
+@pytest.mark.parametrize("pictures", [60, 500, 4916, 20_000])
+def test_a_design_for_any_number_of_pictures(pictures):
+    options = design_for(pictures)
+    design = make_design(0, **options)
+    shown, counts = np.unique(design.image, return_counts=True)
+    assert pictures - TRIALS_PER_RUN < len(shown) <= pictures or sum(
+        options["runs_per_session"]) == 142
+    assert set(counts) == {1, 4} and np.array_equal(shown[counts == 4], design.repeated)
+    assert 2 <= len(design.repeated) <= 113 and max(options["runs_per_session"]) <= 10
+
+
+def test_too_few_pictures_for_a_design():
+    with pytest.raises(DataError, match="found 19 pictures"):
+        design_for(19)
 
 
 def test_responses_are_standardised_and_repeatable(pictures, base):

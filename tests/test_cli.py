@@ -1,0 +1,273 @@
+"""The shell: what works, and one line on stderr with exit status 2 for what cannot."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+from conftest import random_unet
+from PIL import Image
+
+from recon_lib import __main__ as shell
+from recon_lib.checkpoints import save_model
+
+DECODERS = {"diffusion", "ridge", "retrieval", "mean_image", "unconditional", "shuffled_brain",
+            "encoding_model", "ideal_observer", "chance"}
+NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Call the program in this process: `run("score", "--out", folder)` -> code, out, err."""
+
+    def call(*args):
+        monkeypatch.setattr(sys, "argv", ["recon_lib", *map(str, args)])
+        with pytest.raises(SystemExit) as end:
+            shell.main()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def refused(run):
+    """Call the program and see it refuse in one line, in which `words` are found."""
+
+    def call(words, *args):
+        code, _, err = run(*args)
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert code == 2 and len(lines) == 1 and lines[0].startswith("recon_lib: "), err
+        for word in words.split(" ... "):
+            assert word in lines[0], lines[0]
+
+    return call
+
+
+@pytest.fixture
+def copy(miniature, tmp_path):
+    """The miniature, to be broken."""
+    shutil.copytree(miniature, tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def own(tmp_path):
+    """Ten pictures in a folder and ten trials of betas."""
+    (tmp_path / "pictures").mkdir()
+    for i in range(10):
+        picture = RNG.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{i}.png")
+    np.save(tmp_path / "betas.npy", RNG.standard_normal((10, 12)))
+    return tmp_path
+
+
+def own_args(own, **change):
+    options = {"images": own / "pictures", "betas": own / "betas.npy", "out": own / "out",
+               "folds": 2, "steps": 1, "device": "cpu"} | change
+    return ["reconstruct", *(x for k, v in options.items() for x in (f"--{k}", v))]
+
+
+def release_args(data, model, out, *more):
+    return ["reconstruct", "--data", data, "--model", model, "--out", out, "--steps", 1,
+            "--device", "cpu", *more]
+
+
+def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
+    code, out, err = run(*release_args(miniature, tiny_model, tmp_path, "--seed", 3))
+    assert code == 0 and "reconstructions.npz" in out
+    code, out, err = run("score", "--out", tmp_path, "--permutations", 20)
+    assert code == 0 and "scores.json" in out and "ideal_observer" in out
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert set(scores) == {"single_trial", "averaged", "info"}
+    assert set(scores["single_trial"]) == set(scores["averaged"]) == DECODERS
+    assert {"top1", "two_way", "pixcorr", "ssim", "p_value"} <= set(scores["averaged"]["diffusion"])
+    info = scores["info"]
+    assert info["seed"] == 3 and info["seconds"] > 0 and "torch" in info["versions"]
+    assert info["sizes"] == {"train_trials": 198, "test_trials": 24, "test_pictures": 6,
+                             "voxels": 74}
+    with Image.open(tmp_path / "reconstructions.png") as figure:
+        assert min(figure.size) > 300
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "reconstructions.npz", "reconstructions.png", "scores.json"}
+
+
+def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path):
+    code, _, _ = run(*release_args(miniature, tiny_model, tmp_path, "--release", 1))
+    assert code == 0 and (tmp_path / "reconstructions.npz").exists()
+
+
+def test_own_data_from_files(run, own, tiny_model):
+    code, out, err = run(*own_args(own, model=tiny_model))
+    assert code == 0 and "fold 2 of 2" in out and "own.npz" in out
+    code, out, err = run("score", "--out", own / "out", "--permutations", 20)
+    assert code == 0 and "ridge" in out
+    scores = json.loads((own / "out" / "scores.json").read_text())
+    assert scores["info"]["trials"] == 10 and scores["info"]["folds"] == 2
+    assert {"diffusion", "ridge", "shuffled_brain", "chance"} <= set(scores["single_trial"])
+    assert (own / "out" / "reconstructions.png").exists()
+
+
+def test_nan_voxels_are_dropped_and_counted(run, own, tiny_model):
+    betas = np.load(own / "betas.npy")
+    betas[3, [2, 5, 7]] = np.nan
+    np.save(own / "betas.npy", betas)
+    with pytest.warns(UserWarning, match="3 of 12 voxels dropped"):
+        code, _, _ = run(*own_args(own, model=tiny_model))
+    assert code == 0
+
+
+def test_nan_voxels_of_a_release_are_dropped_and_counted(run, copy, tiny_model, tmp_path):
+    path = copy / NPY.format("LHLOC")
+    values = np.load(path)
+    values[5, :2] = np.nan
+    np.save(path, values)
+    with pytest.warns(UserWarning, match=r"2 of 74 voxels dropped.*LHLOC"):
+        code, out, _ = run(*release_args(copy, tiny_model, tmp_path / "out"))
+    assert code == 0 and "ideal observer is left out" in out
+
+
+def test_simulate_refuses_a_folder_that_is_taken(refused, copy, tmp_path):
+    before = sorted(p.stat().st_mtime_ns for p in copy.rglob("*"))
+    refused("other than this experiment ... choose another folder", "simulate", "--out", copy)
+    assert before == sorted(p.stat().st_mtime_ns for p in copy.rglob("*"))
+
+
+def test_simulate_refuses_bad_pictures(refused, own):
+    refused("absent ... no such", "simulate", "--out", own / "e", "--images", own / "absent")
+    refused("10 pictures", "simulate", "--out", own / "e", "--images", own / "pictures")
+    assert not (own / "e").exists()
+
+
+@pytest.mark.parametrize("change, words", [
+    (dict(images="absent"), "absent ... no such"),
+    (dict(images="absent.npy"), "absent.npy: no such file"),
+    (dict(betas="absent.npy"), "absent.npy: no such file"),
+    (dict(images="notes.docx"), "unknown file type ... expected one of .npy"),
+    (dict(betas="cut.h5"), "cut.h5: cannot be read ... truncated"),
+    (dict(betas="short.npy"), "8 trials but 10 pictures"),
+    (dict(betas="cube.npy"), "cube.npy ... (10, 4, 3)"),
+    (dict(betas="nothing.npy"), "no voxel with finite, varying values"),
+    (dict(trials="trials.txt"), "10 trials but 3 entries"),
+    (dict(trials="high.txt"), "trial_image runs from 1 to 10 ... count from 0"),
+    (dict(runs="trials.txt"), "10 trials but 3 "),
+    (dict(folds=1), "1 folds"),
+    (dict(folds=11), "11 folds"),
+    (dict(size=18), "side 18"),
+    (dict(device="tpu"), "device is 'tpu'"),
+    (dict(model="absent.safetensors"), "no model at"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:.*dropped")
+def test_bad_own_data(refused, own, change, words):
+    with h5py.File(own / "cut.h5", "w") as file:
+        file["betas"] = RNG.standard_normal((10, 500))
+    (own / "cut.h5").write_bytes((own / "cut.h5").read_bytes()[:4000])
+    np.save(own / "short.npy", np.zeros((8, 5)))
+    np.save(own / "cube.npy", np.zeros((10, 4, 3)))
+    np.save(own / "nothing.npy", np.full((10, 4), np.nan))
+    (own / "notes.docx").write_text("dear diary")
+    (own / "trials.txt").write_text("0\n1\n2\n")
+    (own / "high.txt").write_text("\n".join(map(str, range(1, 11))))
+    change = {k: own / v if isinstance(v, str) and k != "device" else v for k, v in change.items()}
+    before = {p for p in own.rglob("*")}
+    refused(words, *own_args(own, **change))
+    assert before == {p for p in own.rglob("*")}
+
+
+def test_a_picture_in_both_sets_is_refused(refused, own, tiny_model):
+    shutil.copy(own / "pictures" / "1.png", own / "pictures" / "2.png")
+    shutil.copy(own / "pictures" / "1.png", own / "pictures" / "3.png")
+    refused("in the training set too ... split by picture",
+            *own_args(own, model=tiny_model, folds=10))
+
+
+def test_pictures_without_betas(refused, own):
+    refused("--images and --betas belong together", "reconstruct", "--images", own / "pictures")
+
+
+def test_bad_releases(refused, copy, tiny_model, tmp_path):
+    out = tmp_path / "out"
+
+    def attempt(words, *more, model=tiny_model):
+        refused(words, *release_args(copy, model, out, *more))
+        assert not out.exists()
+
+    attempt("CSI3", "--subject", "CSI3")
+    attempt("release is 7; expected 1 or 2", "--release", 7)
+    h5 = copy / "ROIs/CSI1/h5/CSI1_ROIs_TR34.h5"
+    h5.write_bytes(h5.read_bytes()[:-2000])
+    attempt("CSI1_ROIs_TR34.h5: cannot be read ... truncated", "--release", 1)
+    npy = copy / NPY.format("RHPPA")
+    whole = npy.read_bytes()
+    npy.write_bytes(whole[:-100])
+    attempt("allses_RHPPA.npy: cannot be read")
+    np.save(npy, np.zeros((222, 9), np.float32))
+    attempt("9 voxels in RHPPA, expected 8")
+    np.save(npy, np.zeros((200, 8), np.float32))
+    attempt("RHPPA has shape (200, 8)")
+    npy.unlink()
+    attempt("allses_RHPPA.npy: no such file")
+    npy.write_bytes(whole)
+    picture = next((copy / "Scene_Stimuli").rglob("*.png"))
+    picture.rename(picture.with_suffix(".bak"))
+    attempt(f"{picture.name}: no such picture")
+
+
+def test_bad_models(refused, miniature, tmp_path):
+    folder, out = tmp_path / "models", tmp_path / "out"
+    folder.mkdir()
+
+    def attempt(words, path):
+        refused(words, *release_args(miniature, path, out))
+        assert not out.exists()
+
+    attempt("no model at", folder / "absent.safetensors")
+    attempt("no checkpoint at", folder / "absent.pt")
+    path = folder / "model.safetensors"
+    save_model(random_unet(15), path, {"prediction": "x0"})
+    attempt("latent.safetensors", path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    attempt("not a model of this project", path)
+    net = random_unet(15)
+    net.config["channels"] = [32, 64]  # the weights are of another network
+    save_model(net, path)
+    attempt("another architecture", path)
+    (folder / "virus.pt").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    attempt("not a readable checkpoint", folder / "virus.pt")
+
+
+def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_model(random_unet(None), path, dict(prediction="x0", schedule="cosine", image_size=64))
+    refused("another architecture", "train", "unconditional", "--data", miniature, "--extra", 0,
+            "--out", tmp_path / "out", "--start", path, "--steps", 1, "--device", "cpu")
+    refused("no folder", "train", "unconditional", "--data", tmp_path / "nowhere")
+
+
+def test_score_before_reconstruct(refused, tmp_path):
+    refused("run `python -m recon_lib reconstruct` first", "score", "--out", tmp_path)
+    (tmp_path / "reconstructions.npz").write_bytes(b"PK\x03\x04 half a file")
+    refused("reconstructions.npz: cannot be read", "score", "--out", tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["reconstructions.npz"]
+
+
+def test_betas_of_nothing(refused, tmp_path):
+    refused("sub-CSI1", "betas", "--data", tmp_path)
+
+
+def test_as_a_program_of_its_own(tmp_path):
+    """No traceback from three libraries down."""
+    def program(*args):
+        return subprocess.run([sys.executable, "-m", "recon_lib", *args], capture_output=True,
+                              text=True, cwd=tmp_path)
+
+    done = program("score")
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    done = program("--help")
+    assert done.returncode == 0
+    assert all(name in done.stdout for name in ("simulate", "betas", "train", "reconstruct",
+                                                "score", "haxby", "run"))
