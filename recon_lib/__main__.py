@@ -108,7 +108,7 @@ def reconstruct(
     runs: Annotated[str | None, typer.Option(help="Run of each trial, held out whole.")] = None,
     size: Annotated[int, typer.Option(help="Side of the pictures, for your own data.")] = 64,
     folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
-    train_steps: Annotated[int, typer.Option(help="Training a fold, for your own data.")] = 600,
+    train_steps: Annotated[int, typer.Option(help="0: no network, the exact denoiser.")] = 0,
     model: Model = None, seed: Seed = 0, scale: Scale = 1.0, steps: Steps = 20,
     device: Device = "auto",
 ):
@@ -123,7 +123,9 @@ def reconstruct(
         from recon_lib.crossval import reconstruct_own
         from recon_lib.own import load_own
 
-        own = load_own(images, betas, trials, groups if runs is None else runs, runs, size)
+        own = load_own(images, betas, trials, groups, runs, size)
+        if groups is None and runs is not None:
+            own.groups = own.runs
         pictures = reconstruct_own(own, folds, model, train_steps, steps=steps, seed=seed,
                                    device=device, out_dir=out / "folds", say=say)
         fold = pictures.pop("fold")
@@ -263,7 +265,12 @@ def load_arrays(path):
     if not path.exists():
         raise DataError(f"no file {path}; run `python -m recon_lib reconstruct` first")
     with readable(path), np.load(path, allow_pickle=False) as archive:
-        return dict(archive)
+        arrays = dict(archive)
+    needed = {"own.npz": {"truth", "trial_image", "fold"}}.get(path.name, {"settings"})
+    missing = needed - set(arrays)
+    if missing:
+        raise DataError(f"{path} has no {', '.join(sorted(missing))}; write it with `reconstruct`")
+    return arrays
 
 
 def write_scores(out, table):

@@ -19,10 +19,9 @@ def mean_image(train_images, trials):
     Returns
     -------
     uint8 array (trials, H, W, C)
-        A read-only view of one picture.
     """
     mean = np.asarray(train_images).mean(0, dtype=np.float64).round().astype(np.uint8)
-    return np.broadcast_to(mean, (trials, *mean.shape))
+    return np.broadcast_to(mean, (trials, *mean.shape)).copy()
 
 
 def ridge_to_pixels(train_betas, train_images, groups=None, components=128, seed=0):

@@ -1,11 +1,13 @@
 """Anybody's data: reconstruct every trial by a model that never saw its picture (or its run).
 
 A hundred trials are too few to learn what pictures look like, but not too few to learn how this
-brain's betas lie (`latents.BrainDecoder`). So in each fold the decoder is fitted to the
-training trials, and the diffusion model to their pictures, cut and pasted into many more, each
-with a simulated brain vector. Given a ready model, only the decoder is fitted.
+brain's betas lie (`latents.BrainDecoder`). So in each fold the decoder is fitted to the training
+trials, and their pictures are cut and pasted into many more: a pool. For a pool the best
+denoiser can be written down, and needs no training: its brain vector says which pictures of the
+pool are probable. With more pictures, train a network on them; or bring a ready one.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +16,13 @@ import torch
 from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import load_conditional, sample_pictures
+from recon_lib.decoding import load_conditional, sample_pictures, to_uint8
+from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
 from recon_lib.metrics import report
+from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.splits import folds as make_folds
 from recon_lib.splits import refuse_leak
 from recon_lib.training import train_conditional_diffusion
@@ -71,8 +75,59 @@ def small_unet(size, channels, condition_size):
     return UNet(channels, (64, 96, 128), patch=patch, condition_size=condition_size, width=128)
 
 
-def reconstruct_own(data, k=None, model_path=None, train_steps=600, pictures=2000, steps=20, seed=0,
-                    device="auto", out_dir="results/own", say=print):
+def exact_sampler(decoder, pool, latents, seed, steps):
+    """Sample from the pool by diffusion with the exact conditional denoiser; nothing is trained.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    pool : (m, H, W, C) uint8 array
+    latents : (m, d) array
+        Of the pool.
+    seed, steps : int
+
+    Returns
+    -------
+    function vectors (n, d + 1) -> uint8 (n, H, W, C)
+    """
+    alpha_bar = cosine_schedule()
+    pictures = torch.from_numpy(pool).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def sample(vectors):
+        log_prior = torch.from_numpy(decoder.log_likelihood(vectors, latents)).float()
+        noise = initial_noise(len(vectors), pictures.shape[1:], seed)
+        denoise = ideal_denoiser(pictures, alpha_bar, log_prior)
+        return to_uint8(dpm_solver(denoise, noise, alpha_bar, steps))
+
+    return sample
+
+
+def trained_sampler(decoder, pool, latents, blocks, train_steps, seed, steps, device, folder):
+    """Train a small conditional network on the pool, with simulated brain vectors.
+
+    Parameters as in `exact_sampler`; `blocks` as in `latents.vector_source`; `folder` gets what
+    `training.train` writes.
+
+    Returns
+    -------
+    function vectors (n, d + 1) -> uint8 (n, H, W, C)
+    """
+    source = vector_source(decoder, latents, blocks, repeats=(1,))
+    size, channels = pool.shape[1], pool.shape[3]
+    loader = create_loader(size, 16, images=pool, vectors=source, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = small_unet(size, channels, latents.shape[1] + 1)
+    train_conditional_diffusion(
+        loader, train_steps, 1e-3, size, device, model=net, out_dir=folder, max_steps=train_steps,
+        seed=seed, warmup=50, grids=1, quiet=True,
+    )
+    model, info = load_model(Path(folder, "model.safetensors"), device)
+    return lambda vectors: sample_pictures(model, info, vectors, seed=seed, steps=steps)
+
+
+def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, steps=20, seed=0,
+                    device="cpu", out_dir="results/own", say=print):
     """Cross-validated reconstructions of every trial of `own.OwnData`.
 
     Parameters
@@ -80,18 +135,21 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=600, pictures=200
     data : OwnData
         See `own.load_own`. Trials of one group are held out together.
     k : int, optional
-        Number of folds; default: each group is a fold, 5 at most unless a model is given.
+        Number of folds; default: each group is a fold, or ten folds where there are more groups
+        and no ready model.
     model_path : path, optional
-        A ready conditional model with its latent beside it. It must never have seen the
-        pictures. None: a small one is trained in each fold.
+        A ready conditional model with its latent beside it. It must never have seen the pictures.
     train_steps : int
-        Training steps of each fold, of 32 pictures each.
+        Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
+        the pool, the better choice below a few thousand pictures.
     pictures : int
-        Size of the training set after `cut_and_paste`; larger sets are left as they are.
-    steps, seed, device
+        Size of the pool after `cut_and_paste`; larger sets are left as they are.
+    steps, seed : int
         See `decoding.sample_pictures`.
+    device : {"cpu", "cuda"}
+        For a network.
     out_dir : path
-        Where the training writes.
+        Where training writes.
     say : function
 
     Returns
@@ -100,56 +158,48 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=600, pictures=200
         `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`; and under `fold`
         the number of each trial's fold.
     """
-    groups = np.asarray(data.groups)
-    count = len(np.unique(groups))
+    groups, shown = np.asarray(data.groups), data.images[data.trial_image]
     if k is None and model_path is None:
-        k = min(5, count)
+        k = min(10, len(np.unique(groups)))
     order = shuffled_brain(data.trial_image, seed)
-    out = {}
+    ready, eye = None, load_factor_net("eye")
+    if model_path is not None:
+        ready = load_conditional(model_path, device, *data.images.shape[2:])
+    out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
     for number, (train, test) in enumerate(splits):
         say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
-        shown = data.images[data.trial_image]
         refuse_leak(shown[train], shown[test])
         betas, held = zscore(data.betas[train], data.betas[test])
-        own = np.unique(data.trial_image[train])
-        pool = data.images[own]
-        if model_path is not None:
-            model, info, latent = load_conditional(model_path, "cpu", *data.images.shape[2:])
-        else:
-            if len(pool) < pictures:
-                more = cut_and_paste(pool, pictures - len(pool), seed)
-                pool = np.concatenate([pool, more])
-            latent = fit_latent(pool, load_factor_net("eye"))
-        latents = latent.transform(shown[train])
-        decoder = fit_decoder(betas, latents, data.trial_image[train], seed)
-        if model_path is None:
-            source = vector_source(decoder, latent.transform(pool), latent.blocks, repeats=(1,))
-            size, channels = pool.shape[1], pool.shape[3]
-            loader = create_loader(size, 32, images=pool, vectors=source, seed=seed)
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                net = small_unet(size, channels, latents.shape[1] + 1)
-            folder = Path(out_dir, f"fold_{number + 1}")
-            train_conditional_diffusion(
-                loader, 10_000, 1e-3, size, device, model=net, out_dir=folder,
-                max_steps=train_steps, seed=seed, warmup=50, grids=1, quiet=True,
-            )
-            model, info = load_model(folder / "model.safetensors")
         # the wrong brain: betas of another picture, standardised like those of this fold
         _, wrong = zscore(data.betas[train], data.betas[order[test]])
+        seen = data.trial_image[train]
+        pool = data.images[np.unique(seen)]
+        if ready is None and len(pool) < pictures:
+            pool = np.concatenate([pool, cut_and_paste(pool, pictures - len(pool), seed)])
+        most = len(np.unique(seen)) - 1  # no more components than these pictures can teach
+        latent = ready[2] if ready else fit_latent(pool, eye, min(40, most), min(56, most))
+        latents = latent.transform(shown[train])
+        decoder = fit_decoder(betas, latents, seen, seed)
+        if ready:
+            sample = partial(sample_pictures, ready[0], ready[1], seed=seed, steps=steps)
+        elif train_steps:
+            folder = Path(out_dir, f"fold_{number + 1}")
+            sample = trained_sampler(decoder, pool, latent.transform(pool), latent.blocks,
+                                     train_steps, seed, steps, device, folder)
+        else:
+            sample = exact_sampler(decoder, pool, latent.transform(pool), seed, steps)
         vectors = decoder.vector(held)
         parts = {
-            "diffusion": sample_pictures(model, info, vectors, seed=seed, steps=steps),
-            "shuffled_brain": sample_pictures(model, info, decoder.vector(wrong), seed=seed,
-                                              steps=steps),
-            "ridge": ridge_to_pixels(betas, shown[train], data.trial_image[train])(held),
+            "diffusion": sample(vectors),
+            "shuffled_brain": sample(decoder.vector(wrong)),
+            "ridge": ridge_to_pixels(betas, shown[train], seen, seed=seed)(held),
             "retrieval": retrieval(vectors[:, :-1], latents, shown[train]),
             "mean_image": mean_image(shown[train], len(test)),
         }
         for name, part in parts.items():
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part
-        out.setdefault("fold", np.zeros(len(groups), int))[test] = number
+        out["fold"][test] = number
     return out
 
 

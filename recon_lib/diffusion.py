@@ -223,7 +223,7 @@ def denoiser(
     return denoise
 
 
-def ideal_denoiser(images, alpha_bar):
+def ideal_denoiser(images, alpha_bar, log_prior=None):
     """The best possible denoiser for a world that holds only these pictures: the posterior mean.
 
     A perfectly trained, perfectly overfitted network would compute this; its samples are the
@@ -234,6 +234,9 @@ def ideal_denoiser(images, alpha_bar):
     images : Tensor (n, C, H, W)
         All the pictures there are.
     alpha_bar : Tensor (steps,)
+    log_prior : Tensor (b, n), optional
+        How probable each picture is for each sample, before any x_t is seen: log p(brain vector |
+        picture) makes the denoiser conditional. Default: all alike.
 
     Returns
     -------
@@ -245,7 +248,8 @@ def ideal_denoiser(images, alpha_bar):
         a, s = (level.view(-1, 1) for level in levels(t, alpha_bar))  # (b, 1)
         # log N(x_t; a x, s²) = x_t.x a/s² - a²|x|²/2s² + what does not depend on x
         fit = a * (x_t.flatten(1) @ flat.T) - a**2 * flat.square().sum(1) / 2  # (b, n)
-        weight = torch.softmax(fit / s.square().clamp(min=1e-8), dim=1)
+        fit = fit / s.square().clamp(min=1e-8)
+        weight = torch.softmax(fit if log_prior is None else fit + log_prior, dim=1)
         return (weight @ flat).view_as(x_t)
 
     return denoise

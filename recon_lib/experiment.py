@@ -8,6 +8,7 @@ releases did: raw runs in, ROI betas out. `load` reads any release, embedded or 
 import hashlib
 import os
 import shutil
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from recon_lib.splits import fingerprints, refuse_leak, split_repeated
 SUBJECT = "CSI1"
 ROOT = Path("data/experiment")
 SIZE = 64
+SIMULATOR = 1  # raise when the simulation changes: a folder of an older one is then refused
 BETAS = "BOLD5000_GLMsingle_ROI_betas"  # the folder of release 2
 
 
@@ -135,8 +137,9 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     voxels = voxels or bold5000.VOXELS[SUBJECT]
     design = subject.make_design(seed, **design_options)
     n = design.image.max() + 1
-    info = {"seed": seed, "subject": SUBJECT, "trials": len(design.image), "pictures": int(n),
-            "own pictures": images is not None and digest(images), "voxels": {SUBJECT: voxels}}
+    info = {"simulator": SIMULATOR, "seed": seed, "subject": SUBJECT,
+            "trials": len(design.image), "pictures": int(n), "voxels": {SUBJECT: voxels},
+            "own pictures": images is not None and digest(images)}
     info |= {"design": design_options} if design_options else {}
     if is_complete(root, info):
         return root
@@ -154,7 +157,9 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
         images = images[:n]
 
     partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    for left in root.parent.glob(f".{root.name}.*.partial"):
+        if time.time() - left.stat().st_mtime > 3600:  # of a build that was killed
+            shutil.rmtree(left, ignore_errors=True)
     try:
         write_experiment(partial, design, images, voxels, seed)
         mark_complete(partial, info)

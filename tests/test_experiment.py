@@ -1,5 +1,7 @@
 """A miniature of the embedded experiment: whole or not there, and read back as it was made."""
 
+import os
+import time
 from pathlib import Path
 
 import h5py
@@ -209,3 +211,14 @@ def test_load_says_what_is_missing(miniature, tmp_path):
         experiment.load(miniature, "CSI2")
     part = experiment.load(miniature, rois=("PPA", "LOC"))
     assert part.betas.shape == (222, 36) and set(part.roi) == {"LHPPA", "RHPPA", "LHLOC", "RHLOC"}
+
+
+def test_leftovers_of_a_killed_build_are_removed(tmp_path):
+    left, fresh = tmp_path / ".small.1.partial", tmp_path / ".small.2.partial"
+    for folder in (left, fresh):
+        folder.mkdir()
+        (folder / "half").write_text("x")
+    hours_ago = time.time() - 7200
+    os.utime(left, (hours_ago, hours_ago))
+    experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
+    assert not left.exists() and fresh.exists()  # somebody may still be writing the fresh one
