@@ -4,7 +4,9 @@
     python notebooks/_render.py --store    # the same, and keep the outputs in notebooks/
 """
 
+import base64
 import html
+import io
 import re
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from PIL import Image
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent / "build"
@@ -53,8 +56,23 @@ def execute(path):
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps: noise in every diff
+    lighten(notebook)
     print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     return notebook
+
+
+def lighten(notebook, limit=1.2e6, least=60_000):
+    """Where a notebook would be heavy (bytes), store its large figures, all pictures, as JPEG."""
+    if len(nbformat.writes(notebook)) <= limit:
+        return
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        png = output.get("data", {}).get("image/png", "")
+        if len(png) > least:
+            jpeg = io.BytesIO()
+            figure = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+            figure.save(jpeg, "jpeg", quality=90, subsampling=0)
+            del output.data["image/png"]
+            output.data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
 
 
 def title_and_question(notebook):

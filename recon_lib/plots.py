@@ -215,7 +215,7 @@ def null_histogram(null, observed, x="score", title=None):
     ax.annotate(f"observed {observed:.3f}", (observed, top), color=BLUE, va="top",
                 ha="right" if right else "left", xytext=(-6 if right else 6, 0),
                 textcoords="offset points")
-    ax.annotate("labels permuted", (np.mean(null), 0.03 * top), ha="center", color=INK)
+    ax.annotate("labels permuted", (np.mean(null), top), ha="center", va="bottom", color=INK)
     ax.set(xlabel=x, ylabel="permutations", title=title or "")
     return fig
 

@@ -1,6 +1,8 @@
 """What every notebook must be, whatever it says; and that the tools which make them so work."""
 
+import base64
 import importlib.util
+import io
 import os
 import re
 import subprocess
@@ -9,7 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
@@ -151,10 +155,16 @@ def test_setup_cell_raises_when_the_install_fails(tmp_path, upstream):
     assert done.returncode != 0 and "CalledProcessError" in done.stderr
 
 
-def test_the_series_is_executed_and_rendered(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def render():
+    """The module notebooks/_render.py."""
     spec = importlib.util.spec_from_file_location("render", ROOT / "notebooks" / "_render.py")
-    render = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(render)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_series_is_executed_and_rendered(render, tmp_path, monkeypatch):
     monkeypatch.setattr(render, "HERE", tmp_path)
     monkeypatch.setattr(render, "BUILD", tmp_path / "build")
     for name, text in (("00_first", "# First <one>\n\n*Why?*"), ("01_second", "# Second\n\nHow?")):
@@ -169,3 +179,21 @@ def test_the_series_is_executed_and_rendered(tmp_path, monkeypatch, capsys):
     assert "42" in page and 'href="01_second.html"' in page and ".ipynb" not in page
     stored = nbformat.read(tmp_path / "00_first.ipynb", as_version=4)
     assert stored.cells[1].outputs[0].text == "42\n" and "widgets" not in stored.metadata
+
+
+def test_a_heavy_notebook_is_made_lighter(render):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8))
+    data = io.BytesIO()
+    noise.save(data, "png")
+    png = base64.b64encode(data.getvalue()).decode()
+    notebook = notebook_of("1", "2")
+    for cell, image in zip(notebook.cells, (png, png[:1000]), strict=True):
+        cell.outputs = [nbformat.v4.new_output("display_data", {"image/png": image})]
+    render.lighten(notebook)
+    assert set(notebook.cells[0].outputs[0].data) == {"image/png"}  # light enough as it is
+    render.lighten(notebook, limit=1e5)
+    (large,), (small,) = (cell.outputs for cell in notebook.cells)
+    assert set(small.data) == {"image/png"} and set(large.data) == {"image/jpeg"}
+    assert len(large.data["image/jpeg"]) < len(png)
+    decoded = Image.open(io.BytesIO(base64.b64decode(large.data["image/jpeg"])))
+    assert decoded.size == noise.size
