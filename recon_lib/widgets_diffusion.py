@@ -73,12 +73,13 @@ def draw_noising(numbers):
     *pictures, ax = fig.subplots(1, 3, width_ratios=(1, 1, 1.3))
     titles = ("clean", f"t = {numbers['t']}")
     for axis, picture, title in zip(pictures, numbers["pictures"], titles, strict=True):
-        axis.imshow(picture)
+        axis.imshow(picture, interpolation="nearest")
         axis.axis("off")
         axis.set_title(title)
     ax.plot(numbers["curve"], color=GREY)
     ax.plot(numbers["t"], numbers["alpha_bar"], "o", color=RED, markersize=9)
-    ax.set(title="alpha_bar", xlabel="t", ylim=(-0.05, 1.05))
+    ax.set(title="alpha_bar", xlabel="t", ylim=(-0.05, 1.05), xticks=(0, 500, 1000),
+           yticks=(0, 0.5, 1))
     fig.subplots_adjust(0.01, 0.19, 0.97, 0.88, wspace=0.24)
     return fig
 
@@ -133,17 +134,20 @@ def draw_schedule(numbers):
     top, bottom = fig.add_gridspec(2, 1, height_ratios=(1, 2), left=0.09, right=0.97, top=0.99,
                                    bottom=0.14, hspace=0.38)  # fmt: skip
     ax = fig.add_subplot(top)
-    ax.imshow(tile(numbers["strip"], 8))
+    ax.imshow(tile(numbers["strip"], 8), interpolation="nearest")
     ax.axis("off")
     left, right = bottom.subgridspec(1, 2, wspace=0.22).subplots()
     left.plot(numbers["alpha_bar"], color=BLUE)
     left.plot(numbers["times"], numbers["alpha_bar"][numbers["times"]], "o", color=BLUE)
-    left.set(title="alpha_bar", xlabel="step", ylim=(-0.05, 1.05))
+    steps = len(numbers["alpha_bar"])
+    left.set(title="alpha_bar", xlabel="step", ylim=(-0.05, 1.05), xticks=(0, steps // 2, steps),
+             yticks=(0, 0.5, 1))  # few ticks: they are what takes time to draw
     decades = np.clip(np.log10(numbers["snr"]), -5.99, 4.99)
-    steps, edges = np.histogram(decades, np.arange(-6, 5.01, 0.5))
+    taken, edges = np.histogram(decades, np.arange(-6, 5.01, 0.5))
     right.axvspan(-2, 2, color=PALE, alpha=0.4)
-    right.stairs(100 * steps / steps.sum(), edges, fill=True, color=ORANGE)
-    right.set(title="% of the steps", xlabel="log10 of the SNR", xlim=(5, -6), ylim=(0, 30))
+    right.stairs(100 * taken / taken.sum(), edges, fill=True, color=ORANGE)
+    right.set(title="% of the steps", xlabel="log10 of the SNR", xlim=(5, -6), ylim=(0, 30),
+              xticks=(4, 2, 0, -2, -4), yticks=(0, 10, 20, 30))
     return fig
 
 
