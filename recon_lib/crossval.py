@@ -161,6 +161,8 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
     groups, shown = np.asarray(data.groups), data.images[data.trial_image]
     if k is None and model_path is None:
         k = min(10, len(np.unique(groups)))
+    if train_steps:  # refuse pictures that it cannot take before any work is done
+        small_unet(*data.images.shape[2:], condition_size=1)
     order = shuffled_brain(data.trial_image, seed)
     ready, eye = None, load_factor_net("eye")
     if model_path is not None:

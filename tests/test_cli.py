@@ -156,7 +156,7 @@ def test_simulate_refuses_bad_pictures(refused, own):
     (dict(runs="trials.txt"), "10 trials but 3 "),
     (dict(folds=1), "1 folds"),
     (dict(folds=11), "11 folds"),
-    (dict(size=18), "side 18"),
+    ({"size": 18, "train-steps": 3}, "side 18"),
     (dict(device="tpu"), "device is 'tpu'"),
     (dict(model="absent.safetensors"), "no model at"),
 ])  # fmt: skip
