@@ -79,11 +79,11 @@ def train(
     data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
     start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
     = None,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 4000,
-    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 64,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 20_000,
+    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 16,
     extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
     = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.2e-3,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 7e-4,
     seed: Seed = 0, device: Device = "auto",
 ):
     """Train a stage: the networks that see, the unconditional or the conditional model."""
@@ -109,7 +109,7 @@ def reconstruct(
     size: Annotated[int, typer.Option(help="Side of the pictures, for your own data.")] = 64,
     folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
     train_steps: Annotated[int, typer.Option(help="0: no network, the exact denoiser.")] = 0,
-    model: Model = None, seed: Seed = 0, scale: Scale = 1.0, steps: Steps = 20,
+    model: Model = None, seed: Seed = 0, scale: Scale = 3.0, steps: Steps = 16,
     device: Device = "auto",
 ):
     """Reconstruct held-out pictures: from a release (--data), or from your own arrays."""
@@ -212,7 +212,7 @@ def score_own(out, permutations):
 
 
 @app.command()
-def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = 20):
+def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = 16):
     """A real brain: Haxby's recordings drive the model, leave-one-run-out."""
     from recon_lib import decoding, plots
     from recon_lib.haxby import drive, score_blocks

@@ -22,6 +22,8 @@ from recon_lib.samplers import dpm_solver, initial_noise
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
 LATENT = "latent.safetensors"  # stands beside the model
+# Chosen by `recipes.choose_guidance`, on training trials.
+SCALE, INTERVAL, STEPS = 3.0, (0.3, 1.0), 16
 
 
 def load_conditional(path, device="cpu", size=None, channels=3):
@@ -169,7 +171,7 @@ def ideal_observer(experiment):
     return lambda betas: log_likelihood(betas, expected, noise)
 
 
-def reconstruct(experiment, model_path=MODEL, seed=0, scale=1.0, interval=None, steps=20,
+def reconstruct(experiment, model_path=MODEL, seed=0, scale=SCALE, interval=INTERVAL, steps=STEPS,
                 device="cpu", say=print):
     """Reconstruct every test trial, and the average over trials of every test picture.
 

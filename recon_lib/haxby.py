@@ -1,11 +1,12 @@
 """A real brain: one slice of subject 1 of Haxby et al. 2001, Science 293:2425 (see `data/`)."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from recon_lib.crossval import zscore
-from recon_lib.decoding import judge_space, load_conditional, sample_pictures
+from recon_lib.decoding import INTERVAL, SCALE, judge_space, load_conditional, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import arrays_in, readable
@@ -111,8 +112,9 @@ def drive(model_path, seed=0, steps=20, say=print):
         cycle = rng.permutation(test)
         other[cycle] = np.roll(cycle, 1)
     seen = scenes_of(kind, seed + 2)
-    made = sample_pictures(model, info, vectors, seed=seed, steps=steps)
-    wrong = sample_pictures(model, info, vectors[other], seed=seed, steps=steps)
+    imagine = partial(sample_pictures, model, info, seed=seed, scale=SCALE, interval=INTERVAL)
+    made = imagine(vectors=vectors, steps=steps)
+    wrong = imagine(vectors=vectors[other], steps=steps)
     show = np.flatnonzero(run == run.max())
     rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
     return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,

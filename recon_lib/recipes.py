@@ -14,7 +14,9 @@ import torch
 
 from recon_lib import scenes
 from recon_lib.data import create_loader
+from recon_lib.decoding import INTERVAL, judge_space, load_conditional, sample_pictures
 from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
+from recon_lib.identification import similarity, top_k
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
 from recon_lib.splits import refuse_leak
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
@@ -69,7 +71,7 @@ def training_pictures(experiment, extra=None):
     return pictures
 
 
-def train_stage(stage, experiment, out, start=None, steps=4000, batch=64, extra=None, lr=1.2e-3,
+def train_stage(stage, experiment, out, start=None, steps=20_000, batch=16, extra=None, lr=7e-4,
                 seed=0, device="auto"):
     """Train the unconditional or the conditional diffusion model on an experiment.
 
@@ -108,3 +110,30 @@ def train_stage(stage, experiment, out, start=None, steps=4000, batch=64, extra=
     if stage == "conditional":
         return train_conditional_diffusion(loader, drop=0.12, **options)
     return train_unconditional_diffusion(loader, **options)
+
+
+def choose_guidance(experiment, model_path, scales=(1.0, 2.0, 3.0), n=113, steps=16, seed=0):
+    """Top-1 identification of training trials for some guidance scales.
+
+    The brain vectors are out-of-fold predictions, as noisy as those of test trials; the candidates
+    are the pictures of `n` training trials. No test trial is touched.
+
+    Returns
+    -------
+    dict of float to float
+        Scale -> share named right among `n`.
+    """
+    x = experiment
+    model, info, latent = load_conditional(model_path, "cpu", *x.images.shape[2:])
+    train = ~x.test
+    decoder = fit_decoder(x.betas[train], latent.transform(x.train_images), x.image[train], seed)
+    some = np.random.default_rng(seed).permutation(int(train.sum()))[:n]
+    vectors = np.column_stack([decoder.ridge.out_of_fold[some], np.ones(n)]).astype(np.float32)
+    features = judge_space(x.train_images)
+    known = features(x.train_images[some])
+    return {
+        scale: top_k(similarity(features(sample_pictures(
+            model, info, vectors, seed=seed, scale=scale, interval=INTERVAL, steps=steps
+        )), known), np.arange(n))
+        for scale in scales
+    }
