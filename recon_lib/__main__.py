@@ -79,12 +79,13 @@ def train(
     data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
     start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
     = None,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 16,
+    steps: Annotated[int, typer.Option(help="Training steps.")] = 30_000,
+    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
     extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
     = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 7e-4,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Seed = 0, device: Device = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
 ):
     """Train a stage: the networks that see, the unconditional or the conditional model."""
     from recon_lib import experiment, recipes
@@ -93,7 +94,8 @@ def train(
         recipes.train_eye_and_judge(out / stage)
     else:
         x = experiment.load(data, subject, release)
-        recipes.train_stage(stage, x, out / stage, start, steps, batch, extra, lr, seed, device)
+        recipes.train_stage(stage, x, out / stage, start, steps, batch, extra, lr, seed, device,
+                            compiled)
     say(f"done: see {out / stage}")
 
 

@@ -26,7 +26,7 @@ EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye'
     "eye": (101, 20_000, 6),
     "judge": (202, 12_000, 5),
 }
-EXTRA, EXTRA_SEED = 15_000, 1  # pictures without a brain
+EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
 
 
 def train_eye_and_judge(out):
@@ -71,8 +71,8 @@ def training_pictures(experiment, extra=None):
     return pictures
 
 
-def train_stage(stage, experiment, out, start=None, steps=20_000, batch=16, extra=None, lr=7e-4,
-                seed=0, device="auto"):
+def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extra=None, lr=2e-3,
+                seed=0, device="auto", compiled=False):
     """Train the unconditional or the conditional diffusion model on an experiment.
 
     Parameters
@@ -84,7 +84,7 @@ def train_stage(stage, experiment, out, start=None, steps=20_000, batch=16, extr
         also `latent.safetensors`, without which it is of no use.
     start : path, optional
         A checkpoint to resume, or a model whose weights to start from.
-    steps, batch, lr, seed, device
+    steps, batch, lr, seed, device, compiled
         See `training.train`.
     extra : int, optional
         See `training_pictures`.
@@ -105,6 +105,7 @@ def train_stage(stage, experiment, out, start=None, steps=20_000, batch=16, extr
     options = dict(
         epochs=-(-steps // len(loader)), lr=lr, image_size=pictures.shape[1], device=device,
         model_in=start, model=model, out_dir=out, max_steps=steps, seed=seed,
+        compiled=compiled,
         info={"pictures": len(pictures), "batch": batch},
     )
     if stage == "conditional":

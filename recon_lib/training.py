@@ -106,7 +106,7 @@ def train(
     model, loader, epochs=10, lr=3e-4, device="cuda", model_in=None, out_dir="results/run", *,
     prediction="x0", schedule="cosine", drop=0.0, ema=0.999, warmup=200, seed=0,
     max_steps=None, seconds=None, checkpoint_minutes=5.0, grids=10, precision=None,
-    tensorboard=False, info=None, quiet=False,
+    compiled=False, tensorboard=False, info=None, quiet=False,
 ):  # fmt: skip
     """Run the loop that both kinds of training share.
 
@@ -141,7 +141,10 @@ def train(
     grids : int
         Sample grids, spread evenly over the training.
     precision : {"no", "bf16"}, optional
-        Default: bf16 on a GPU that has it, else full precision.
+        Default: bf16 where it is faster, see `runs.pick_precision`.
+    compiled : bool
+        Compile the network: about a quarter faster, after a minute or more of compiling (needs a
+        C++ compiler on a CPU). For trainings of an hour.
     tensorboard : bool
         Log to TensorBoard too (needs the package).
     info : dict, optional
@@ -172,7 +175,8 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), fused=True)
     average = copy.deepcopy(model).requires_grad_(False).eval()
     step, *place, spent = begin(model_in, model, optimizer, average, info)
-    net, optimizer = accelerator.prepare(model, optimizer)
+    net = torch.compile(model, dynamic=False) if compiled else model
+    net, optimizer = accelerator.prepare(net, optimizer)
     alpha_bar = SCHEDULES[schedule]().to(accelerator.device)
 
     end = min(epochs * len(loader), max_steps or math.inf)

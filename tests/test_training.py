@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon_lib import training
+from recon_lib import runs, training
 from recon_lib.checkpoints import load_model, save_model, start_from
 from recon_lib.data import create_loader
 from recon_lib.errors import DataError
@@ -175,6 +175,33 @@ def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
         )  # fmt: skip
     state = torch.load("results/unconditional/checkpoint.pt", weights_only=True)
     assert state["last_epoch"] == 1
+
+
+def test_a_compiled_network_trains_the_same_weights(tmp_path, monkeypatch):
+    plain = fit(tmp_path, "plain", epochs=1, precision="no")
+    real, calls = torch.compile, []
+
+    def trace_only(model, **options):  # the same graph, without minutes of a C++ compiler
+        calls.append(options)
+        return real(model, backend="eager", **options)
+
+    monkeypatch.setattr(torch, "compile", trace_only)
+    compiled = fit(tmp_path, "compiled", epochs=1, precision="no", compiled=True)
+    assert calls == [{"dynamic": False}]
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in
+               zip(compiled.state_dict().values(), plain.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "full, half, faster", [(2.0, 1.0, True), (1.0, 0.9, False), (1.0, 3.0, False)]
+)
+def test_bf16_only_where_it_is_measured_faster(monkeypatch, full, half, faster):
+    clock = iter([0.0, half, 0.0, full])  # bfloat16 is timed first
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(clock))
+    assert runs.bf16_is_faster.__wrapped__(size=4, repeats=1) is faster
+    monkeypatch.setattr(runs, "bf16_is_faster", lambda: faster)
+    assert runs.pick_precision("cpu") == ("bf16" if faster else "no")
 
 
 def test_average_and_learning_rate_by_hand():
