@@ -18,6 +18,8 @@ from recon_lib.features import CHECKPOINTS, embed, load_factor_net
 from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder, load_latent
 from recon_lib.metrics import report
+from recon_lib.posterior import steer
+from recon_lib.runs import autocast
 from recon_lib.samplers import dpm_solver, initial_noise
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
@@ -70,7 +72,7 @@ def load_conditional(path, device="cpu", size=None, channels=3):
 
 
 def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
-                    batch_size=64, label="sample"):
+                    batch_size=64, label="sample", likelihood=None, strength=1.0, candidates=1):
     """Draw pictures from a diffusion model, one for each brain vector.
 
     Parameters
@@ -90,6 +92,12 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     batch_size : int
     label : str
         Of the progress bar.
+    likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,), optional
+        `partial(posterior.evidence, decoder, latent)`: how well pictures explain brain vectors.
+    strength : float
+        How strongly the likelihood steers, see `posterior.steer`; 0: not at all.
+    candidates : int
+        Pictures drawn for each vector; the one that explains it best is kept.
 
     Returns
     -------
@@ -106,12 +114,22 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         if vectors is not None:
             condition = np.ascontiguousarray(vectors[first : first + count], np.float32)
             condition = torch.from_numpy(condition).to(device)
-        noise = initial_noise(count, shape, seed, first).to(
-            device, memory_format=torch.channels_last
-        )
         denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
-        x0 = dpm_solver(denoise, noise, alpha_bar, steps)  # (count, C, H, W)
-        pictures.append(to_uint8(x0))
+        fit = None if likelihood is None else likelihood(condition)
+        if fit is not None and strength:
+            denoise = steer(denoise, fit, alpha_bar, strength)
+        drawn = []  # candidate k of sample i starts from noise number i + k n
+        for start in range(first, first + candidates * n, n):
+            noise = initial_noise(count, shape, seed, start).to(
+                device, memory_format=torch.channels_last
+            )
+            with autocast(device):
+                drawn.append(dpm_solver(denoise, noise, alpha_bar, steps))  # (count, C, H, W)
+        if candidates > 1:
+            with torch.no_grad():
+                best = torch.stack([fit(x0) for x0 in drawn]).argmax(0)  # (count,)
+            drawn = [torch.stack(drawn)[best, torch.arange(count, device=device)]]
+        pictures.append(to_uint8(drawn[0]))
     return np.concatenate(pictures)
 
 

@@ -59,6 +59,11 @@ def measured_targets(factors):
 def to_batch(images):
     """uint8 (n, H, W, 1 or 3) -> float (n, 3, 64, 64) in [-1, 1], for a `FactorNet`."""
     x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return fitted(x)
+
+
+def fitted(x):
+    """Pictures (n, 1 or 3, H, W) as a `FactorNet` takes them: (n, 3, 64, 64)."""
     if x.shape[-1] != 64 or x.shape[-2] != 64:
         x = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
     return x.expand(-1, 3, -1, -1)

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.covariance import ledoit_wolf
 
 from recon_lib.errors import DataError, atomic_write
-from recon_lib.features import FactorNet, embed, to_batch
+from recon_lib.features import FactorNet, embed, fitted, to_batch
 from recon_lib.ridge import Ridge, fit_ridge
 
 PIXEL_SIDE = 16
@@ -45,7 +46,7 @@ def fit_basis(x, components):
 
 def coarse_pixels(images):
     """Pictures at 16 x 16: (n, 768) float32 in [-1, 1]."""
-    x = torch.nn.functional.adaptive_avg_pool2d(to_batch(images), PIXEL_SIDE)
+    x = F.adaptive_avg_pool2d(to_batch(images), PIXEL_SIDE)
     return x.flatten(1).numpy()
 
 
@@ -72,6 +73,16 @@ class ImageLatent:
         """Latents (n, d) float32 of uint8 pictures (n, H, W, C)."""
         seen = self.features.transform(embed(self.eye, images))
         return np.concatenate([self.pixels.transform(coarse_pixels(images)), seen], axis=1)
+
+    def encode(self, x):
+        """The same of a tensor (b, C, H, W) in [-1, 1], differentiable: (b, d)."""
+        x = fitted(x)
+        coarse = F.adaptive_avg_pool2d(x, PIXEL_SIDE).flatten(1)
+        parts = []
+        for basis, values in ((self.pixels, coarse), (self.features, self.eye.embed(x).float())):
+            mean, axes = (torch.from_numpy(a).to(x.device) for a in (basis.mean, basis.axes))
+            parts.append((values - mean) @ axes)
+        return torch.cat(parts, dim=1)
 
 
 def fit_latent(train_images, eye, pixels=40, features=56):

@@ -55,6 +55,13 @@ def pick_precision(device):
     return "bf16" if bf16_is_faster() else "no"
 
 
+def autocast(device):
+    """Networks run within this in the precision of `pick_precision`; device is a torch.device."""
+    return torch.autocast(
+        device.type, torch.bfloat16, enabled=pick_precision(device.type) == "bf16"
+    )
+
+
 def make_accelerator(device="auto", precision=None, **options):
     """An Accelerator for "cuda", "cpu" or "auto"; it serves `accelerate launch` too.
 

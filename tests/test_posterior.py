@@ -1,0 +1,127 @@
+"""The likelihood against the density it claims to be, the steered sampler against Bayes' rule."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from recon_lib import scenes
+from recon_lib.decoding import sample_pictures
+from recon_lib.diffusion import cosine_schedule, levels
+from recon_lib.features import FactorNet, to_batch
+from recon_lib.latents import fit_decoder, fit_latent
+from recon_lib.posterior import evidence, steer
+from recon_lib.samplers import dpm_solver, initial_noise
+from recon_lib.unet import UNet
+
+VOXELS = 40
+
+
+@pytest.fixture(scope="module")
+def world():
+    """Pictures, a latent, a decoder of noisy linear voxels and the vectors of twelve trials."""
+    pictures = scenes.draw(scenes.sample_factors(300, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        latent = fit_latent(pictures, FactorNet().eval(), 6, 5)
+    latents = latent.transform(pictures)
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(latents.shape[1], VOXELS))
+    betas = (latents @ weights + rng.normal(size=(300, VOXELS))).astype(np.float32)
+    decoder = fit_decoder(betas, latents)
+    return pictures, latent, decoder, decoder.vector(betas[:12], np.arange(1, 13) % 4 + 1)
+
+
+def test_a_tensor_has_the_latent_of_its_picture(world):
+    pictures, latent, *_ = world
+    encoded = latent.encode(to_batch(pictures[:5])).detach().numpy()
+    assert np.allclose(encoded, latent.transform(pictures[:5]), atol=1e-4)
+    grey = pictures[:5, ::2, ::2, :1]
+    x = torch.from_numpy(grey).permute(0, 3, 1, 2) / 127.5 - 1
+    assert np.allclose(latent.encode(x).detach().numpy(), latent.transform(grey), atol=1e-4)
+
+
+def test_evidence_is_the_decoders_log_likelihood(world):
+    pictures, latent, decoder, vectors = world
+    fit = evidence(decoder, latent, torch.from_numpy(vectors))
+    for shift in (0, 5):
+        shown = np.roll(pictures[:12], shift, axis=0)
+        expected = np.diag(decoder.log_likelihood(vectors, latent.transform(shown)))
+        assert np.allclose(fit(to_batch(shown)).detach(), expected, rtol=1e-3)
+
+
+def test_the_gradient_is_that_of_finite_differences(world):
+    pictures, latent, decoder, vectors = world
+    fit = evidence(decoder, latent, torch.from_numpy(vectors[:1]))
+    x = to_batch(pictures[40:41]).clone().requires_grad_()
+    gradient, = torch.autograd.grad(fit(x).sum(), x)
+    direction = gradient / gradient.norm()
+    step = 0.05
+    difference = (fit(x + step * direction) - fit(x - step * direction)).item() / (2 * step)
+    assert difference == pytest.approx((gradient * direction).sum().item(), rel=0.02)
+
+
+def test_steering_is_bayes_rule_in_a_gaussian_world():
+    """Prior N(0, v), y = x0 + noise of variance w: the posterior mean of x0 given x_t and y."""
+    v, w, y = 0.04, 0.5, 0.3
+    alpha_bar = cosine_schedule()
+
+    def prior_mean(x_t, t):
+        a, s = levels(t, alpha_bar)
+        return a * v / (a**2 * v + s**2) * x_t
+
+    t = torch.tensor([200, 500, 800])
+    x_t = torch.tensor([0.2, -0.1, 0.4]).view(3, 1, 1, 1)
+    a, s = levels(t, alpha_bar)
+    left = v * s**2 / (a**2 * v + s**2)  # variance of x0 given x_t
+    # p(y | x_t) is taken at the estimate of x0, so without that estimate's own variance
+    expected = prior_mean(x_t, t) + left * (y - prior_mean(x_t, t)) / w
+    steered = steer(prior_mean, lambda x0: -((y - x0) ** 2).sum((1, 2, 3)) / (2 * w), alpha_bar)
+    assert torch.allclose(steered(x_t, t), expected, atol=1e-6)
+    off = steer(prior_mean, lambda x0: -((y - x0) ** 2).sum((1, 2, 3)), alpha_bar, strength=0)
+    assert torch.equal(off(x_t, t), prior_mean(x_t, t))
+
+
+def test_a_step_is_never_larger_than_asked():
+    steered = steer(lambda x, t: 0.5 * x, lambda x0: 1e6 * x0.sum((1, 2, 3)), cosine_schedule(),
+                    largest=0.1)
+    x_t = torch.zeros(2, 3, 8, 8)
+    assert torch.allclose(steered(x_t, torch.tensor([900, 900])), torch.full_like(x_t, 0.1))
+
+
+def test_the_steered_and_the_best_of_several_explain_the_vector_better(world):
+    """With a denoiser that knows nothing but the mean picture of each pixel's surroundings."""
+    pictures, latent, decoder, vectors = world
+    alpha_bar, v = cosine_schedule(), torch.from_numpy(vectors)
+    centre = to_batch(pictures).mean(0)
+    fit = evidence(decoder, latent, v)
+
+    def prior_mean(x_t, t):
+        a, s = levels(t, alpha_bar)
+        return centre + a * 0.1 / (a**2 * 0.1 + s**2) * (x_t - a * centre)
+
+    noise = initial_noise(12, (3, 64, 64))
+    free = dpm_solver(prior_mean, noise, alpha_bar, 10)
+    led = dpm_solver(steer(prior_mean, fit, alpha_bar), noise, alpha_bar, 10)
+    assert (fit(led) > fit(free)).sum() >= 11
+
+
+def test_candidates_are_chosen_by_the_likelihood_alone(world):
+    _, latent, decoder, vectors = world
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = UNet(channels=(8, 16), attention=(), width=16, condition_size=vectors.shape[1])
+        torch.nn.init.normal_(model.leave.weight, std=0.3)
+    model, info = model.eval(), {"prediction": "x0", "schedule": "cosine", "image_size": 64}
+    likelihood = partial(evidence, decoder, latent)
+    draw = partial(sample_pictures, model, info, vectors, steps=3, likelihood=likelihood)
+    best = draw(strength=0.0, candidates=4, batch_size=5)
+    alone = np.stack([  # candidate k starts from noise k·12 + i
+        sample_pictures(model, info, np.resize(vectors, (48, vectors.shape[1])), steps=3)
+    ])[0].reshape(4, 12, 64, 64, 3)
+    fit = np.stack([np.diag(decoder.log_likelihood(vectors, latent.transform(p))) for p in alone])
+    expected = alone[fit.argmax(0), np.arange(12)]
+    assert np.abs(best.astype(int) - expected).max() <= 2
+    one = draw(strength=0.0)
+    assert np.abs(one.astype(int) - alone[0]).max() <= 2
