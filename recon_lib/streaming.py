@@ -9,7 +9,10 @@ import h5py
 import numpy as np
 
 from recon_lib.errors import DataError, atomic_write
+from recon_lib.files import readable
 from recon_lib.single_trial import Estimate, estimate
+
+CHUNK = 1024  # voxels that lie together on disk
 
 
 def spool(runs, folder):
@@ -26,19 +29,25 @@ def spool(runs, folder):
     Returns
     -------
     list of (bold, onsets)
-        `bold` is a float32 memory map (volumes, voxels).
+        `bold` is an h5py data set (volumes, voxels) of float32: slicing reads those voxels.
+
+    Raises
+    ------
+    DataError
+        If a run on disk is damaged.
     """
     out = []
     for i, load in enumerate(runs):
-        bold_path = Path(folder) / f"run-{i:03d}_bold.npy"
-        onset_path = Path(folder) / f"run-{i:03d}_onsets.npy"
-        if not bold_path.exists():
+        path = Path(folder) / f"run-{i:03d}.h5"
+        if not path.exists():
             bold, onsets = load()
-            for path, values in ((onset_path, onsets), (bold_path, bold)):  # BOLD last: it counts
-                kind = np.float64 if path is onset_path else np.float32
-                with atomic_write(path) as partial:
-                    np.save(partial, np.asarray(values, kind))
-        out.append((np.load(bold_path, mmap_mode="r"), np.load(onset_path)))
+            chunk = (len(bold), min(bold.shape[1], CHUNK))
+            with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+                file.create_dataset("bold", data=bold, dtype=np.float32, chunks=chunk)
+                file["onsets"] = np.asarray(onsets, float)
+        with readable(path):
+            file = h5py.File(path)
+            out.append((file["bold"], file["onsets"][:]))
     return out
 
 
@@ -77,8 +86,8 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
     for start in starts:
         part = parts / f"{start:09d}.npz"
         if not part.exists():
-            some = [(bold[:, start : start + block], onsets) for bold, onsets in runs]
-            result = estimate(some, tr, **settings)
+            columns = slice(start, start + block)  # the list has no name: freed before the next
+            result = estimate([(np.array(bold[:, columns]), on) for bold, on in runs], tr, **settings)
             with atomic_write(part) as partial, open(partial, "wb") as stream:
                 np.savez(stream, **vars(result))
     trials = sum(len(onsets) for _, onsets in runs)
