@@ -4,6 +4,7 @@ Neither kind can run code when it is read: .pt files are opened with `weights_on
 """
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from recon_lib.unet import UNet
 
 def save_checkpoint(path, state):
     """Write a training state (a dict of tensors, numbers, strings) whole or not at all."""
+    whole = BytesIO()  # written by Python, which says why a disk takes no more; PyTorch does not
+    torch.save(state, whole)
     with atomic_write(path) as partial:
-        torch.save(state, partial)
+        partial.write_bytes(whole.getbuffer())
 
 
 def load_checkpoint(path):
