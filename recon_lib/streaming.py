@@ -124,7 +124,7 @@ def _join(parts, path, trials, voxels, job):
 
 def read_estimate(path, voxels=slice(None)):
     """Read back what `estimate_to_file` wrote, all voxels or a slice of them."""
-    with h5py.File(path) as file:
+    with readable(path), h5py.File(path) as file:
         return Estimate(file["betas"][:, voxels], file["hrf"][voxels], file["fraction"][voxels])
 
 
