@@ -168,10 +168,13 @@ def train(
     """
     out_dir = Path(out_dir)
     tracker = {"log_with": "tensorboard", "project_dir": out_dir} if tensorboard else {}
+    if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
+        precision = read_weights(model_in)[2].get("precision")  # a resumed run chooses as before
     accelerator = make_accelerator(device, precision, **tracker)
     loader = shard(loader, accelerator)
     info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed}
     info["image_size"] = first_batch(loader)[0].shape[-1]
+    info["precision"] = accelerator.mixed_precision
 
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), fused=True)
