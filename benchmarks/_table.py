@@ -5,14 +5,12 @@ Each script here has `rows()`, which runs its benchmark and returns a list of `r
     if __name__ == "__main__":
         _table.main(rows)
 
-so that `python benchmarks/glm.py` prints its own table, and with `--json FILE` writes its rows.
+so that `python benchmarks/glm.py` prints its own table. `_gather.py` needs nothing but `rows`.
 """
 
-import argparse
 import json
 import os
 import platform
-import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from recon_lib.errors import atomic_write
@@ -99,12 +97,6 @@ def save(path, rows):
 
 
 def main(rows):
-    """Run one script's `rows` and print them; with --json FILE also write them."""
-    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--json", metavar="FILE", help="write the rows there")
-    arguments = parser.parse_args()
-    made = rows()
-    print(table(made))
+    """Run one script's `rows` and print them."""
+    print(table(rows()))
     print(f"\n{machine()}; a ratio above 1 means that we are better")
-    if arguments.json:
-        save(arguments.json, made)

@@ -3,10 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/betas.py
 
 For each step: correlation over trials of estimated with true betas (both z-scored within
-session, mean over voxels), the same as a share of what the true HRFs would give with LSA, and
-the mean noise ceiling of one trial as `betas.noise_ceiling` reads it off the repeats, without
-the truth. The repeats that choose the ridge fraction are also in the score; their share of the
-trials is printed.
+session, mean over voxels), and the mean noise ceiling of one trial as `betas.noise_ceiling` reads
+it off the repeats, without the truth. The repeats that choose the ridge fraction are also in the
+score.
 """
 
 import time
@@ -57,7 +56,7 @@ def rows():
             runs, TR, labels, confounds
         ).betas,
     }
-    peaks = np.abs(choice // 2 - scan.person.shape // 2).mean() * 4 / 9
+    peaks = np.abs(choice // 2 - scan.person.shape // 2).mean() * 4 / 9  # seconds
     print(f"{len(runs)} runs, {len(labels)} trials ({voting.mean():.0%} vote), "
           f"{len(scan.person.roi)} voxels; chosen HRFs peak {peaks:.2f} s from the true ones on "
           "average")  # fmt: skip
