@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint notebooks outputs lab train bench clean
+.PHONY: help setup run test lint notebooks outputs lab train bench versions clean
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' Makefile | expand -t 20
@@ -48,8 +48,26 @@ train: $(STAMP)  ## train every network from scratch (hours); see recon_lib/reci
 	$(BIN)/python -m recon_lib train unconditional
 	$(BIN)/python -m recon_lib train conditional
 
-bench: $(STAMP)  ## run every benchmark
-	@set -e; for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+bench: $(VENV)/.bench  ## run every benchmark (an hour or so): one table and build/bench.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/_gather.py
+
+$(VENV)/.bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable ".[bench]"
+	touch $@
+
+versions:        ## unit tests on the lowest versions allowed, and on the newest for Python 3.11 and 3.13
+	mkdir -p build
+	$(PYTHON) .ci/lowest.py > build/lowest.txt
+	$(MAKE) --no-print-directory build/versions/lowest/tested PYTHON=python3.11 \
+	    PIP_CONSTRAINT=build/lowest.txt
+	$(MAKE) --no-print-directory build/versions/3.11/tested PYTHON=python3.11
+	$(MAKE) --no-print-directory build/versions/3.13/tested PYTHON=python3.13
+
+build/versions/%/tested: pyproject.toml $(wildcard recon_lib/*.py tests/*.py)
+	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --editable ".[dev]"
+	OMP_NUM_THREADS=1 $(@D)/bin/python -m pytest -n $(JOBS) --dist loadscope -p no:randomly tests
+	touch $@
 
 clean:           ## remove what the targets made, but not the set-up
 	rm -rf build results .pytest_cache .ruff_cache

@@ -1,17 +1,16 @@
 """What does each step of the beta estimate buy? On the simulated subject, whose truth we know.
 
-    OMP_NUM_THREADS=1 python benchmarks/betas.py [sessions, default 4]
+    OMP_NUM_THREADS=1 python benchmarks/betas.py
 
 For each step: correlation over trials of estimated with true betas (both z-scored within
-session, mean over voxels), the same as a share of what the true HRFs would give with LSA, and
-the mean noise ceiling of one trial as `betas.noise_ceiling` reads it off the repeats, without
-the truth. The repeats that choose the ridge fraction are also in the score; their share of the
-trials is printed.
+session, mean over voxels), and the mean noise ceiling of one trial as `betas.noise_ceiling` reads
+it off the repeats, without the truth. The repeats that choose the ridge fraction are also in the
+score.
 """
 
-import sys
 import time
 
+import _table
 import numpy as np
 
 from recon_lib import single_trial
@@ -20,6 +19,8 @@ from recon_lib.bold5000 import TR
 from recon_lib.glm import single_trial_betas
 from recon_lib.scan import simulate
 
+SESSIONS = 4
+
 
 def noise_confounds(runs, count, share=0.3):
     """Components of the voxels that the mean response explains worst."""
@@ -27,8 +28,8 @@ def noise_confounds(runs, count, share=0.3):
     return single_trial.noise_components(runs, TR, fit < np.quantile(fit, share), count)
 
 
-def main(sessions):
-    scan = simulate(sessions)
+def rows():
+    scan = simulate(SESSIONS)
     runs, labels, session = scan.runs, scan.labels, scan.session
     voting = labels >= 0
     confounds = noise_confounds(runs, 5)
@@ -55,22 +56,28 @@ def main(sessions):
             runs, TR, labels, confounds
         ).betas,
     }
-    peaks = np.abs(choice // 2 - scan.person.shape // 2).mean() * 4 / 9
+    peaks = np.abs(choice // 2 - scan.person.shape // 2).mean() * 4 / 9  # seconds
     print(f"{len(runs)} runs, {len(labels)} trials ({voting.mean():.0%} vote), "
           f"{len(scan.person.roi)} voxels; chosen HRFs peak {peaks:.2f} s from the true ones on "
           "average")  # fmt: skip
-    print(f"{'':44}{'r(truth)':>9}{'of best LSA':>13}{'ceiling %':>11}{'seconds':>9}")
-    best = None
+    made, plain = [], None
     for name, make in steps.items():
         start = time.perf_counter()
         betas = make()
         seconds = time.perf_counter() - start
         r = scan.agreement(betas).mean()
-        best = best or r
+        if name == "LSA, SPM's HRF":
+            plain = r
         betas = zscore_sessions(betas, session)
         ceiling = noise_ceiling(betas[voting], labels[voting]).mean()
-        print(f"{name:44}{r:9.4f}{r / best:13.0%}{ceiling:11.1f}{seconds:9.1f}")
+        made += [
+            _table.row(f"{name}: correlation with the truth", r, "r", plain,
+                       plain and "LSA, SPM's HRF", better="more"),
+            _table.row(f"{name}: noise ceiling of one trial", ceiling, "%"),
+            _table.row(f"{name}: time", seconds, "s"),
+        ]  # fmt: skip
+    return made
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 4)
+    _table.main(rows)

@@ -11,7 +11,7 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from recon_lib.errors import DataError, atomic_write
+from recon_lib.errors import DataError, atomic_write, enough_memory
 
 app = typer.Typer(
     help="Read a picture back from the brain signal that it evoked.",
@@ -288,9 +288,10 @@ def save_figure(path, figure):
 
 
 def main():
-    """Entry point: an error about data is one line and exit status 2."""
+    """Entry point: an error about data, disk or memory is one line and exit status 2."""
     try:
-        app(standalone_mode=True)
+        with enough_memory("--batch or --steps"):
+            app(standalone_mode=True)
     except DataError as error:
         print(f"recon_lib: {error}", file=sys.stderr)
         sys.exit(2)

@@ -4,6 +4,7 @@ Neither kind can run code when it is read: .pt files are opened with `weights_on
 """
 
 import json
+from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -16,8 +17,10 @@ from recon_lib.unet import UNet
 
 def save_checkpoint(path, state):
     """Write a training state (a dict of tensors, numbers, strings) whole or not at all."""
+    whole = BytesIO()  # written by Python, which says why a disk takes no more; PyTorch does not
+    torch.save(state, whole)
     with atomic_write(path) as partial:
-        torch.save(state, partial)
+        partial.write_bytes(whole.getbuffer())
 
 
 def load_checkpoint(path):
@@ -81,15 +84,32 @@ def load_model(path, device="cpu"):
         If the file is missing, damaged or of another architecture.
     """
     weights, config, info = read_weights(path)
-    try:
-        model = UNet(**config)
-        model.load_state_dict(weights)
-    except (TypeError, RuntimeError) as error:
-        raise DataError(
-            f"{path} holds a network of another architecture; use one written by this version"
-        ) from error
+    model = UNet(**config)
+    model.load_state_dict(weights)
     model.to(device, memory_format=torch.channels_last)
     return model.requires_grad_(False).eval(), info
+
+
+def refuse_other_shapes(path, config, weights):
+    """Hold the config against the weights before a network of that size takes any memory.
+
+    Raises
+    ------
+    DataError
+        If they do not belong together.
+    """
+    try:
+        if len(config["channels"]) * config["blocks"] > len(weights):  # before millions are made
+            raise ValueError("more blocks than weights")
+        with torch.device("meta"):
+            expected = {name: w.shape for name, w in UNet(**config).state_dict().items()}
+        fits = expected == {name: w.shape for name, w in weights.items()}
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError):
+        fits = False
+    if not fits:
+        raise DataError(
+            f"{path} holds a network of another architecture; use one written by this version"
+        )
 
 
 def read_weights(path):
@@ -98,6 +118,7 @@ def read_weights(path):
     if path.suffix != ".safetensors":
         state = load_checkpoint(path)
         weights = state.get("ema_state_dict", state["model_state_dict"])
+        refuse_other_shapes(path, state["config"], weights)
         return weights, state["config"], state.get("info", {})
     if not path.is_file():
         raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
@@ -106,11 +127,12 @@ def read_weights(path):
             metadata = file.metadata() or {}
             config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
             weights = {name: file.get_tensor(name).float() for name in file.keys()}
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(
             f"{path} is not a model of this project (damaged, or without its config); "
             "use a file that save_model wrote"
         ) from error
+    refuse_other_shapes(path, config, weights)
     return weights, config, info
 
 

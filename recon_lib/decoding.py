@@ -12,7 +12,7 @@ from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled
 from recon_lib.checkpoints import load_model
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.encoding import fit_encoding_model, log_likelihood
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, enough_memory
 from recon_lib.experiment import read_truth
 from recon_lib.features import CHECKPOINTS, embed, load_factor_net
 from recon_lib.files import readable
@@ -123,7 +123,7 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
             noise = initial_noise(count, shape, seed, start).to(
                 device, memory_format=torch.channels_last
             )
-            with autocast(device):
+            with autocast(device), enough_memory("`batch_size`, the pictures drawn at a time"):
                 drawn.append(dpm_solver(denoise, noise, alpha_bar, steps))  # (count, C, H, W)
         if candidates > 1:
             with torch.no_grad():

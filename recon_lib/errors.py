@@ -1,6 +1,7 @@
 """The one error the user is meant to read, and files that are whole or not there at all."""
 
 import os
+import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,39 @@ class DataError(ValueError):
 
     The message is one line: what was found, what was expected, what to do.
     """
+
+
+@contextmanager
+def writing(path):
+    """Turn what the system says of a full disk or a folder read-only into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0][:80]
+        raise DataError(
+            f"cannot write {path}: {reason}; free some space there, or choose a folder that you "
+            "may write to"
+        ) from error
+
+
+NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc", re.I)
+
+
+@contextmanager
+def enough_memory(lower):
+    """Turn running out of memory, of the machine or of the GPU, into one line.
+
+    Parameters
+    ----------
+    lower : str
+        What the user may lower to need less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises the second
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        raise DataError(f"out of memory; lower {lower}, or close other programs") from error
 
 
 @contextmanager
@@ -31,25 +65,21 @@ def atomic_write(path):
     Raises
     ------
     DataError
-        If the folder cannot be made or written.
+        If the folder cannot be made or written, or the disk is full.
     """
     path = Path(path)
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
             dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:]) or ".tmp"
         )
-    except OSError as error:
-        raise DataError(
-            f"cannot write {path}: {error.strerror}; choose a folder you may write to"
-        ) from error
-    os.close(handle)
-    partial = Path(name)
-    umask = os.umask(0)
-    os.umask(umask)
-    try:
-        yield partial
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+        os.close(handle)
+        partial = Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        try:
+            yield partial
+            os.chmod(partial, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)

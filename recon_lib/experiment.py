@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from recon_lib import bids, bold5000, scenes, stimuli, subject, tuning, volumes
 from recon_lib.betas import zscore_sessions
-from recon_lib.errors import DataError, atomic_write
+from recon_lib.errors import DataError, atomic_write, writing
 from recon_lib.files import is_complete, mark_complete, readable
 from recon_lib.glm import single_trial_betas
+from recon_lib.locks import only_one
 from recon_lib.splits import fingerprints, refuse_leak, split_repeated
 
 SUBJECT = "CSI1"
@@ -156,23 +157,32 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
             )
         images = images[:n]
 
-    partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-    for left in root.parent.glob(f".{root.name}.*.partial"):
-        if time.time() - left.stat().st_mtime > 3600:  # of a build that was killed
-            shutil.rmtree(left, ignore_errors=True)
-    try:
-        write_experiment(partial, design, images, voxels, seed)
-        mark_complete(partial, info)
-        if root.exists():
-            root.rmdir()
-        partial.rename(root)
-    except OSError as error:
+    with only_one(lock_of(root)) as locked:
         if is_complete(root, info):  # another process was faster
             return root
-        raise DataError(f"cannot write {root}: {error.strerror}; choose another folder") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
+        for left in root.parent.glob(f".{root.name}.*.partial"):  # of builds that were killed
+            if locked or time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        try:
+            with writing(root):
+                write_experiment(partial, design, images, voxels, seed)
+                mark_complete(partial, info)
+                try:
+                    if root.exists():
+                        root.rmdir()
+                    partial.rename(root)
+                except OSError:
+                    if not is_complete(root, info):  # without locks another may be faster
+                        raise
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return root
+
+
+def lock_of(root):
+    """The lock file of an experiment: beside its folder, for the folder is not there yet."""
+    return root.with_name(f".{root.name}.lock")
 
 
 def write_experiment(root, design, images, voxels, seed):
@@ -255,7 +265,9 @@ def ready(root=None):
     """
     root = build(Path(__file__).resolve().parent.parent / ROOT if root is None else root)
     if not is_complete(root / BETAS):
-        estimate_betas(root)
+        with only_one(lock_of(root)):
+            if not is_complete(root / BETAS):  # nor did another process just do it
+                estimate_betas(root)
     return root
 
 

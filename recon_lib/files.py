@@ -94,7 +94,9 @@ def arrays_in(path):
             with h5py.File(path, "r") as file:
 
                 def note(name, item):
-                    if isinstance(item, h5py.Dataset) and item.dtype.kind in "biuf":
+                    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
+                        return  # the last two would read other files of this machine
+                    if item.dtype.kind in "biuf":
                         flip = path.suffix == ".mat"  # MATLAB stores the axes backwards
                         found[name] = (item.shape[::-1] if flip else item.shape, item.dtype)
 

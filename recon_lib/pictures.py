@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from recon_lib.errors import DataError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content: an EPS
+# called .png would be handed to Ghostscript, which runs programs
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
 
 
@@ -163,7 +165,7 @@ def read_picture(path, size):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning: LARGEST decides
-            with Image.open(path) as picture:
+            with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > LARGEST:
                     raise DataError(f"{path}: {picture.width} x {picture.height} is too large")
                 animated = getattr(picture, "n_frames", 1) > 1

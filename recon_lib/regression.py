@@ -231,15 +231,22 @@ def check(bold, design=None):
     return bold, design
 
 
+def _inverse(design):
+    """Pseudo-inverse and rank from one singular value decomposition."""
+    u, values, vt = np.linalg.svd(design, full_matrices=False)
+    keep = values > values.max(initial=0) * max(design.shape) * np.finfo(float).eps
+    return (vt[keep].T / values[keep]) @ u[:, keep].T, keep.sum()
+
+
 def _fit(bold, design, rho, group):
-    rank = np.linalg.matrix_rank(design)
+    inverses, ranks = zip(*(_inverse(whiten(design, level)) for level in rho), strict=True)
+    rank = ranks[0]  # whitening can be undone, so it is the same for all
     df = len(design) - rank
     if df < 1:
         raise DataError(
             f"a design of rank {rank} leaves no degrees of freedom in {len(design)} volumes; use "
             "fewer columns or more volumes"
         )
-    inverses = [np.linalg.pinv(whiten(design, level)) for level in rho]
     covariance = np.stack([inverse @ inverse.T for inverse in inverses])
     if len(rho) == 1:
         betas = inverses[0].astype(bold.dtype) @ whiten(bold, rho[0])

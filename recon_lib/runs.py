@@ -5,7 +5,7 @@ import os
 import signal
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torchvision.utils import make_grid, save_image
 
 from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
 from recon_lib.diffusion import SCHEDULES, denoiser
-from recon_lib.errors import DataError, atomic_write
+from recon_lib.errors import DataError, atomic_write, writing
+from recon_lib.locks import only_one
 from recon_lib.samplers import dpm_solver, initial_noise
 
 
@@ -158,8 +159,16 @@ def trim_log(path, columns, step):
 
 def log_row(path, row):
     """Append a row to a CSV file."""
-    with open(path, "a", newline="") as file:
+    with writing(path), open(path, "a", newline="") as file:
         csv.writer(file).writerow(row)
+
+
+def alone(out_dir, main=True):
+    """Within, no other training writes into this folder: a second one is refused."""
+    if not main:
+        return nullcontext()
+    return only_one(out_dir / ".lock", f"another training is writing into {out_dir}; wait for its "
+                    "end, or choose another out_dir")
 
 
 @contextmanager

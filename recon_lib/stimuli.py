@@ -212,6 +212,10 @@ def read_images(root, names, size):
     """
     names = [plain_name(name) for name in names]
     unique = sorted(set(names))
+    for name in unique:
+        if name in ("", ".", "..") or "/" in name or "\\" in name:
+            raise DataError(f"{name!r} in a picture list leads out of {PRESENTED}; expected a bare "
+                            "file name")
     folder = find(root, PRESENTED)
     paths = [folder / picture_folder(name) / name for name in unique]
     missing = [path for path in paths if not path.exists()]

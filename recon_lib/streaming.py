@@ -8,8 +8,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from recon_lib.errors import DataError, atomic_write
+from recon_lib.errors import DataError, atomic_write, enough_memory
+from recon_lib.files import readable
+from recon_lib.locks import only_one
 from recon_lib.single_trial import Estimate, estimate
+
+CHUNK = 1024  # voxels that lie together on disk
 
 
 def spool(runs, folder):
@@ -26,19 +30,25 @@ def spool(runs, folder):
     Returns
     -------
     list of (bold, onsets)
-        `bold` is a float32 memory map (volumes, voxels).
+        `bold` is an h5py data set (volumes, voxels) of float32: slicing reads those voxels.
+
+    Raises
+    ------
+    DataError
+        If a run on disk is damaged.
     """
     out = []
     for i, load in enumerate(runs):
-        bold_path = Path(folder) / f"run-{i:03d}_bold.npy"
-        onset_path = Path(folder) / f"run-{i:03d}_onsets.npy"
-        if not bold_path.exists():
+        path = Path(folder) / f"run-{i:03d}.h5"
+        if not path.exists():
             bold, onsets = load()
-            for path, values in ((onset_path, onsets), (bold_path, bold)):  # BOLD last: it counts
-                kind = np.float64 if path is onset_path else np.float32
-                with atomic_write(path) as partial:
-                    np.save(partial, np.asarray(values, kind))
-        out.append((np.load(bold_path, mmap_mode="r"), np.load(onset_path)))
+            chunk = (len(bold), min(bold.shape[1], CHUNK))
+            with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+                file.create_dataset("bold", data=bold, dtype=np.float32, chunks=chunk)
+                file["onsets"] = np.asarray(onsets, float)
+        with readable(path):
+            file = h5py.File(path)
+            out.append((file["bold"], file["onsets"][:]))
     return out
 
 
@@ -47,6 +57,7 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
 
     Works a block of voxels at a time over all runs. Each finished block is a file of its own
     beside the target, so that a killed job goes on where it stopped; the last step joins them.
+    Where the result of the same job is there already, nothing is done.
 
     Parameters
     ----------
@@ -64,7 +75,8 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
     Raises
     ------
     DataError
-        If a half-done job with other settings lies at the target.
+        If a half-done job with other settings lies at the target, the disk is full, or a block
+        does not fit in memory.
     """
     path = Path(path)
     voxels = runs[0][0].shape[1]
@@ -72,38 +84,52 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
         counts = sorted({bold.shape[1] for bold, _ in runs})
         raise DataError(f"runs have {counts} voxels; expected the same voxels in every run")
     parts = path.with_name(path.name + ".parts")
-    _same_job(parts, runs, tr, block, settings)
-    starts = range(0, voxels, block)
+    job = {"tr": tr, "block": block, "fingerprint": fingerprint(runs, settings)}
+    with only_one(path.with_name(f".{path.name}.lock")):
+        if not is_done(path, job):
+            _same_job(parts, job)
+            _estimate_parts(parts, runs, tr, range(0, voxels, block), settings)
+            _join(parts, path, sum(len(onsets) for _, onsets in runs), voxels, job)
+        shutil.rmtree(parts, ignore_errors=True)
+
+
+def _estimate_parts(parts, runs, tr, starts, settings):
     for start in starts:
         part = parts / f"{start:09d}.npz"
         if not part.exists():
-            some = [(bold[:, start : start + block], onsets) for bold, onsets in runs]
-            result = estimate(some, tr, **settings)
+            columns = slice(start, start + starts.step)
+            with enough_memory("`block`, the voxels worked on at a time"):
+                result = estimate(  # the list has no name: freed before the next is made
+                    [(np.array(bold[:, columns]), onsets) for bold, onsets in runs], tr, **settings
+                )
             with atomic_write(part) as partial, open(partial, "wb") as stream:
                 np.savez(stream, **vars(result))
-    trials = sum(len(onsets) for _, onsets in runs)
+
+
+def _join(parts, path, trials, voxels, job):
+    block = job["block"]
     with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+        file.attrs["job"] = json.dumps(job)
         betas = file.create_dataset(
             "betas", (trials, voxels), np.float32, chunks=(trials, min(voxels, 64))
         )
         hrf = file.create_dataset("hrf", (voxels,), np.int16)
         fraction = file.create_dataset("fraction", (voxels,), np.float32)
-        for start in starts:
+        for start in range(0, voxels, block):
             columns = slice(start, min(start + block, voxels))
             with np.load(parts / f"{start:09d}.npz") as result:
                 betas[:, columns] = result["betas"]
                 hrf[columns], fraction[columns] = result["hrf"], result["fraction"]
-    shutil.rmtree(parts)
 
 
 def read_estimate(path, voxels=slice(None)):
     """Read back what `estimate_to_file` wrote, all voxels or a slice of them."""
-    with h5py.File(path) as file:
+    with readable(path), h5py.File(path) as file:
         return Estimate(file["betas"][:, voxels], file["hrf"][voxels], file["fraction"][voxels])
 
 
-def _same_job(parts, runs, tr, block, settings):
-    """Note what job the parts belong to, or refuse to mix two jobs."""
+def fingerprint(runs, settings):
+    """Tells this job from others: onsets, shapes, the first voxel of each run, the settings."""
     digest = sha256()
     for bold, onsets in runs:
         digest.update(np.asarray(onsets, float).tobytes())
@@ -111,8 +137,25 @@ def _same_job(parts, runs, tr, block, settings):
         digest.update(np.ascontiguousarray(bold[:, :1]).tobytes())
     for name in sorted(settings):
         values = settings[name] if isinstance(settings[name], list) else [settings[name]]
-        digest.update(name.encode() + b"".join(np.asarray(v).tobytes() for v in values))
-    job = {"tr": tr, "block": block, "fingerprint": digest.hexdigest()}
+        for value in (name, *values):  # the bytes of a None or a str are an address: not those
+            array = np.asarray(value)
+            digest.update(array.tobytes() if array.dtype.kind in "biuf" else repr(value).encode())
+    return digest.hexdigest()
+
+
+def is_done(path, job):
+    """Whether `path` holds the result of just this job."""
+    if not path.exists():
+        return False
+    try:
+        with h5py.File(path) as file:
+            return json.loads(file.attrs["job"]) == job
+    except (OSError, KeyError, ValueError):  # something else: it will be replaced
+        return False
+
+
+def _same_job(parts, job):
+    """Note what job the parts belong to, or refuse to mix two jobs."""
     note = parts / "job.json"
     if note.exists() and json.loads(note.read_text()) != job:
         raise DataError(

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from recon_lib.checkpoints import load_model, read_weights, save_checkpoint, save_model
 from recon_lib.diffusion import SCHEDULES, diffusion_loss, stratified_times
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, enough_memory
 from recon_lib.runs import (
+    alone,
     begin,
     draw_grid,
     first_batch,
@@ -160,16 +161,20 @@ def train(
     Raises
     ------
     DataError
-        If `model_in` does not fit the network.
+        If `model_in` does not fit the network, another training writes into `out_dir`, or a batch
+        does not fit in memory.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
     out_dir = Path(out_dir)
     tracker = {"log_with": "tensorboard", "project_dir": out_dir} if tensorboard else {}
+    if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
+        precision = read_weights(model_in)[2].get("precision")  # a resumed run chooses as before
     accelerator = make_accelerator(device, precision, **tracker)
     loader = shard(loader, accelerator)
     info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed}
     info["image_size"] = first_batch(loader)[0].shape[-1]
+    info["precision"] = accelerator.mixed_precision
 
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr, betas=(0.9, 0.99), fused=True)
@@ -182,15 +187,15 @@ def train(
     end = min(epochs * len(loader), max_steps or math.inf)
     progress = step / end if end else 1.0
     main = accelerator.is_main_process
-    if main:
-        trim_log(out_dir / "loss.csv", COLUMNS, step)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     bar = tqdm(total=end, initial=step, unit="step", disable=None if main and not quiet else True)
     clock = saved = time.monotonic()
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
 
-    with torch.random.fork_rng(cuda), interruptible() as signals, bar:
+    with alone(out_dir, main), torch.random.fork_rng(cuda), interruptible() as signals, bar:
+        if main:
+            trim_log(out_dir / "loss.csv", COLUMNS, step)
         for item, (epoch, batch) in endless(loader, *place):
             if progress >= 1:
                 break
@@ -199,9 +204,10 @@ def train(
             if model.config["condition_size"] is None:
                 vectors = None
             rate = lr * learning_rate(step, progress, warmup)
-            loss, gradient = train_step(
-                accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop
-            )
+            with enough_memory("the batch size of the loader, or the network's width"):
+                loss, gradient = train_step(
+                    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop
+                )
             if not math.isfinite(loss + gradient):
                 raise FloatingPointError(
                     f"the loss is {loss} and its gradient {gradient} at step {step}; the last "
@@ -232,8 +238,8 @@ def train(
                     ))  # fmt: skip
             if stop:
                 break
-    if main:
-        save_model(average, out_dir / "model.safetensors", {**info, "steps": step})
+        if main:
+            save_model(average, out_dir / "model.safetensors", {**info, "steps": step})
     accelerator.end_training()
     return average
 

@@ -1,6 +1,7 @@
 """A miniature of the embedded experiment: whole or not there, and read back as it was made."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DESIGN, VOXELS
 
-from recon_lib import bids, experiment, scenes, subject, tuning
+from recon_lib import bids, experiment, locks, scenes, subject, tuning
 from recon_lib.betas import correlate_columns
 from recon_lib.bold5000 import KEYS, TR, read_r1, read_r2
 from recon_lib.errors import DataError
@@ -30,6 +31,11 @@ def state(folder):
             for p in folder.rglob("*") if p.is_file()}
 
 
+def left_in(folder):
+    """What lies in a folder, but for the lock."""
+    return [p.name for p in folder.iterdir() if p.suffix != ".lock"]
+
+
 def test_a_second_build_finds_the_first(tmp_path):
     root = tmp_path / "experiment"
     assert build(root) == root
@@ -38,7 +44,7 @@ def test_a_second_build_finds_the_first(tmp_path):
     assert len(list(root.rglob("*.png"))) == 37 - 6 + 3
     assert build(root) == root
     assert state(root) == before
-    assert [p.name for p in tmp_path.iterdir()] == ["experiment"]
+    assert left_in(tmp_path) == ["experiment"]
 
 
 def test_same_seed_same_bytes(tmp_path):
@@ -95,7 +101,7 @@ def test_wrong_number_of_pictures(tmp_path):
     images = np.zeros((33, 64, 64, 3), np.uint8)
     with pytest.raises(DataError, match="found 33 pictures, the design shows 34"):
         build(tmp_path / "experiment", images=images)
-    assert not any(tmp_path.iterdir())
+    assert left_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("error, raised", [(RuntimeError("power cut"), RuntimeError),
@@ -109,7 +115,7 @@ def test_a_build_that_dies_leaves_nothing(tmp_path, monkeypatch, error, raised):
     monkeypatch.setattr(bids, "write_run", die)
     with pytest.raises(raised):
         build(tmp_path / "experiment")
-    assert not any(tmp_path.iterdir())
+    assert left_in(tmp_path) == []
     monkeypatch.undo()
     build(tmp_path / "experiment")  # and does not stand in the way
 
@@ -213,12 +219,17 @@ def test_load_says_what_is_missing(miniature, tmp_path):
     assert part.betas.shape == (222, 36) and set(part.roi) == {"LHPPA", "RHPPA", "LHLOC", "RHLOC"}
 
 
-def test_leftovers_of_a_killed_build_are_removed(tmp_path):
+def test_leftovers_of_a_killed_build_are_removed(tmp_path, monkeypatch):
     left, fresh = tmp_path / ".small.1.partial", tmp_path / ".small.2.partial"
     for folder in (left, fresh):
         folder.mkdir()
         (folder / "half").write_text("x")
     hours_ago = time.time() - 7200
     os.utime(left, (hours_ago, hours_ago))
-    experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
+    with monkeypatch.context() as without:
+        without.setattr(locks, "fcntl", None)
+        experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
     assert not left.exists() and fresh.exists()  # somebody may still be writing the fresh one
+    shutil.rmtree(tmp_path / "small")
+    experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
+    assert not fresh.exists()  # we hold the lock, so nobody is

@@ -1,0 +1,273 @@
+"""Kill it, anywhere, many times: nothing half written is read as whole, and the rerun ends as if
+nothing had happened. Processes are killed for real, by SIGKILL after a random time.
+"""
+
+import csv
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from recon_lib import experiment, streaming, training
+from recon_lib.bold5000 import KEYS, read_r2
+from recon_lib.checkpoints import load_checkpoint, load_model, save_checkpoint
+from recon_lib.data import create_loader
+from recon_lib.errors import DataError
+from recon_lib.files import is_complete
+from recon_lib.unet import UNet
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL and forkserver")
+
+VOXELS = dict.fromkeys(KEYS, 2)
+DESIGN = dict(runs_per_session=(2, 2), repeated=4, test_trials=12)
+RNG = np.random.default_rng(int.from_bytes(os.urandom(4)))  # another place in each session
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """Starts processes quickly: all of them are forked from one that has done its imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["recon_lib.experiment", "recon_lib.training", "test_kills"])
+    return context
+
+
+def run(processes, work, *args, kill_after=None):
+    """Run `work(*args)` in a process of its own; kill it after so many seconds.
+
+    Returns its exit code, which is -9 when it was killed, and the seconds that it worked.
+    """
+    ready = processes.Event()
+    process = processes.Process(target=begin, args=(ready, work, *args))
+    process.start()
+    assert ready.wait(60)
+    start = time.monotonic()
+    process.join(kill_after)
+    if process.is_alive():
+        os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    return process.exitcode, time.monotonic() - start
+
+
+def begin(ready, work, *args):
+    os.environ["TQDM_DISABLE"] = "1"
+    torch.set_num_threads(1)
+    ready.set()
+    work(*args)
+
+
+def kill_until_done(processes, work, folder, seconds, check, kills=4):
+    """Kill `work` at random moments of the `seconds` it takes, look, start it again; at last let
+    it end. Where it came to its end before the kill, it starts anew and is given less time.
+    """
+    killed = 0
+    for _ in range(5 * kills):
+        code, _ = run(processes, work, folder, kill_after=RNG.uniform(0, 0.7 * seconds))
+        assert code in (0, -signal.SIGKILL)
+        check()
+        killed += code != 0
+        if killed == kills:
+            break
+        if code == 0:
+            seconds /= 2
+            shutil.rmtree(folder)
+    assert killed == kills
+    assert run(processes, work, folder)[0] == 0
+    check()
+
+
+def build(root):
+    experiment.build(root, 0, voxels=VOXELS, **DESIGN)
+    if not is_complete(root / experiment.BETAS):
+        experiment.estimate_betas(root)
+
+
+def contents(folder):
+    """Bytes of every file that somebody may read; a .mat file begins with the time of day."""
+    return {str(p.relative_to(folder)): p.read_bytes()[128 * (p.suffix == ".mat") :]
+            for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")}
+
+
+def test_building_the_experiment(processes, tmp_path):
+    once, root = tmp_path / "once", tmp_path / "killed"
+    code, seconds = run(processes, build, once)
+    assert code == 0
+    expected = contents(once)
+
+    def check():
+        if root.exists():  # then it is whole: every picture, run and list
+            there = contents(root)
+            late = [name for name in expected if name not in there]
+            assert all("ROI" in name or "imgnames" in name or "stim_lists" in name
+                       or name.startswith((experiment.BETAS, "Stimuli_Pres")) for name in late)
+            assert [n for n in there if there[n] != expected[n]] == []  # none is half
+        if is_complete(root / experiment.BETAS):
+            assert read_r2(root, "CSI1").values.shape == (148, 20)
+
+    kill_until_done(processes, build, root, seconds, check)
+    assert contents(root) == expected
+    left = [p.name for p in tmp_path.iterdir()]
+    assert sorted(left) == [".killed.lock", ".once.lock", "killed", "once"]  # no halves stay
+
+
+def glm(folder):
+    """Six runs, spooled and estimated in blocks."""
+    onsets = 4.0 + 10 * np.arange(12)
+    labels = np.r_[[0, 1, 2], np.full(9, -1)]
+
+    def load(i):
+        bold = np.random.default_rng(i).normal(1000, 10, (72, 240))
+        return bold, onsets
+
+    runs = streaming.spool([lambda i=i: load(i) for i in range(6)], folder)
+    streaming.estimate_to_file(runs, folder / "betas.h5", 2.0, 40, labels=np.tile(labels, 6),
+                               confounds=None)
+
+
+def test_streaming_the_glm(processes, tmp_path):
+    once, folder = tmp_path / "once", tmp_path / "killed"
+    code, seconds = run(processes, glm, once)
+    assert code == 0
+    expected = streaming.read_estimate(once / "betas.h5")
+
+    def check():
+        if (folder / "betas.h5").exists():
+            found = streaming.read_estimate(folder / "betas.h5")
+            for name, value in vars(expected).items():
+                np.testing.assert_array_equal(getattr(found, name), value)
+
+    kill_until_done(processes, glm, folder, seconds, check)
+    assert (folder / "betas.h5").exists() and not (folder / "betas.h5.parts").exists()
+    start = (folder / "betas.h5").stat().st_mtime_ns
+    assert run(processes, glm, folder)[0] == 0  # a finished job is not done again
+    assert (folder / "betas.h5").stat().st_mtime_ns == start
+
+
+def train(out, minutes=0.0):
+    images = np.random.default_rng(0).integers(0, 255, (20, 16, 16, 3), dtype=np.uint8)
+    checkpoint = out / "checkpoint.pt"
+    torch.manual_seed(0)
+    model = UNet(channels=[16, 32], blocks=1, patch=4, attention=[], width=32, dropout=0.1)
+    training.train_unconditional_diffusion(
+        create_loader(16, 8, images=images), epochs=8, image_size=16, device="cpu", grids=0,
+        quiet=True, model=model, out_dir=out, checkpoint_minutes=minutes,
+        model_in=checkpoint if checkpoint.exists() else None,
+    )  # fmt: skip
+
+
+def log(out):
+    """All of the log but the seconds."""
+    with open(out / "loss.csv", newline="") as file:
+        return [(row["step"], row["epoch"], row["loss"]) for row in csv.DictReader(file)]
+
+
+def test_training(processes, tmp_path):
+    once, out = tmp_path / "once", tmp_path / "killed"
+    code, seconds = run(processes, train, once)
+    assert code == 0
+    steps = []
+
+    def check():
+        if (out / "checkpoint.pt").exists():
+            steps.append(load_checkpoint(out / "checkpoint.pt")["step"])
+        if (out / "model.safetensors").exists():
+            load_model(out / "model.safetensors")
+
+    kill_until_done(processes, train, out, seconds, check)
+    assert steps[-1] == 24
+    ours, theirs = (load_checkpoint(f / "checkpoint.pt") for f in (out, once))
+    for key in ("model_state_dict", "ema_state_dict"):
+        assert all(torch.equal(ours[key][k], v) for k, v in theirs[key].items())
+    assert (out / "model.safetensors").read_bytes() == (once / "model.safetensors").read_bytes()
+    assert log(out) == log(once)
+
+
+def write_for_ever(path):
+    number = 0
+    while True:
+        number += 1
+        save_checkpoint(path, {"model_state_dict": {"w": torch.full((200_000,), float(number))},
+                               "config": {}, "number": number})  # fmt: skip
+
+
+def test_writing_a_checkpoint(processes, tmp_path):
+    path, seen = tmp_path / "checkpoint.pt", []
+    for _ in range(10):
+        run(processes, write_for_ever, path, kill_after=RNG.uniform(0, 0.2))
+        if path.exists():
+            state = load_checkpoint(path)
+            assert (state["model_state_dict"]["w"] == state["number"]).all()
+            seen.append(state["number"])
+    assert len(seen) > 1
+
+
+def ready_at_once(root, gate, queue):
+    gate.wait()
+    build(root)
+    queue.put(sorted(contents(root)))
+
+
+def test_two_builds_at_once(processes, tmp_path):
+    """The second waits for the first, and both find the same experiment."""
+    once, root = tmp_path / "once", tmp_path / "both"
+    assert run(processes, build, once)[0] == 0
+    gate, queue = processes.Barrier(2), processes.Queue()
+    both = [processes.Process(target=ready_at_once, args=(root, gate, queue)) for _ in range(2)]
+    for process in both:
+        process.start()
+    lists = [queue.get(timeout=120) for _ in both]
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    assert lists[0] == lists[1] == sorted(contents(once))
+    assert contents(root) == contents(once)
+
+
+def glm_at_once(folder, gate):
+    gate.wait()
+    glm(folder)
+
+
+def test_two_jobs_on_one_file_at_once(processes, tmp_path):
+    once, folder = tmp_path / "once", tmp_path / "both"
+    assert run(processes, glm, once)[0] == 0
+    gate = processes.Barrier(2)
+    both = [processes.Process(target=glm_at_once, args=(folder, gate)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
+    ours, theirs = (streaming.read_estimate(f / "betas.h5") for f in (folder, once))
+    np.testing.assert_array_equal(ours.betas, theirs.betas)
+
+
+def train_slowly(out, started):
+    usual = training.train_step
+
+    def slow(*args, **kwargs):
+        started.set()
+        time.sleep(1)
+        return usual(*args, **kwargs)
+
+    training.train_step = slow
+    train(out)
+
+
+def test_a_second_training_into_the_same_folder_is_refused(processes, tmp_path):
+    started = processes.Event()
+    first = processes.Process(target=train_slowly, args=(tmp_path, started))
+    first.start()
+    assert started.wait(60)
+    with pytest.raises(DataError, match="another training is writing into"):
+        train(tmp_path)
+    first.kill()
+    first.join()
+    train(tmp_path)  # a dead process holds no lock
+    assert len(log(tmp_path)) == 24
