@@ -11,7 +11,7 @@ import io
 import ipywidgets
 from matplotlib.figure import Figure
 
-HINT = "<small>Tab goes to the next control, arrow keys change it.</small>"
+HINT = "<small>Keys: Tab to go on, arrows to slide, space to press.</small>"
 
 
 def explorer(controls, numbers, draw, readout):
@@ -46,7 +46,7 @@ def explorer(controls, numbers, draw, readout):
     box.controls, box.reset, box.numbers, box.figure = controls, reset, {}, None
     for control in controls.values():
         control.style.description_width = "11em"
-        control.layout.width = "30em"
+        control.layout.width = "30em" if hasattr(control, "max") else "100%"
         control.layout.max_width = "100%"
         limits = f": {control.min:g} to {control.max:g}" if hasattr(control, "max") else ""
         tooltip(control, control.description + limits)
@@ -83,6 +83,19 @@ def slider(description, value, low, high, step):
     """A slider that reports while it moves."""
     kind = ipywidgets.IntSlider if isinstance(value, int) else ipywidgets.FloatSlider
     return kind(value=value, min=low, max=high, step=step, description=description)
+
+
+def choice(description, options, value=None):
+    """A row of buttons, one of them pressed: `options` are names, or (name, value) pairs.
+
+    Not a drop-down list: JupyterLab takes the arrow keys away from those.
+    """
+    control = ipywidgets.ToggleButtons(options=options, description=description)
+    control.style.button_width = "auto"
+    control.add_class("widget-inline-hbox")  # its label beside it, as the sliders have theirs
+    if value is not None:
+        control.value = value
+    return control
 
 
 def tooltip(control, text):

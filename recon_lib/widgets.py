@@ -4,13 +4,12 @@ Each is one function that returns one container, an `explorer`. The figure besid
 function of the same numbers, so that it can also stand alone.
 """
 
-import ipywidgets
 import numpy as np
 
 from recon_lib import hrf
 from recon_lib.betas import compare_rdms, rdm
 from recon_lib.design import nuisance
-from recon_lib.explorer import explorer, sheet, slider
+from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.glm import trial_design, trial_estimator
 from recon_lib.identification import unit_rows
 from recon_lib.style import BLUE, GREY, INK, RED, WIDTH, styled
@@ -88,11 +87,9 @@ def glm_playground():
         "noise": slider("noise (%)", 0.5, 0.0, 3.0, 0.1),
         "drift": slider("drift (%)", 1.0, 0.0, 5.0, 0.5),
         "peak": slider("true HRF peaks at (s)", 5.0, 3.0, 7.0, 0.25),
-        "high_pass": ipywidgets.Dropdown(
-            options=[("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)], value=1 / 128,
-            description="drift model",
-        ),
-        "method": ipywidgets.Dropdown(options=["lsa", "lss"], description="method"),
+        "high_pass": choice(
+            "drift model", [("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)]),
+        "method": choice("method", ["lsa", "lss"]),
         "seed": slider("another draw", 0, 0, 20, 1),
     }  # fmt: skip
     return explorer(controls, glm_numbers, draw_glm, lambda n: (
@@ -197,8 +194,8 @@ def roi_explorer(betas, roi, what):
         }  # fmt: skip
 
     controls = {
-        "area": ipywidgets.Dropdown(options=[*areas, "all"], description="area"),
-        "what": ipywidgets.Dropdown(options=list(what), description="sort trials by"),
+        "area": choice("area", [*areas, "all"]),
+        "what": choice("sort trials by", list(what)),
         "voxels": slider("voxels, at most", 200, 5, len(roi), 5),
     }
     return explorer(controls, numbers, draw_roi, lambda n: (

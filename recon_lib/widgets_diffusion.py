@@ -2,14 +2,13 @@
 
 import time
 
-import ipywidgets
 import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
 from recon_lib.decoding import to_uint8
 from recon_lib.diffusion import SCHEDULES, add_noise, shift_schedule, snr
-from recon_lib.explorer import explorer, sheet, slider
+from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.features import NAMED, to_batch
 from recon_lib.plots import tile
 from recon_lib.samplers import initial_noise
@@ -56,7 +55,7 @@ def noising_scrubber(images, reader):
     controls = {
         "t": slider("time t", 300, 0, 999, 1),
         "picture": slider("picture", 0, 0, len(images) - 1, 1),
-        "schedule": ipywidgets.Dropdown(options=list(SCHEDULES), description="schedule"),
+        "schedule": choice("schedule", list(SCHEDULES)),
         "draw": slider("another noise", 0, 0, 20, 1),
     }
     return explorer(controls, numbers, draw_noising, lambda n: (
@@ -116,7 +115,7 @@ def schedule_designer(image):
         }  # fmt: skip
 
     controls = {
-        "schedule": ipywidgets.Dropdown(options=list(SCHEDULES), description="schedule"),
+        "schedule": choice("schedule", list(SCHEDULES)),
         "factor": slider("noise shifted by", 1.0, 0.25, 8.0, 0.25),
         "steps": slider("steps", 1000, 50, 1000, 50),
     }
@@ -193,12 +192,12 @@ def unet_tour(batch=64):
                 "seconds": 3 * batch * total["multiplications"] / speed}  # fmt: skip
 
     controls = {
-        "size": ipywidgets.Dropdown(options=[32, 64, 128, 256], value=64, description="picture"),
-        "patch": ipywidgets.Dropdown(options=[1, 2, 4, 8], value=4, description="patch"),
+        "size": choice("picture", [32, 64, 128, 256], 64),
+        "patch": choice("patch", [1, 2, 4, 8], 4),
         "levels": slider("levels", 3, 1, 4, 1),
         "base": slider("channels, first level", 64, 16, 128, 16),
         "blocks": slider("blocks a level", 1, 1, 3, 1),
-        "attention": ipywidgets.Dropdown(options=ATTENTION, description="attention"),
+        "attention": choice("attention", ATTENTION),
     }
     return explorer(controls, numbers, draw_unet, lambda n: (
         f"{n['parameters'] / 1e6:.2f} million parameters, {n['multiplications'] / 1e6:,.0f} "

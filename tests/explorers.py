@@ -11,12 +11,12 @@ FACTORS = sample_factors(12, seed=5)
 IMAGES = draw(FACTORS)
 
 
-def roi_explorer(trials=600, each=40):
+def roi_explorer(trials=600, each=120):
     """Betas in which each area knows a little of the object and of the scene."""
     rng = np.random.default_rng(0)
     kind, scene = rng.integers(0, len(KINDS), trials), rng.integers(0, len(BACKGROUNDS), trials)
     voxels = len(KEYS) * each
-    tuning = rng.normal(size=(len(KINDS), voxels))[kind] + rng.normal(size=(9, voxels))[scene]
+    tuning = rng.normal(size=(len(KINDS), voxels))[kind] + rng.normal(size=(len(BACKGROUNDS), voxels))[scene]
     betas = (tuning + rng.normal(0, 4, (trials, voxels))).astype(np.float32)
     what = {"object": np.array(KINDS)[kind], "scene": np.array(BACKGROUNDS)[scene]}
     return widgets.roi_explorer(betas, np.repeat(KEYS, each), what)
