@@ -16,7 +16,8 @@ def roi_explorer(trials=600, each=120):
     rng = np.random.default_rng(0)
     kind, scene = rng.integers(0, len(KINDS), trials), rng.integers(0, len(BACKGROUNDS), trials)
     voxels = len(KEYS) * each
-    tuning = rng.normal(size=(len(KINDS), voxels))[kind] + rng.normal(size=(len(BACKGROUNDS), voxels))[scene]
+    tuning = rng.normal(size=(len(KINDS), voxels))[kind]
+    tuning += rng.normal(size=(len(BACKGROUNDS), voxels))[scene]
     betas = (tuning + rng.normal(0, 4, (trials, voxels))).astype(np.float32)
     what = {"object": np.array(KINDS)[kind], "scene": np.array(BACKGROUNDS)[scene]}
     return widgets.roi_explorer(betas, np.repeat(KEYS, each), what)
