@@ -43,7 +43,7 @@ def opening(path, text):
 
 
 def middle(cells):
-    """Numbered sections that ask, think-questions with answers, a widget with a figure beside it."""
+    """Sections that ask, think-questions with answers, a widget with a figure beside it."""
     text = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
     sections = re.findall(r"^## (\d+)\. .*\n(?:\n(.*))?", text, re.M)
     if [int(n) for n, _ in sections] != list(range(1, len(sections) + 1)) or len(sections) < 3:
@@ -141,8 +141,7 @@ def no_widget(notebook):
     (swap("# 01 ·", "# 1 ·"), "first line"),
     (swap("*What does a voxel", "What does a voxel"), "italics"),
     (swap("blob/main/notebooks/01", "blob/main/notebooks/02"), "badge"),
-    (swap("1. say", "say"), None),
-    (swap("\n2. build", "\nbuild"), None),
+    (swap("**After this notebook you can**", "You will learn"), "objectives"),
     (swap("**Needs**", "Needs"), "how long"),
     (swap("## 7. ", "## 9. "), "numbered"),
     (swap("**Question.** How large", "How large"), "section 4"),
@@ -160,5 +159,4 @@ def test_each_lack_is_found(change, complaint):
     broken = copy.deepcopy(whole)
     change(broken)
     found = set(faults(path, PATHS, broken)) - set(faults(path, PATHS, whole))
-    if complaint:
-        assert any(complaint in line for line in found)
+    assert any(complaint in line for line in found)
