@@ -2,12 +2,11 @@
 
 import ipywidgets
 import numpy as np
-from matplotlib.figure import Figure
 
+from recon_lib.explorer import explorer, sheet, slider
 from recon_lib.metrics import pixel_correlation
 from recon_lib.plots import LABELS, tile
 from recon_lib.style import GREY, INK, WIDTH, styled
-from recon_lib.widgets import explorer, slider
 
 
 def reconstruction_browser(rows, alike):
@@ -53,13 +52,14 @@ def reconstruction_browser(rows, alike):
 
 
 @styled
-def draw_browser(numbers):
+def draw_browser(numbers, fig=None):
     """The pictures side by side, with their scores below."""
     pictures = numbers["pictures"]
     height, width = next(iter(pictures.values())).shape[:2]
     gap = max(2, width // 16)
-    fig = Figure(figsize=(WIDTH, WIDTH / len(pictures) + 0.9))
-    ax = fig.add_axes((0, 0.5 / fig.get_figheight(), 1, 1 - 0.9 / fig.get_figheight()))
+    high = WIDTH / len(pictures) + 0.9
+    fig = sheet(fig, (WIDTH, high), lambda fig: fig.add_axes((0, 0.5 / high, 1, 1 - 0.9 / high)))
+    (ax,) = fig.axes
     ax.imshow(tile(np.stack(list(pictures.values())), len(pictures), gap))
     ax.axis("off")
     for i, name in enumerate(pictures):

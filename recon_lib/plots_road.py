@@ -57,9 +57,10 @@ def shares(table, title=None, x="share of pictures"):
     ends = np.array([[min(row.values()), max(row.values())] for row in table.values()])
     ax.hlines(place, *ends.T, color=PALE, linewidth=3, zorder=1)
     styles = [("o", BLUE), *zip("Ds^", COLOURS[1:], strict=False)]
-    for name, (marker, colour) in zip(series, [*styles[: len(series) - 1], ("X", INK)],
-                                      strict=True):
-        ax.scatter([row[name] for row in table.values()], place, 80, colour, marker=marker,
+    for i, (name, (marker, colour)) in enumerate(
+            zip(series, [*styles[: len(series) - 1], ("X", INK)], strict=True)):  # fmt: skip
+        size = 190 if i == 0 else 70  # the first still shows where another lies on it
+        ax.scatter([row[name] for row in table.values()], place, size, colour, marker=marker,
                    label=name, zorder=2, edgecolors="white")
     ax.set_yticks(place, list(table))
     ax.set(xlabel=x, xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5), title=title or "")

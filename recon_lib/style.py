@@ -18,6 +18,7 @@ STYLE = {
     "font.size": 12,
     "axes.titlesize": 13,
     "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # where it would be anyway; finding out takes a third of the drawing time
     "axes.labelsize": 12,
     "axes.labelcolor": INK,
     "axes.edgecolor": GREY,

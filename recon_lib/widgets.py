@@ -1,84 +1,18 @@
-"""Explorers for the notebooks: move a slider, see the picture and the numbers change.
+"""Explorers of BOLD: move a slider, see the picture and the numbers change.
 
-Each is one function that returns one container. Its state can be set and read by code:
-`explorer.controls["peak"].value = 4` moves a slider, `explorer.numbers` holds what the figure
-shows. Nothing here needs more than ipywidgets 7.7.
+Each is one function that returns one container, an `explorer`. The figure beside it is drawn by a
+function of the same numbers, so that it can also stand alone.
 """
 
-import io
-
-import ipywidgets
 import numpy as np
-from matplotlib.figure import Figure
 
 from recon_lib import hrf
 from recon_lib.betas import compare_rdms, rdm
 from recon_lib.design import nuisance
+from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.glm import trial_design, trial_estimator
 from recon_lib.identification import unit_rows
 from recon_lib.style import BLUE, GREY, INK, RED, WIDTH, styled
-
-
-def explorer(controls, numbers, draw, readout):
-    """Put controls, a figure and a line of numbers into one box that keeps itself up to date.
-
-    Parameters
-    ----------
-    controls : dict of str to ipywidgets control
-        Their values are the arguments of `numbers`.
-    numbers : function
-        `numbers(**values)` gives a dict: all that the figure shows.
-    draw : function
-        `draw(numbers)` gives a matplotlib Figure.
-    readout : function
-        `readout(numbers)` gives one line of text.
-
-    Returns
-    -------
-    ipywidgets.VBox
-        With attributes `controls`, `numbers` (the latest) and `reset`, a button that puts every
-        control back.
-    """
-    start = {name: control.value for name, control in controls.items()}
-    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    text = ipywidgets.HTML()
-    reset = ipywidgets.Button(description="Reset", tooltip="Put every control back")
-    box = ipywidgets.VBox([*controls.values(), reset, text, image])
-    box.controls, box.reset, box.numbers = controls, reset, {}
-    for control in controls.values():
-        control.style.description_width = "11em"
-        control.layout.width = "30em"
-        control.layout.max_width = "100%"
-
-    def update(_=None):
-        box.numbers = numbers(**{name: control.value for name, control in controls.items()})
-        picture = io.BytesIO()
-        draw(box.numbers).savefig(
-            picture, format="png", pil_kwargs={"compress_level": 1}
-        )
-        image.value, text.value = picture.getvalue(), f"<b>{readout(box.numbers)}</b>"
-
-    def put_back(_):
-        for control in controls.values():
-            control.unobserve(update, "value")
-        for name, control in controls.items():
-            control.value = start[name]
-        for control in controls.values():
-            control.observe(update, "value")
-        update()
-
-    for control in controls.values():
-        control.observe(update, "value")
-    reset.on_click(put_back)
-    update()
-    return box
-
-
-def slider(description, value, low, high, step):
-    """A slider that reports while it moves."""
-    kind = ipywidgets.IntSlider if isinstance(value, int) else ipywidgets.FloatSlider
-    return kind(value=value, min=low, max=high, step=step, description=description)
-
 
 # ---- HRF explorer -----------------------------------------------------------------------------
 
@@ -98,7 +32,8 @@ def hrf_explorer():
     }
     return explorer(controls, hrf_numbers, draw_hrf, lambda n: (
         f"peak {n['peak_time']:.1f} s after onset, {n['width']:.1f} s wide at half height, "
-        f"undershoot {n['undershoot']:.0%} of the peak"
+        f"undershoot {n['undershoot']:.0%} of the peak; {len(n['onsets'])} pictures add up to "
+        f"{n['train'].max():.2f} times one"
     ))  # fmt: skip
 
 
@@ -119,10 +54,10 @@ def hrf_numbers(peak, dispersion, ratio, duration, spacing):
 
 
 @styled
-def draw_hrf(numbers):
+def draw_hrf(numbers, fig=None):
     """One response, and the sum of many."""
-    fig = Figure(figsize=(WIDTH, 3.2))  # a computed layout would double the time of a redraw
-    one, many = fig.subplots(1, 2, sharey=True)
+    fig = sheet(fig, (WIDTH, 3.2), lambda fig: fig.subplots(1, 2, sharey=True))
+    one, many = fig.axes
     one.plot(numbers["t"], numbers["response"], color=BLUE)
     one.plot(numbers["peak_time"], 1, "o", color=BLUE)
     one.set(title="one picture", xlabel="seconds", ylabel="response", xlim=(0, 30))
@@ -148,15 +83,13 @@ def glm_playground():
     were white and 1 % large; larger is better).
     """
     controls = {
-        "spacing": slider("picture every (s)", 10.0, 2.0, 20.0, 1.0),
+        "spacing": slider("picture every (s)", 10.0, 3.0, 20.0, 1.0),
         "noise": slider("noise (%)", 0.5, 0.0, 3.0, 0.1),
         "drift": slider("drift (%)", 1.0, 0.0, 5.0, 0.5),
         "peak": slider("true HRF peaks at (s)", 5.0, 3.0, 7.0, 0.25),
-        "high_pass": ipywidgets.Dropdown(
-            options=[("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)], value=1 / 128,
-            description="drift model",
-        ),
-        "method": ipywidgets.Dropdown(options=["lsa", "lss"], description="method"),
+        "high_pass": choice(
+            "drift model", [("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)]),
+        "method": choice("method", ["lsa", "lss"]),
         "seed": slider("another draw", 0, 0, 20, 1),
     }  # fmt: skip
     return explorer(controls, glm_numbers, draw_glm, lambda n: (
@@ -195,10 +128,10 @@ def glm_numbers(spacing, noise, drift, peak, high_pass, method, seed):
 
 
 @styled
-def draw_glm(numbers):
+def draw_glm(numbers, fig=None):
     """The voxel and the fit; estimates against the truth."""
-    fig = Figure(figsize=(WIDTH, 3.2))
-    left, right = fig.subplots(1, 2, width_ratios=(1.7, 1))
+    fig = sheet(fig, (WIDTH, 3.2), lambda fig: fig.subplots(1, 2, width_ratios=(1.7, 1)))
+    left, right = fig.axes
     left.plot(numbers["time"], numbers["bold"], color=GREY, linewidth=1, label="BOLD")
     left.plot(numbers["time"], numbers["fit"], color=BLUE, linewidth=1.5, label="fit")
     left.set(title="first 120 s", xlabel="seconds", ylabel="% signal change", xlim=(0, 120))
@@ -261,8 +194,8 @@ def roi_explorer(betas, roi, what):
         }  # fmt: skip
 
     controls = {
-        "area": ipywidgets.Dropdown(options=[*areas, "all"], description="area"),
-        "what": ipywidgets.Dropdown(options=list(what), description="sort trials by"),
+        "area": choice("area", [*areas, "all"]),
+        "what": choice("sort trials by", list(what)),
         "voxels": slider("voxels, at most", 200, 5, len(roi), 5),
     }
     return explorer(controls, numbers, draw_roi, lambda n: (
@@ -272,10 +205,10 @@ def roi_explorer(betas, roi, what):
 
 
 @styled
-def draw_roi(numbers):
+def draw_roi(numbers, fig=None):
     """Dissimilarities of the mean patterns, and which category was taken for which."""
-    fig = Figure(figsize=(WIDTH, 3.6))
-    for ax, key, title in zip(fig.subplots(1, 2), ("rdm", "confusion"),
+    fig = sheet(fig, (WIDTH, 3.6), lambda fig: fig.subplots(1, 2))
+    for ax, key, title in zip(fig.axes, ("rdm", "confusion"),
                               ("dissimilarity of mean patterns", "single trials: named as"),
                               strict=True):  # fmt: skip
         limit = numbers[key].max()

@@ -2,21 +2,19 @@
 
 import time
 
-import ipywidgets
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from recon_lib.decoding import to_uint8
 from recon_lib.diffusion import SCHEDULES, add_noise, shift_schedule, snr
+from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.features import NAMED, to_batch
 from recon_lib.plots import tile
 from recon_lib.samplers import initial_noise
 from recon_lib.style import BLUE, GREY, INK, ORANGE, PALE, RED, WIDTH, styled
 from recon_lib.unet import UNet
 from recon_lib.unet_cost import count
-from recon_lib.widgets import explorer, slider
 
 # ---- Noising scrubber -------------------------------------------------------------------------
 
@@ -57,7 +55,7 @@ def noising_scrubber(images, reader):
     controls = {
         "t": slider("time t", 300, 0, 999, 1),
         "picture": slider("picture", 0, 0, len(images) - 1, 1),
-        "schedule": ipywidgets.Dropdown(options=list(SCHEDULES), description="schedule"),
+        "schedule": choice("schedule", list(SCHEDULES)),
         "draw": slider("another noise", 0, 0, 20, 1),
     }
     return explorer(controls, numbers, draw_noising, lambda n: (
@@ -67,10 +65,10 @@ def noising_scrubber(images, reader):
 
 
 @styled
-def draw_noising(numbers):
+def draw_noising(numbers, fig=None):
     """The clean picture, the noisy one, and where on the schedule we are."""
-    fig = Figure(figsize=(WIDTH, 2.7))
-    *pictures, ax = fig.subplots(1, 3, width_ratios=(1, 1, 1.3))
+    fig = sheet(fig, (WIDTH, 2.7), lambda fig: fig.subplots(1, 3, width_ratios=(1, 1, 1.3)))
+    *pictures, ax = fig.axes
     titles = ("clean", f"t = {numbers['t']}")
     for axis, picture, title in zip(pictures, numbers["pictures"], titles, strict=True):
         axis.imshow(picture, interpolation="nearest")
@@ -117,7 +115,7 @@ def schedule_designer(image):
         }  # fmt: skip
 
     controls = {
-        "schedule": ipywidgets.Dropdown(options=list(SCHEDULES), description="schedule"),
+        "schedule": choice("schedule", list(SCHEDULES)),
         "factor": slider("noise shifted by", 1.0, 0.25, 8.0, 0.25),
         "steps": slider("steps", 1000, 50, 1000, 50),
     }
@@ -127,16 +125,21 @@ def schedule_designer(image):
     ))  # fmt: skip
 
 
-@styled
-def draw_schedule(numbers):
-    """The picture at eight times, alpha_bar, and how many steps go to which SNR."""
-    fig = Figure(figsize=(WIDTH, 3.9))
+def lay_schedule(fig):
+    """A strip of pictures above two panels."""
     top, bottom = fig.add_gridspec(2, 1, height_ratios=(1, 2), left=0.09, right=0.97, top=0.99,
                                    bottom=0.14, hspace=0.38)  # fmt: skip
-    ax = fig.add_subplot(top)
+    fig.add_subplot(top)
+    bottom.subgridspec(1, 2, wspace=0.22).subplots()
+
+
+@styled
+def draw_schedule(numbers, fig=None):
+    """The picture at eight times, alpha_bar, and how many steps go to which SNR."""
+    fig = sheet(fig, (WIDTH, 3.9), lay_schedule)
+    ax, left, right = fig.axes
     ax.imshow(tile(numbers["strip"], 8), interpolation="nearest")
     ax.axis("off")
-    left, right = bottom.subgridspec(1, 2, wspace=0.22).subplots()
     left.plot(numbers["alpha_bar"], color=BLUE)
     left.plot(numbers["times"], numbers["alpha_bar"][numbers["times"]], "o", color=BLUE)
     steps = len(numbers["alpha_bar"])
@@ -189,12 +192,12 @@ def unet_tour(batch=64):
                 "seconds": 3 * batch * total["multiplications"] / speed}  # fmt: skip
 
     controls = {
-        "size": ipywidgets.Dropdown(options=[32, 64, 128, 256], value=64, description="picture"),
-        "patch": ipywidgets.Dropdown(options=[1, 2, 4, 8], value=4, description="patch"),
+        "size": choice("picture", [32, 64, 128, 256], 64),
+        "patch": choice("patch", [1, 2, 4, 8], 4),
         "levels": slider("levels", 3, 1, 4, 1),
         "base": slider("channels, first level", 64, 16, 128, 16),
         "blocks": slider("blocks a level", 1, 1, 3, 1),
-        "attention": ipywidgets.Dropdown(options=ATTENTION, description="attention"),
+        "attention": choice("attention", ATTENTION),
     }
     return explorer(controls, numbers, draw_unet, lambda n: (
         f"{n['parameters'] / 1e6:.2f} million parameters, {n['multiplications'] / 1e6:,.0f} "
@@ -217,10 +220,10 @@ def multiplications_per_second():
 
 
 @styled
-def draw_unet(numbers):
+def draw_unet(numbers, fig=None):
     """The U with its shapes, and what each level costs."""
-    fig = Figure(figsize=(WIDTH, 3.9))
-    ax, costs = fig.subplots(1, 2, width_ratios=(1.9, 1))
+    fig = sheet(fig, (WIDTH, 3.9), lambda fig: fig.subplots(1, 2, width_ratios=(1.9, 1)))
+    ax, costs = fig.axes
     levels = len(numbers["config"]["channels"])
     rows = {row["part"]: row for row in numbers["rows"]}
     for level in range(levels):

@@ -12,7 +12,8 @@ import recon_lib
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-CONDA_NAMES = {"pytorch": "torch"}  # conda-forge's name: PyPI's name
+# conda-forge's name: PyPI's name
+CONDA_NAMES = {"pytorch": "torch", "playwright-python": "playwright"}
 
 
 def requirements(extra=None):

@@ -1,0 +1,54 @@
+"""Every explorer of the course on small made-up data: for tests, for the browser, for timing."""
+
+import numpy as np
+
+from recon_lib import browser, widgets, widgets_diffusion
+from recon_lib.bold5000 import KEYS
+from recon_lib.features import load_factor_net
+from recon_lib.scenes import BACKGROUNDS, KINDS, draw, sample_factors
+
+FACTORS = sample_factors(12, seed=5)
+IMAGES = draw(FACTORS)
+
+
+def roi_explorer(trials=600, each=120):
+    """Betas in which each area knows a little of the object and of the scene."""
+    rng = np.random.default_rng(0)
+    kind, scene = rng.integers(0, len(KINDS), trials), rng.integers(0, len(BACKGROUNDS), trials)
+    voxels = len(KEYS) * each
+    tuning = rng.normal(size=(len(KINDS), voxels))[kind]
+    tuning += rng.normal(size=(len(BACKGROUNDS), voxels))[scene]
+    betas = (tuning + rng.normal(0, 4, (trials, voxels))).astype(np.float32)
+    what = {"object": np.array(KINDS)[kind], "scene": np.array(BACKGROUNDS)[scene]}
+    return widgets.roi_explorer(betas, np.repeat(KEYS, each), what)
+
+
+def reconstruction_browser():
+    """Copies of the pictures seen, more and more noisy."""
+    rng = np.random.default_rng(0)
+    rows = {"truth": IMAGES}
+    for name, noise in (("ridge", 40), ("diffusion", 15), ("shuffled_brain", 120)):
+        rows[name] = np.clip(IMAGES + rng.normal(0, noise, IMAGES.shape), 0, 255).astype(np.uint8)
+    alike = {name: rng.random((len(IMAGES), len(IMAGES))) for name in rows if name != "truth"}
+    return browser.reconstruction_browser(rows, alike)
+
+
+EXAMPLES = {
+    "hrf_explorer": widgets.hrf_explorer,
+    "glm_playground": widgets.glm_playground,
+    "roi_explorer": roi_explorer,
+    "noising_scrubber": lambda: widgets_diffusion.noising_scrubber(
+        IMAGES, load_factor_net("judge")),
+    "schedule_designer": lambda: widgets_diffusion.schedule_designer(IMAGES[0]),
+    "unet_tour": widgets_diffusion.unet_tour,
+    "reconstruction_browser": reconstruction_browser,
+}  # fmt: skip
+
+
+def choices(control, count=5):
+    """Values that a control can take: `count` of a slider's from end to end, or all options."""
+    if hasattr(control, "max"):
+        return [type(control.value)(v) for v in np.linspace(control.min, control.max, count)]
+    if hasattr(control, "options"):
+        return [o[1] if isinstance(o, tuple) else o for o in control.options]
+    return [True, False]
