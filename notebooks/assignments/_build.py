@@ -65,9 +65,14 @@ def graded(notebook):
 
 
 def points(notebook):
-    """Points of each exercise {id: points}, in order; those marked by hand are markdown cells."""
+    """Points of each exercise, in order: {id: points}."""
     return {name.removeprefix("test_"): cell.metadata.nbgrader.points
             for name, cell in graded(notebook).items() if cell.metadata.nbgrader.grade}  # fmt: skip
+
+
+def by_hand(cell):
+    """Whether a teacher marks this cell."""
+    return cell.metadata.nbgrader.grade and cell.metadata.nbgrader.solution
 
 
 def mistakes(guide):
@@ -104,15 +109,13 @@ def self_checking(release):
 
 def full_guide(notebook, guide):
     """The guide with the points and the reference solution of each exercise put in."""
-    cells, worth = graded(notebook), points(notebook)
-    for name, value in worth.items():
-        by_hand = cells[name].cell_type == "markdown"
-        answer = cells[name].source
-        if by_hand:
-            answer = "**A full answer.** " + answer
-        else:
-            answer = f"**Reference.**\n\n```python\n{answer}\n```"
-        heading = f"## {name}: {value} points{', marked by hand' * by_hand}\n\n{answer}\n"
+    cells = graded(notebook)
+    for name, value in points(notebook).items():
+        hand, answer = by_hand(cells[name]), cells[name].source
+        if cells[name].cell_type == "code":
+            answer = f"```python\n{answer}\n```"
+        worth = f"{value} points{', marked by hand' * hand}"
+        heading = f"## {name}: {worth}\n\nReference:\n\n{answer}\n"
         guide = re.sub(rf"^## {name}\n", lambda _, text=heading: text, guide, flags=re.M)
     return guide
 
@@ -123,7 +126,7 @@ def overview(notebooks, guides):
              "| assignment | points by test | points by hand | minutes |", "|---|---|---|---|"]
     for name, notebook in notebooks.items():
         cells, worth = graded(notebook), points(notebook)
-        hand = sum(p for k, p in worth.items() if cells[k].cell_type == "markdown")
+        hand = sum(value for k, value in worth.items() if by_hand(cells[k]))
         minutes = re.search(r"\*\*Time\*\* (\d+) minutes", guides[name])[1]
         lines.append(f"| [{name}]({name}.md) | {sum(worth.values()) - hand} | {hand} | {minutes} |")
     return "\n".join(lines) + "\n"
