@@ -1,0 +1,235 @@
+"""Every assignment: well formed, silent about its answers, and marked as it should be."""
+
+import ast
+import contextlib
+import importlib.util
+import io
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbgrader.api import Gradebook
+from nbgrader.nbgraderformat import MetadataValidator
+from nbgrader.preprocessors import (
+    CheckCellMetadata,
+    Execute,
+    IgnorePattern,
+    LimitOutput,
+    NbGraderPreprocessor,
+    SaveAutoGrades,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "notebooks" / "assignments"
+SETUP = (ROOT / "notebooks" / "_setup_cell.py").read_text(encoding="utf-8").strip()
+pytestmark = pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SAWarning")  # nbgrader's own
+NAMES = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
+
+spec = importlib.util.spec_from_file_location("build_assignments", FOLDER / "_build.py")
+build = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(build)
+
+
+def source(name):
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+def guide(name):
+    return (FOLDER / f"{name}.md").read_text(encoding="utf-8")
+
+
+def between(text, what):
+    """Lines of code of the regions `### BEGIN what`, without indentation and blank lines."""
+    regions = re.findall(rf"### BEGIN {what}\n(.*?)### END {what}", text, flags=re.S)
+    return [line.strip() for region in regions for line in region.splitlines() if line.strip()]
+
+
+def execute(cell, names):
+    """Run the source of a cell in a namespace; what it prints."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(cell, "<cell>", "exec"), names)
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A course with every assignment built into it."""
+    folder = tmp_path_factory.mktemp("course")
+    build.main(folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_source(name):
+    notebook = source(name)
+    cells = list(build.graded(notebook).values())
+    ids = [cell.metadata.nbgrader.grade_id for cell in notebook.cells
+           if "nbgrader" in cell.metadata]  # fmt: skip
+    assert len(ids) == len(set(ids)), "grade_ids must be unique"
+    for cell in cells:
+        assert cell.metadata.nbgrader.schema_version == 3
+        MetadataValidator().validate_cell(cell)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].source == SETUP and all("nbgrader" in cell.metadata for cell in code)
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+    worth = build.points(notebook)
+    known = build.graded(notebook)
+    by_test = [k for k in worth if not build.by_hand(known[k])]
+    assert 3 <= len(by_test) <= 5 and 1 <= len(worth) - len(by_test) <= 2
+    for exercise in by_test:
+        assert between(known[exercise].source, "SOLUTION")
+        assert between(known[f"test_{exercise}"].source, "HIDDEN TESTS")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_test_says_what_is_wrong(name):
+    for grade_id, cell in build.graded(source(name)).items():
+        if grade_id.startswith("test_"):
+            tree = ast.parse(cell.source)
+            checks = [node for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+            assert checks and all(node.msg is not None for node in checks), grade_id
+            last = tree.body[-1]  # a value at the end would count as partial credit
+            assert not isinstance(last, ast.Expr), grade_id
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_release_gives_nothing_away(course, name):
+    release = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+    code = "\n".join(cell.source for cell in release.cells if cell.cell_type == "code")
+    assert "### BEGIN" not in code and "### END" not in code
+    lines, known = {line.strip() for line in code.splitlines()}, build.graded(release)
+    for grade_id, cell in build.graded(source(name)).items():
+        assert not set(between(cell.source, "SOLUTION")) & lines
+        hidden = between(cell.source, "HIDDEN TESTS")
+        assert not hidden or not set(hidden) <= lines
+        for line in hidden:  # the library's own version of an answer is never named
+            for oracle in re.findall(r"^from recon_lib\S* import (.*)$", line):
+                for word in oracle.split(", "):
+                    assert not re.search(rf"\b{word}\b", code), f"{word} is named in {name}"
+        if cell.metadata.nbgrader.locked:
+            assert known[grade_id].metadata.editable is False
+        elif cell.cell_type == "markdown":
+            assert known[grade_id].source == "YOUR ANSWER HERE"
+        else:
+            assert "raise NotImplementedError()" in known[grade_id].source
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_wrong_answers_are_told_why(name):
+    """One pass through the reference; at each exercise first every wrong answer of the guide."""
+    known, wrong = build.graded(source(name)), build.mistakes(guide(name))
+    assert {mistake.exercise for mistake in wrong} <= set(known)
+    by_test = [k for k in build.points(source(name)) if not build.by_hand(known[k])]
+    for exercise in by_test:
+        assert len([m for m in wrong if m.exercise == exercise]) >= 2, exercise
+    names = {"__name__": "__main__"}
+    for grade_id, cell in known.items():
+        if cell.cell_type == "markdown":
+            continue
+        for mistake in wrong:
+            if mistake.exercise == grade_id:
+                attempt = dict(names)
+                execute(mistake.code, attempt)
+                with pytest.raises(AssertionError) as told:
+                    execute(known[f"test_{grade_id}"].source, attempt)
+                assert mistake.message in str(told.value), mistake.title
+        execute(cell.source, dict(names) if grade_id.startswith("test_") else names)
+
+
+class HereAndNow(NbGraderPreprocessor):
+    """Run a notebook as nbgrader's `Execute` does, but in this process: no kernel to wait for."""
+
+    def preprocess(self, nb, resources):
+        names = {"__name__": "__main__"}
+        for cell in nb.cells:
+            if cell.cell_type == "code":
+                cell.execution_count = 1
+                try:
+                    execute(cell.source, names)
+                except Exception as error:
+                    found = dict(ename=type(error).__name__, evalue=str(error), traceback=[])
+                    cell.outputs = [nbformat.v4.new_output("error", **found)]
+        return nb, resources
+
+
+def grade(course, name, student, notebook, run):
+    """Let nbgrader mark a notebook; the submission as its gradebook has it."""
+    folder = course / "submitted" / student / name
+    folder.mkdir(parents=True)
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    nbgrader = build.nbgrader_in(course)
+    nbgrader.config.Autograde.autograde_preprocessors = [
+        run, IgnorePattern, LimitOutput, SaveAutoGrades, CheckCellMetadata]
+    nbgrader.config.Execute.timeout = 120
+    done = nbgrader.autograde(name, student)
+    assert done["success"], done
+    return Gradebook(f"sqlite:///{course}/gradebook.db", "reading_images")
+
+
+def colab_copy(course, name):
+    return nbformat.read(course / "colab" / f"{name}.ipynb", as_version=4)
+
+
+def solved(notebook, name):
+    """The notebook with the reference's answers filled in."""
+    known = build.graded(source(name))
+    for grade_id, cell in build.graded(notebook).items():
+        if cell.metadata.nbgrader.solution:
+            cell.source = known[grade_id].source
+    return notebook
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_reference_earns_full_points(course, name):
+    answers = solved(colab_copy(course, name), name)
+    worth = build.points(source(name))
+    by_hand = {k for k in worth if build.by_hand(build.graded(source(name))[k])}
+    with grade(course, name, "reference", answers, Execute) as gradebook:
+        submission = gradebook.find_submission(name, "reference")
+        assert submission.max_score == sum(worth.values())
+        assert submission.needs_manual_grade
+        assert submission.score == sum(v for k, v in worth.items() if k not in by_hand)
+        for k in by_hand:  # what a teacher does in the form
+            answer = gradebook.find_grade(k, name, name, "reference")
+            answer.manual_score, answer.needs_manual_grade = worth[k], False
+        gradebook.db.commit()
+        assert submission.score == submission.max_score and not submission.needs_manual_grade
+    marked = course / "autograded" / "reference" / name / f"{name}.ipynb"
+    last = nbformat.read(marked, as_version=4).cells[-1]
+    assert last.id == "self-check"
+    lines = "".join(output.text for output in last.outputs).splitlines()
+    assert len(lines) == len(worth) - len(by_hand)
+    assert all("right as far as" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_untouched_release_earns_nothing(course, name):
+    release = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
+    with grade(course, name, "untouched", release, HereAndNow) as gradebook:
+        submission = gradebook.find_submission(name, "untouched")
+        assert submission.score == 0 and not submission.needs_manual_grade
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_self_check_of_untouched_copy(course, name):
+    names = {"__name__": "__main__"}
+    *cells, last = colab_copy(course, name).cells
+    for cell in cells:
+        if cell.cell_type == "code" and not cell.metadata.get("nbgrader", {}).get("grade"):
+            with contextlib.suppress(NotImplementedError):
+                execute(cell.source, names)
+    lines = execute(last.source, names).splitlines()
+    worth = [k for k in build.graded(source(name)) if k.startswith("test_")]
+    assert len(lines) == len(worth) and all("not written yet" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_guide(course, name):
+    text = (course / "guide" / f"{name}.md").read_text(encoding="utf-8")
+    for exercise, value in build.points(source(name)).items():
+        assert f"## {exercise}: {value} points" in text
+        cell = build.graded(source(name))[exercise]
+        assert cell.source in text and f"## {exercise}\n" in guide(name)
+    row = (course / "guide" / "README.md").read_text(encoding="utf-8")
+    assert f"[{name}]({name}.md)" in row
