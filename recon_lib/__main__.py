@@ -100,6 +100,24 @@ def train(
 
 
 @app.command()
+def quality(
+    model: Annotated[str, typer.Option(help="A model of TinyScenes.")] = "unconditional",
+    out: Out = RESULTS / "quality", n: Annotated[int, typer.Option(help="Samples.")] = 1000,
+    steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
+):
+    """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
+    from recon_lib import plots, recipes
+    from recon_lib.runs import pick_device
+
+    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device))
+    write_scores(out, table)
+    save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
+    for name, value in table["samples"].items():
+        say(f"{name:>16}  {value:8.4f}   new scenes {table['new scenes'][name]:8.4f}")
+    say(f"\nscores: {out / 'scores.json'}\nfirst 36 samples: {out / 'samples.png'}")
+
+
+@app.command()
 def reconstruct(
     data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
     images: Annotated[str | None, typer.Option(help="Your pictures: folder or array file.")] = None,

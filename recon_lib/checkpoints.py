@@ -14,6 +14,9 @@ from safetensors.torch import save
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.unet import UNet
 
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
+SHIPPED = ("unconditional", "conditional")
+
 
 def save_checkpoint(path, state):
     """Write a training state (a dict of tensors, numbers, strings) whole or not at all."""
@@ -70,6 +73,12 @@ def save_model(model, path, info=None, half=True):
 def load_model(path, device="cpu"):
     """Read a network from safetensors or from a checkpoint (then its averaged weights).
 
+    Parameters
+    ----------
+    path : str or Path
+        "unconditional" and "conditional" are the shipped ones.
+    device : str
+
     Returns
     -------
     model : UNet
@@ -83,6 +92,8 @@ def load_model(path, device="cpu"):
     DataError
         If the file is missing, damaged or of another architecture.
     """
+    if path in SHIPPED:
+        path = CHECKPOINTS / f"{path}.safetensors"
     weights, config, info = read_weights(path)
     model = UNet(**config)
     model.load_state_dict(weights)

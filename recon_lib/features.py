@@ -6,7 +6,6 @@ the *judge* only ever scores.
 """
 
 import json
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 from tqdm import tqdm
 
+from recon_lib.checkpoints import CHECKPOINTS
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS
 
-CHECKPOINTS = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
 NAMED = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
 MEASURED = ("hue", "x", "y", "size")
 EMBEDDING = 96

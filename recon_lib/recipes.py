@@ -13,11 +13,13 @@ import numpy as np
 import torch
 
 from recon_lib import scenes
+from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
 from recon_lib.decoding import INTERVAL, judge_space, load_conditional, sample_pictures
 from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
 from recon_lib.identification import similarity, top_k
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
+from recon_lib.quality import quality
 from recon_lib.splits import refuse_leak
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
@@ -27,6 +29,7 @@ EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye'
     "judge": (202, 12_000, 5),
 }
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
+NEW_SEED = 998  # pictures that no training sees
 
 
 def train_eye_and_judge(out):
@@ -138,3 +141,31 @@ def choose_guidance(experiment, model_path, scales=(1.0, 2.0, 3.0), n=113, steps
         )), known), np.arange(n))
         for scale in scales
     }
+
+
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu"):
+    """Scores of unconditional samples, for the card of a model of TinyScenes.
+
+    Parameters
+    ----------
+    path : path, or the name of a shipped model
+        A conditional model draws without its condition.
+    n : int
+        Samples, and as many new scenes to compare with.
+    steps : int
+        Of DPM-Solver++(2M).
+
+    Returns
+    -------
+    scores : dict
+        {"samples": scores, "new scenes": scores}, see `quality.quality`: the second row is what a
+        perfect model of the scenes would get. Both are compared with `n` further new scenes.
+    pictures : (n, H, W, 3) uint8 array
+        The samples.
+    """
+    model, info = load_model(path, device)
+    new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
+    known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
+    made = sample_pictures(model, info, n=n, seed=seed, steps=steps)
+    rows = {"samples": made, "new scenes": new[:n]}
+    return {name: quality(pictures, new[n:], known) for name, pictures in rows.items()}, made

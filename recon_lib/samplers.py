@@ -6,7 +6,7 @@ All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a
 
 import torch
 
-from recon_lib.diffusion import to_eps
+from recon_lib.diffusion import snr, to_eps
 
 
 def initial_noise(n, shape, seed=0, first=0):
@@ -50,6 +50,38 @@ def ladder(alpha_bar, steps):
     if not 1 <= steps <= len(alpha_bar):
         raise ValueError(f"steps is {steps}; choose 1 to {len(alpha_bar)}")
     return (torch.linspace(len(alpha_bar), 0, steps + 1)[:-1].round().long() - 1).tolist()
+
+
+def log_snr_ladder(alpha_bar, steps, noisiest=-5.0):
+    """Times from the noisiest downwards, equally spaced in log(a / s).
+
+    This is the time in which DPM-Solver's curve is smooth (Lu et al. 2022, sec. 4). On a cosine
+    schedule it takes shorter steps at the noisy end, where light and layout are decided: with few
+    equal steps of t those are decided in one or two.
+
+    Parameters
+    ----------
+    alpha_bar : Tensor (T,)
+    steps : int
+    noisiest : float
+        log(a / s) where the equal steps begin, unless the schedule has less noise. The first time
+        is the very last of the schedule all the same.
+
+    Returns
+    -------
+    list of int, length `steps`, strictly falling
+        It ends where `ladder` does.
+    """
+    equal = ladder(alpha_bar, steps)
+    first, last = equal[0], equal[-1]
+    log_ratio = snr(alpha_bar.double()).log().cpu() / 2  # (T,), falling with t
+    low = max(noisiest, log_ratio[first].item())
+    wanted = torch.linspace(low, max(low, log_ratio[last].item()), steps, dtype=torch.float64)
+    times = (wanted[:, None] - log_ratio).abs().argmin(1).tolist()
+    times[0] = first
+    for i in range(1, steps):  # no time twice …
+        times[i] = min(times[i], times[i - 1] - 1)
+    return [max(t, steps - 1 - i) for i, t in enumerate(times)]  # … and none below 0
 
 
 def _times(x, t):
@@ -118,10 +150,10 @@ def ddpm(denoise, x_T, alpha_bar, steps=1000, seed=0, first=0, callback=None):
 def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, one evaluation a step.
 
-    Parameters as in `ddim`; deterministic. The last step, to no noise at all, returns the
-    estimate itself.
+    Parameters as in `ddim`; deterministic. Its steps are those of `log_snr_ladder`; the last one,
+    to no noise at all, returns the estimate itself.
     """
-    times = ladder(alpha_bar, steps)
+    times = log_snr_ladder(alpha_bar, steps)
     x, before, h_before = x_T, None, None
     for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
         x0 = denoise(x, _times(x, t))
