@@ -49,3 +49,11 @@ def tiny_model(loaded, tmp_path_factory):
     info = dict(prediction="x0", schedule="cosine", image_size=64)
     save_model(random_unet(15), folder / "model.safetensors", info)
     return folder / "model.safetensors"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def full_precision():
+    """Tests mean the same on a CPU with fast bfloat16 and on one without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("recon_lib.runs.bf16_is_faster", lambda: False)
+        yield

@@ -72,6 +72,13 @@ def test_samples_follow_vector_noise_and_guidance(model):
     assert near(sample_pictures(*model, VECTORS, seed=1, steps=3, scale=0.0), free)
 
 
+def test_samples_in_bfloat16_look_the_same(model, monkeypatch):
+    full = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
+    monkeypatch.setattr("recon_lib.runs.bf16_is_faster", lambda: True)
+    half = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
+    assert 0 < np.abs(full - half).mean() < 2  # of 255
+
+
 def test_all_decoders_are_there(results, loaded):
     assert set(results) == {"single_trial", "averaged"}
     for name, n in (("single_trial", 24), ("averaged", 6)):
