@@ -24,8 +24,10 @@ Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Subject = Annotated[str, typer.Option(help="CSI1 to CSI4.")]
 Release = Annotated[int, typer.Option(help="1: ROI time points; 2: single-trial betas.")]
 Model = Annotated[Path | None, typer.Option(help="Conditional model; default: the shipped one.")]
-Scale = Annotated[float, typer.Option(help="Guidance scale; 1: none.")]
-Steps = Annotated[int, typer.Option(help="Network evaluations a picture.")]
+Scale = Annotated[float | None, typer.Option(help="Guidance scale; 1: none.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
+Strength = Annotated[float | None, typer.Option(help="Of the likelihood's pull; 0: none.")]
+Candidates = Annotated[int | None, typer.Option(help="Drawn a picture; the likeliest is kept.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
@@ -129,12 +131,19 @@ def reconstruct(
     size: Annotated[int, typer.Option(help="Side of the pictures, for your own data.")] = 64,
     folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
     train_steps: Annotated[int, typer.Option(help="0: no network, the exact denoiser.")] = 0,
-    model: Model = None, seed: Seed = 0, scale: Scale = 3.0, steps: Steps = 16,
-    device: Device = "auto",
+    model: Model = None, seed: Seed = 0, scale: Scale = None, steps: Steps = None,
+    strength: Strength = None, candidates: Candidates = None, device: Device = "auto",
 ):
-    """Reconstruct held-out pictures: from a release (--data), or from your own arrays."""
+    """Reconstruct held-out pictures: from a release (--data), or from your own arrays.
+
+    How to sample was chosen on training trials; --scale, --steps, --strength and --candidates
+    choose otherwise.
+    """
     from recon_lib import decoding, experiment
     from recon_lib.runs import pick_device
+
+    asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates)
+    sampling = decoding.SAMPLING | {k: v for k, v in asked.items() if v is not None}
 
     device = pick_device(device)
     if (images is None) != (betas is None):
@@ -146,7 +155,7 @@ def reconstruct(
         own = load_own(images, betas, trials, groups, runs, size)
         if groups is None and runs is not None:
             own.groups = own.runs
-        pictures = reconstruct_own(own, folds, model, train_steps, steps=steps, seed=seed,
+        pictures = reconstruct_own(own, folds, model, train_steps, seed=seed, sampling=sampling,
                                    device=device, out_dir=out / "folds", say=say)
         fold = pictures.pop("fold")
         save_arrays(out / "own.npz", truth=own.images, trial_image=own.trial_image, fold=fold,
@@ -157,14 +166,14 @@ def reconstruct(
     x = experiment.load(data, subject, release)
     path = model or decoding.MODEL
     begin = time.time()
-    results = decoding.reconstruct(x, path, seed, scale, steps=steps, device=device, say=say)
+    results = decoding.reconstruct(x, path, seed, sampling, device, say)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
         for kind in ("pictures", "rankings"):
             arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
     settings = dict(data=str(data), subject=subject, release=release, seed=seed,
-                    model=str(path), guidance_scale=scale, steps=steps,
+                    model=str(path), sampling=sampling,
                     seconds=round(time.time() - begin, 1))
     save_arrays(out / "reconstructions.npz", settings=json.dumps(settings), **arrays)
     say(f"reconstructions are in {out / 'reconstructions.npz'}")
@@ -180,6 +189,7 @@ def score(
         score_own(out, permutations)
         return
     from recon_lib import decoding, experiment, plots
+    from recon_lib.metrics import format_report
 
     arrays = load_arrays(out / "reconstructions.npz")
     settings = json.loads(str(arrays.pop("settings")))
@@ -209,7 +219,7 @@ def score(
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
     for name in ("single_trial", "averaged"):
-        say(f"\n{name.replace('_', ' ')}\n{plots_table(table[name])}")
+        say(f"\n{name.replace('_', ' ')}\n{format_report(table[name])}")
     say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
 
 
@@ -217,6 +227,7 @@ def score_own(out, permutations):
     """Score cross-validated reconstructions of anybody's data."""
     from recon_lib import plots
     from recon_lib.crossval import score_own as table_of
+    from recon_lib.metrics import format_report
 
     arrays = load_arrays(out / "own.npz")
     table = table_of(arrays, permutations)
@@ -227,17 +238,17 @@ def score_own(out, permutations):
     rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
-    say(f"\ncross-validated, every trial\n{plots_table(table['single_trial'])}")
+    say(f"\ncross-validated, every trial\n{format_report(table['single_trial'])}")
     say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
 
 
 @app.command()
-def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = 16):
+def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = None):
     """A real brain: Haxby's recordings drive the model, leave-one-run-out."""
     from recon_lib import decoding, plots
     from recon_lib.haxby import drive, score_blocks
 
-    result = drive(model or decoding.MODEL, seed, steps, say)
+    result = drive(model or decoding.MODEL, seed, steps or decoding.SAMPLING["steps"], say)
     table = score_blocks(result, seed)
     write_scores(out, table)
     save_figure(out / "reconstructions.png", plots.reconstructions(result["figure"]))
@@ -263,13 +274,6 @@ def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
     say("4 of 4: scores")
     score(out)
     say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")
-
-
-def plots_table(rows):
-    """A table of scores as text."""
-    from recon_lib.metrics import format_report
-
-    return format_report(rows)
 
 
 def save_arrays(path, **arrays):

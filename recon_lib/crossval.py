@@ -16,12 +16,13 @@ import torch
 from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import load_conditional, sample_pictures, to_uint8
+from recon_lib.decoding import SAMPLING, load_conditional, sample_pictures, to_uint8
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
 from recon_lib.metrics import report
+from recon_lib.posterior import evidence
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.splits import folds as make_folds
 from recon_lib.splits import refuse_leak
@@ -126,8 +127,8 @@ def trained_sampler(decoder, pool, latents, blocks, train_steps, seed, steps, de
     return lambda vectors: sample_pictures(model, info, vectors, seed=seed, steps=steps)
 
 
-def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, steps=20, seed=0,
-                    device="cpu", out_dir="results/own", say=print):
+def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, seed=0,
+                    sampling=SAMPLING, device="cpu", out_dir="results/own", say=print):
     """Cross-validated reconstructions of every trial of `own.OwnData`.
 
     Parameters
@@ -144,8 +145,9 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         the pool, the better choice below a few thousand pictures.
     pictures : int
         Size of the pool after `cut_and_paste`; larger sets are left as they are.
-    steps, seed : int
-        See `decoding.sample_pictures`.
+    seed : int
+    sampling : dict
+        Options of `decoding.sample_pictures` for a ready model; without one only `steps` counts.
     device : {"cpu", "cuda"}
         For a network.
     out_dir : path
@@ -164,7 +166,7 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
     if train_steps:  # refuse pictures that it cannot take before any work is done
         small_unet(*data.images.shape[2:], condition_size=1)
     order = shuffled_brain(data.trial_image, seed)
-    ready, eye = None, load_factor_net("eye")
+    ready, eye, steps = None, load_factor_net("eye"), sampling["steps"]
     if model_path is not None:
         ready = load_conditional(model_path, device, *data.images.shape[2:])
     out = {"fold": np.zeros(len(groups), int)}
@@ -184,7 +186,8 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         latents = latent.transform(shown[train])
         decoder = fit_decoder(betas, latents, seen, seed)
         if ready:
-            sample = partial(sample_pictures, ready[0], ready[1], seed=seed, steps=steps)
+            sample = partial(sample_pictures, ready[0], ready[1], seed=seed,
+                             likelihood=partial(evidence, decoder, latent), **sampling)
         elif train_steps:
             folder = Path(out_dir, f"fold_{number + 1}")
             sample = trained_sampler(decoder, pool, latent.transform(pool), latent.blocks,

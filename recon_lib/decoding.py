@@ -1,5 +1,6 @@
 """The main job: betas of test trials in; pictures, controls and scores out."""
 
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -18,14 +19,14 @@ from recon_lib.features import CHECKPOINTS, embed, load_factor_net
 from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder, load_latent
 from recon_lib.metrics import report
-from recon_lib.posterior import steer
+from recon_lib.posterior import evidence, steer
 from recon_lib.runs import autocast
 from recon_lib.samplers import dpm_solver, initial_noise
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
 LATENT = "latent.safetensors"  # stands beside the model
-# Chosen by `recipes.choose_guidance`, on training trials.
-SCALE, INTERVAL, STEPS = 3.0, (0.3, 1.0), 16
+# Chosen by `recipes.choose_sampling`, on training trials; see `sample_pictures`.
+SAMPLING = dict(scale=3.0, interval=(0.3, 1.0), steps=16, strength=1.0, candidates=2)
 
 
 def load_conditional(path, device="cpu", size=None, channels=3):
@@ -189,8 +190,7 @@ def ideal_observer(experiment):
     return lambda betas: log_likelihood(betas, expected, noise)
 
 
-def reconstruct(experiment, model_path=MODEL, seed=0, scale=SCALE, interval=INTERVAL, steps=STEPS,
-                device="cpu", say=print):
+def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device="cpu", say=print):
     """Reconstruct every test trial, and the average over trials of every test picture.
 
     Everything is fitted on training trials; test pictures are used for nothing but scores.
@@ -200,8 +200,9 @@ def reconstruct(experiment, model_path=MODEL, seed=0, scale=SCALE, interval=INTE
     experiment : Experiment
     model_path : path
         A conditional model; its latent lies beside it.
-    seed, scale, interval, steps
-        See `sample_pictures`.
+    seed : int
+    sampling : dict
+        Options of `sample_pictures`. The likelihood is that of the brain decoder.
     device : str
     say : function
         Told what is being done.
@@ -229,11 +230,16 @@ def reconstruct(experiment, model_path=MODEL, seed=0, scale=SCALE, interval=INTE
     elif x.truth is not None:
         say("voxels were dropped: the ideal observer is left out")
 
-    def sample(vectors, n, seed, label):
-        return sample_pictures(model, info, vectors, n, seed, scale, interval, steps, label=label)
+    likelihood = partial(evidence, decoder, latent)
+
+    def sample(vectors, seed, label):
+        return sample_pictures(model, info, vectors, seed=seed, label=label, likelihood=likelihood,
+                               **sampling)
 
     averaged, counts = x.averaged()
-    free = sample(None, len(x.test_images), seed + 1000, "unconditional")
+    free = sample_pictures(model, info, n=len(x.test_images), seed=seed + 1000,
+                           steps=sampling["steps"], label="unconditional")
+    unaided = sampling | dict(strength=0.0, candidates=1)
     results = {}
     for name, betas, repeats, target in (
         ("single_trial", x.betas[x.test], 1, x.target),
@@ -246,18 +252,20 @@ def reconstruct(experiment, model_path=MODEL, seed=0, scale=SCALE, interval=INTE
         results[name] = {
             "target": target,
             "pictures": {
-                "diffusion": sample(vectors, n, seed, "diffusion"),
+                "diffusion": sample(vectors, seed, "diffusion"),
+                "conditional": sample_pictures(model, info, vectors, seed=seed,
+                                               label="without likelihood", **unaided),
                 "ridge": ridge(betas),
                 "retrieval": retrieval(vectors[:, :-1], train_latents, x.train_images),
                 "mean_image": mean_image(x.train_images, n),
                 "unconditional": np.resize(free, (n, *free.shape[1:])),
-                "shuffled_brain": sample(vectors[order], n, seed, "shuffled brain"),
+                "shuffled_brain": sample(vectors[order], seed, "shuffled brain"),
             },
             "rankings": {key: observer(betas) for key, observer in observers.items()},
         }
     for extra in (1, 2):  # for the eye only: the scores are of the first seed
         results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = sample(
-            decoder.vector(averaged, counts), len(averaged), seed + extra, f"seed {extra}"
+            decoder.vector(averaged, counts), seed + extra, f"seed {extra}"
         )
     return results
 

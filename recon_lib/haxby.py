@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from recon_lib.crossval import zscore
-from recon_lib.decoding import INTERVAL, SCALE, judge_space, load_conditional, sample_pictures
+from recon_lib.decoding import SAMPLING, judge_space, load_conditional, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import arrays_in, readable
@@ -112,9 +112,10 @@ def drive(model_path, seed=0, steps=20, say=print):
         cycle = rng.permutation(test)
         other[cycle] = np.roll(cycle, 1)
     seen = scenes_of(kind, seed + 2)
-    imagine = partial(sample_pictures, model, info, seed=seed, scale=SCALE, interval=INTERVAL)
-    made = imagine(vectors=vectors, steps=steps)
-    wrong = imagine(vectors=vectors[other], steps=steps)
+    # without the likelihood: its latents are means over scenes, which no picture can have
+    sampling = SAMPLING | dict(steps=steps, strength=0.0, candidates=1)
+    imagine = partial(sample_pictures, model, info, seed=seed, **sampling)
+    made, wrong = imagine(vectors), imagine(vectors[other])
     show = np.flatnonzero(run == run.max())
     rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
     return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,

@@ -7,6 +7,7 @@
 No test picture is seen by any of them; `training_pictures` refuses if one would be.
 """
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,11 @@ import torch
 from recon_lib import scenes
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import INTERVAL, judge_space, load_conditional, sample_pictures
+from recon_lib.decoding import judge_space, load_conditional, sample_pictures
 from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
 from recon_lib.identification import similarity, top_k
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
+from recon_lib.posterior import evidence
 from recon_lib.quality import quality
 from recon_lib.splits import refuse_leak
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
@@ -116,31 +118,44 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
     return train_unconditional_diffusion(loader, **options)
 
 
-def choose_guidance(experiment, model_path, scales=(1.0, 2.0, 3.0), n=113, steps=16, seed=0):
-    """Top-1 identification of training trials for some guidance scales.
+def choose_sampling(experiment, model_path, settings, n=113, seed=0):
+    """Top-1 identification of training trials for some ways of sampling.
 
     The brain vectors are out-of-fold predictions, as noisy as those of test trials; the candidates
     are the pictures of `n` training trials. No test trial is touched.
 
+    Parameters
+    ----------
+    experiment : Experiment
+    model_path : path
+    settings : sequence of dict
+        Options of `decoding.sample_pictures`.
+    n : int
+        Number of trials, each of another picture.
+    seed : int
+
     Returns
     -------
-    dict of float to float
-        Scale -> share named right among `n`.
+    list of float
+        For each setting the share named right among `n`.
     """
     x = experiment
     model, info, latent = load_conditional(model_path, "cpu", *x.images.shape[2:])
     train = ~x.test
     decoder = fit_decoder(x.betas[train], latent.transform(x.train_images), x.image[train], seed)
-    some = np.random.default_rng(seed).permutation(int(train.sum()))[:n]
+    order = np.random.default_rng(seed).permutation(int(train.sum()))
+    _, first = np.unique(x.image[train][order], return_index=True)
+    some = order[np.sort(first)[:n]]
     vectors = np.column_stack([decoder.ridge.out_of_fold[some], np.ones(n)]).astype(np.float32)
     features = judge_space(x.train_images)
     known = features(x.train_images[some])
-    return {
-        scale: top_k(similarity(features(sample_pictures(
-            model, info, vectors, seed=seed, scale=scale, interval=INTERVAL, steps=steps
+    likelihood = partial(evidence, decoder, latent)
+    return [
+        top_k(similarity(features(sample_pictures(
+            model, info, vectors, seed=seed, likelihood=likelihood, **setting
         )), known), np.arange(n))
-        for scale in scales
-    }
+        for setting in settings
+    ]
 
 
 def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu"):

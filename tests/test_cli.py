@@ -14,7 +14,7 @@ from PIL import Image
 from recon_lib import __main__ as shell
 from recon_lib.checkpoints import save_model
 
-DECODERS = {"diffusion", "ridge", "retrieval", "mean_image", "unconditional", "shuffled_brain",
+DECODERS = {"diffusion", "conditional", "ridge", "retrieval", "mean_image", "unconditional", "shuffled_brain",
             "encoding_model", "ideal_observer", "chance"}
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 RNG = np.random.default_rng(0)
@@ -86,6 +86,7 @@ def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
     assert set(scores["single_trial"]) == set(scores["averaged"]) == DECODERS
     assert {"top1", "two_way", "pixcorr", "ssim", "p_value"} <= set(scores["averaged"]["diffusion"])
     info = scores["info"]
+    assert info["sampling"]["steps"] == 1 and info["sampling"]["candidates"] >= 1
     assert info["seed"] == 3 and info["seconds"] > 0 and "torch" in info["versions"]
     assert info["sizes"] == {"train_trials": 198, "test_trials": 24, "test_pictures": 6,
                              "voxels": 74}

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from recon_lib.crossval import cut_and_paste, reconstruct_own, score_own, small_unet, zscore
+from recon_lib.decoding import SAMPLING
 from recon_lib.errors import DataError
 from recon_lib.own import load_own
 from recon_lib.pictures import square_arrays
+
+ONE_STEP = SAMPLING | dict(steps=1, candidates=1)
 
 
 def pictures(n, side, channels=3, seed=0):
@@ -39,8 +42,8 @@ def grey(tmp_path_factory):
     """Grey pictures, two folds, a network trained in each for a moment."""
     data = world(channels=1)
     folder, said = tmp_path_factory.mktemp("folds"), []
-    out = reconstruct_own(data, k=2, train_steps=4, pictures=64, steps=3, device="cpu",
-                          out_dir=folder, say=said.append)
+    out = reconstruct_own(data, k=2, train_steps=4, pictures=64, device="cpu",
+                          sampling=ONE_STEP | dict(steps=3), out_dir=folder, say=said.append)
     assert len(said) == 2 and "fold 1 of 2: 24 training, 24 test" in said[0]
     assert {p.name for p in folder.iterdir()} == {"fold_1", "fold_2"}
     return data, out
@@ -87,7 +90,7 @@ def test_ridge_reads_a_linear_brain(grey):
 
 def test_a_ready_model_needs_no_training(tiny_model, tmp_path):
     data = world(n=12, side=64, repeats=1)
-    options = dict(k=3, model_path=tiny_model, steps=1, say=lambda text: None)
+    options = dict(k=3, model_path=tiny_model, sampling=ONE_STEP, say=lambda text: None)
     out = reconstruct_own(data, out_dir=tmp_path, **options)
     assert out["diffusion"].shape == (12, 64, 64, 3)
     assert not any(tmp_path.iterdir())
@@ -98,7 +101,7 @@ def test_a_ready_model_needs_no_training(tiny_model, tmp_path):
 
 
 def test_a_ready_model_must_fit_the_pictures(tiny_model):
-    options = dict(k=2, model_path=tiny_model, steps=1, say=lambda text: None)
+    options = dict(k=2, model_path=tiny_model, sampling=ONE_STEP, say=lambda text: None)
     with pytest.raises(DataError, match="makes pictures of 64 pixels .* yours have 16"):
         reconstruct_own(world(n=8), **options)
     with pytest.raises(DataError, match="3 channels, yours have 64 and 1"):
@@ -109,9 +112,9 @@ def test_a_picture_on_both_sides_is_refused(tiny_model):
     data = world(n=6, side=64, repeats=2)
     by_run = replace(data, groups=np.arange(12) // 6)  # runs that share their pictures
     with pytest.raises(DataError, match="in the training set too"):
-        reconstruct_own(by_run, model_path=tiny_model, steps=1, say=lambda text: None)
+        reconstruct_own(by_run, model_path=tiny_model, sampling=ONE_STEP, say=lambda text: None)
     with pytest.raises(DataError, match="13 folds of 6 groups"):
-        reconstruct_own(data, k=13, model_path=tiny_model, steps=1, say=lambda text: None)
+        reconstruct_own(data, k=13, model_path=tiny_model, sampling=ONE_STEP, say=lambda text: None)
 
 
 def test_zscore_uses_the_training_trials():

@@ -10,14 +10,17 @@ from conftest import random_unet
 
 from recon_lib import decoding, experiment
 from recon_lib.checkpoints import load_model, save_model
-from recon_lib.decoding import judge_space, reconstruct, sample_pictures, score, to_uint8
+from recon_lib.decoding import SAMPLING, judge_space, reconstruct, sample_pictures, score, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.haxby import drive, kind_of, score_blocks
 from recon_lib.metrics import METRICS
 from recon_lib.scenes import KINDS, draw, sample_factors
 
-PICTURES = {"diffusion", "ridge", "retrieval", "mean_image", "unconditional", "shuffled_brain"}
+ONE_STEP = SAMPLING | dict(steps=1, candidates=1)
+TWO_STEPS = SAMPLING | dict(steps=2)
+PICTURES = {"diffusion", "conditional", "ridge", "retrieval", "mean_image", "unconditional",
+            "shuffled_brain"}
 VECTORS = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
 
 
@@ -29,7 +32,7 @@ def model(tiny_model):
 @pytest.fixture(scope="module")
 def results(loaded, tiny_model):
     said = []
-    out = reconstruct(loaded, tiny_model, steps=2, say=said.append)
+    out = reconstruct(loaded, tiny_model, sampling=TWO_STEPS, say=said.append)
     assert len(said) >= 3
     return out
 
@@ -104,7 +107,7 @@ def test_what_the_baselines_show(results, loaded):
 
 
 def test_the_same_again(loaded, tiny_model, results):
-    again = reconstruct(loaded, tiny_model, steps=2, say=lambda text: None)
+    again = reconstruct(loaded, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
     for name, part in results.items():
         for key, pictures in part["pictures"].items():
             assert np.array_equal(pictures, again[name]["pictures"][key])
@@ -116,7 +119,8 @@ def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, resu
     """Other test pictures, same brain: the reconstructions must not change."""
     images = loaded.images.copy()
     images[loaded.test_images] = 255 - images[loaded.test_images]
-    other = reconstruct(replace(loaded, images=images), tiny_model, steps=2, say=lambda text: None)
+    swapped = replace(loaded, images=images)
+    other = reconstruct(swapped, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
     for name, part in results.items():
         for key, pictures in part["pictures"].items():
             assert np.array_equal(pictures, other[name]["pictures"][key]), key
@@ -178,21 +182,23 @@ def test_judge_space_sees_things_and_pixels(loaded):
 def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
     """Fewer voxels than were simulated: still every decoder that makes sense."""
     part = experiment.load(miniature, rois=("LOC", "EarlyVis"))
-    rankings = reconstruct(part, tiny_model, steps=1, say=lambda text: None)["averaged"]["rankings"]
+    out = reconstruct(part, tiny_model, sampling=ONE_STEP, say=lambda text: None)
+    rankings = out["averaged"]["rankings"]
     response = experiment.read_truth(part.truth, "responses", part.names)
     here = np.concatenate([np.flatnonzero(loaded.roi == r) for r in dict.fromkeys(part.roi)])
     assert np.array_equal(part.betas, loaded.betas[:, here]) and response.shape[1] == 74
     assert (rankings["ideal_observer"].argmax(1) == np.arange(6)).mean() > 0.5
     lost = replace(part, betas=part.betas[:, 1:], roi=part.roi[1:])
     said = []
-    rankings = reconstruct(lost, tiny_model, steps=1, say=said.append)["averaged"]["rankings"]
+    out = reconstruct(lost, tiny_model, sampling=ONE_STEP, say=said.append)
+    rankings = out["averaged"]["rankings"]
     assert set(rankings) == {"encoding_model"}
     assert any("ideal observer" in text for text in said)
 
 
 def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model):
     real = replace(loaded, truth=None, factors=None)
-    out = reconstruct(real, tiny_model, steps=1, say=lambda text: None)
+    out = reconstruct(real, tiny_model, sampling=ONE_STEP, say=lambda text: None)
     assert set(out["averaged"]["rankings"]) == {"encoding_model"}
     table = score(real, out, permutations=10)["averaged"]
     assert "two_way_within_category" not in table["diffusion"]
@@ -203,19 +209,19 @@ def test_model_and_latent_of_different_trainings(loaded, tiny_model, tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(random_unet(11), path, info)
     with pytest.raises(DataError, match="no file .*latent.safetensors"):
-        reconstruct(loaded, path, steps=1)
+        reconstruct(loaded, path, sampling=ONE_STEP)
     shutil.copy(tiny_model.with_name("latent.safetensors"), tmp_path)
     with pytest.raises(DataError, match="brain vectors of 11 numbers, the latent .* gives 15"):
-        reconstruct(loaded, path, steps=1)
+        reconstruct(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(None), path, info)
     with pytest.raises(DataError, match="None numbers"):
-        reconstruct(loaded, path, steps=1)
+        reconstruct(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(15), path, info | {"image_size": 32})
     with pytest.raises(DataError, match="pictures of 32"):
-        reconstruct(loaded, path, steps=1)
+        reconstruct(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(15), path)  # nobody noted what it predicts
     with pytest.raises(DataError, match="prediction"):
-        reconstruct(loaded, path, steps=1)
+        reconstruct(loaded, path, sampling=ONE_STEP)
 
 
 @pytest.fixture(scope="module")
