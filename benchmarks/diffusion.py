@@ -1,22 +1,26 @@
 """How fast does the diffusion model train and sample, and how good is it after the same seconds?
 
-    pip install -e ".[bench]"
-    python benchmarks/diffusion.py                              # some minutes
-    python benchmarks/diffusion.py --seconds 1800 --kid 500 --samples 1000   # some hours
+    python benchmarks/diffusion.py                                       # some minutes
+    python benchmarks/diffusion.py --seconds 1800 --kid 500 --samples 1000    # some hours
 
 All on one thread, in one process, on 64 x 64 TinyScenes, with batches of the same size, the same
 optimiser and, unless `--precision` says otherwise, the precision that `recon_lib` would choose
-here. diffusers' example is the network of its unconditional training script at that script's
-default size, 64 x 64. Peers train with the objective that they are published with (epsilon; v for
-denoising-diffusion-pytorch). Their learning rate is above the published ones, because short
-trainings want it high. The loss is for all the same: the error of the guessed clean picture on
-scenes never trained on, weighed as in `diffusion_loss`.
+here. A step is a whole one: batch, noise, loss, gradient, clipping, AdamW. diffusers' example is
+the network of its unconditional training script at that script's default size, 64 x 64. Peers train
+with the objective that they are published with (epsilon; v for denoising-diffusion-pytorch). Their
+learning rate is above the published ones, because short trainings want it high. The loss is for all
+the same: the error of the guessed clean picture on scenes never trained on, weighed as in
+`diffusion_loss`. KID needs hundreds of samples to say anything, so the short run prints it for the
+shipped model only, with its error.
 """
 
 import argparse
 import copy
+import functools
+import sys
 import time
 
+import _table
 import numpy as np
 import torch
 
@@ -30,20 +34,14 @@ from recon_lib.training import learning_rate, update_average
 from recon_lib.unet import UNet
 from recon_lib.unet_cost import count
 
-try:
-    from denoising_diffusion_pytorch import Unet as LucidUnet
-    from diffusers import UNet2DModel
-except ImportError as error:
-    raise SystemExit(f"{error}: install the peers with `pip install -e '.[bench]'`") from error
-
-from _plain_unet import PlainUNet
-
 ALPHA_BAR = diffusion.cosine_schedule()
 OURS = "recon_lib"
 
 
 def diffusers_net(channels, attend, layers):
     """diffusers' network with attention at one level, as in its training example."""
+    from diffusers import UNet2DModel
+
     kinds = ["Attn" if i == attend else "" for i in range(len(channels))]
     return UNet2DModel(
         sample_size=64, layers_per_block=layers, block_out_channels=channels,
@@ -54,15 +52,20 @@ def diffusers_net(channels, attend, layers):
 
 def networks():
     """Name -> (network, function (network, x_t, t), what it predicts, peak learning rate)."""
+    from _plain_unet import PlainUNet
+    from denoising_diffusion_pytorch import Unet as LucidUnet
+
     torch.manual_seed(0)
     plain = lambda net, x, t: net(x, t)  # noqa: E731
     wrapped = lambda net, x, t: net(x, t).sample  # noqa: E731
+    equal = diffusers_net((64, 128, 128), attend=2, layers=1)
     example = diffusers_net((128, 128, 256, 256, 512, 512), attend=4, layers=2)
+    diffusers = _table.package("diffusers")
     return {
         OURS: (UNet().to(memory_format=torch.channels_last), plain, "x0", 1e-3),
-        "diffusers, equal size": (diffusers_net((64, 128, 128), 2, 1), wrapped, "eps", 3e-4),
-        "diffusers, 64 x 64 example": (example, wrapped, "eps", 3e-4),
-        "denoising-diffusion-pytorch": (LucidUnet(64), plain, "v", 3e-4),
+        f"{diffusers}, equal size": (equal, wrapped, "eps", 3e-4),
+        f"{diffusers}, its 64 x 64 example": (example, wrapped, "eps", 3e-4),
+        _table.package("denoising-diffusion-pytorch"): (LucidUnet(64), plain, "v", 3e-4),
         "plain U-Net": (PlainUNet(), plain, "eps", 3e-4),
     }
 
@@ -119,23 +122,27 @@ def bench_speed(nets, images, batch, precision, rounds=3):
             step()
             if one:
                 best[name] = min(best[name], time.perf_counter() - start)
-    peak = matmul_peak(precision)
     work = 6 * batch * sum(row["multiplications"] for row in count(UNet().config, 64))
-    print(f"\nTraining, batches of {batch}, {precision}, one thread")
-    for name, seconds in best.items():
-        size = sum(p.numel() for p in nets[name][0].parameters()) / 1e6
-        print(f"  {name:28} {size:6.1f} M  {batch / seconds:7.2f} pictures/s   "
-              f"recon_lib is {seconds / best[OURS]:6.1f} x as fast")
-    print(f"  a step of recon_lib reaches {work / best[OURS] / peak:.0%} of the {peak / 1e9:.0f} "
-          "GFLOP/s of a bare matrix product")
+    limit = batch * matmul_peak(precision) / work  # a step: forward once, backward twice as much
+    name = f"training, batches of {batch}, {precision_name(precision)}"
+    ours = batch / best.pop(OURS)
+    made = [_table.row(name, ours, "pictures/s", batch / seconds, peer, better="more")
+            for peer, seconds in best.items()]
+    return [*made, _table.row(f"{name}: share of the limit", ours, "pictures/s", limit,
+                              "a matrix product's speed", better="more")]
+
+
+def precision_name(precision):
+    """How a precision is called in the table."""
+    return {"no": "float32", "bf16": "bfloat16"}[precision]
 
 
 def bench_quality(nets, images, held, truth, args, precision):
-    """Loss on new scenes (and KID) after the same seconds of training."""
+    """Rows of the loss on new scenes (and of KID) after the same seconds of training."""
+    losses, distances = {}, {}
     generator = torch.Generator().manual_seed(1)
     t = diffusion.stratified_times(len(held), 1000, generator)
     noise = torch.randn(held.shape, generator=generator)
-    print(f"\nAfter {args.seconds:g} s of training each")
     for name, (net, ask, prediction, peak) in nets.items():
         net, average = copy.deepcopy(net), copy.deepcopy(net).requires_grad_(False)
         step = trainer(net, ask, prediction, images, args.batch, precision)
@@ -150,12 +157,18 @@ def bench_quality(nets, images, held, truth, args, precision):
                 output = ask(net, x_t, t).float()
             return diffusion.to_x0(output, x_t, t, ALPHA_BAR, prediction).clamp(-1, 1)
 
-        loss = diffusion.diffusion_loss(guess, held, ALPHA_BAR, t, noise).item()
-        line = f"  {name:28} {n:6} steps   loss {loss:.4f}"
+        losses[name] = diffusion.diffusion_loss(guess, held, ALPHA_BAR, t, noise).item()
+        print(f"  {name}: {n} steps, loss {losses[name]:.4f}", flush=True)
         if args.kid:
-            value, error = quality.kid(truth, quality.judged(draw(guess, dpm_solver, args.kid, 20)))
-            line += f"   KID {value:.3f} ± {error:.3f}"
-        print(line, flush=True)
+            pictures = draw(guess, dpm_solver, args.kid, 20)
+            distances[name], error = quality.kid(truth, quality.judged(pictures))
+            print(f"      KID {distances[name]:.4f} ± {error:.4f}", flush=True)
+    made = []
+    for score, values in (("loss on new scenes", losses), (f"KID of {args.kid}", distances)):
+        ours = values.pop(OURS, None)
+        made += [_table.row(f"{score} after {args.seconds:g} s of training", ours, "", value, peer)
+                 for peer, value in values.items()]
+    return made
 
 
 def draw(guess, sampler, n, steps, batch=32):
@@ -165,10 +178,9 @@ def draw(guess, sampler, n, steps, batch=32):
 
 
 def bench_sampling(n, truth, precision):
-    """DPM-Solver++ with 20 steps beside DDPM with 1000: seconds and KID of the shipped model."""
+    """Rows of DPM-Solver++ with 20 steps beside DDPM with 1000: speed and KID, shipped model."""
     model, info = load_model("unconditional")
     denoise = diffusion.denoiser(model, info["prediction"], ALPHA_BAR)
-    print(f"\nSampling, the shipped model, {n} pictures")
     result = {}
     for name, sampler, steps in (("DPM-Solver++, 20 steps", dpm_solver, 20),
                                  ("DDPM, 1000 steps", ddpm, 1000)):
@@ -176,31 +188,34 @@ def bench_sampling(n, truth, precision):
         with low(precision):
             pictures = draw(denoise, sampler, n, steps)
         seconds = time.perf_counter() - start
-        result[name] = seconds, *quality.kid(truth, quality.judged(pictures))
-        print(f"  {name:24} {n / seconds:7.2f} pictures/s   KID {result[name][1]:.4f} ± "
-              f"{result[name][2]:.4f}", flush=True)
-    (fast, kid, error), (slow, other, other_error) = result.values()
-    print(f"  {slow / fast:.0f} x faster; KID differs by {kid - other:+.4f} ± "
-          f"{np.hypot(error, other_error):.4f}")
+        result[name] = n / seconds, *quality.kid(truth, quality.judged(pictures))
+        print(f"  {name}: KID of {n} {result[name][1]:.4f} ± {result[name][2]:.4f}", flush=True)
+    (fast, kid, _), (slow, other, _) = result.values()
+    ours, peer = result
+    return [_table.row(f"sampling, {ours}", fast, "pictures/s", slow, peer, better="more"),
+            *(_table.row(f"KID of {n} samples, {name}", value, "")  # near 0 a ratio says nothing
+              for name, value in ((ours, kid), (peer, other)))]  # fmt: skip
 
 
-def main():
+def rows(arguments=()):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8, help="pictures a step")
     parser.add_argument("--seconds", type=float, default=15, help="of training for each network")
     parser.add_argument("--kid", type=int, default=0, help="samples for a KID after training")
     parser.add_argument("--samples", type=int, default=24, help="samples of the shipped model")
     parser.add_argument("--precision", choices=("no", "bf16"), help="default: the faster one here")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     precision = args.precision or pick_precision("cpu")
     images = to_batch(scenes.draw(scenes.sample_factors(2000, 1)))
     new = scenes.draw(scenes.sample_factors(1000, 998))
     truth, nets = quality.judged(new), networks()
-    bench_speed(nets, images, args.batch, precision)
-    bench_quality(nets, images, to_batch(new[:32]), truth, args, precision)
-    bench_sampling(args.samples, truth, precision)
+    made = bench_speed(nets, images, args.batch, precision)
+    print(_table.table(made), flush=True)
+    made += bench_quality(nets, images, to_batch(new[:32]), truth, args, precision)
+    return made + bench_sampling(args.samples, truth, precision)
 
 
 if __name__ == "__main__":
-    main()
+    rows = functools.partial(rows, sys.argv[1:])
+    _table.main(rows)
