@@ -1,15 +1,13 @@
 """The denoising stepper: slide along a sampler's way from noise to picture."""
 
-import ipywidgets
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from recon_lib.decoding import to_uint8
+from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.plots import tile
 from recon_lib.samplers import ddim, ddpm, dpm_solver, initial_noise
 from recon_lib.style import BLUE, GREY, RED, WIDTH, styled
-from recon_lib.widgets import explorer, slider
 
 SAMPLERS = {"DPM-Solver++": dpm_solver, "DDIM": ddim, "DDPM": ddpm}
 
@@ -87,7 +85,7 @@ def denoising_stepper(denoise, alpha_bar, shape=(3, 64, 64), n=4, steps=25, seed
     controls = {
         "step": slider("step", min(5, steps), 0, steps, 1),
         "picture": slider("another noise", 0, 0, n - 1, 1),
-        "sampler": ipywidgets.Dropdown(options=list(SAMPLERS), description="sampler"),
+        "sampler": choice("sampler", list(SAMPLERS)),
     }
     return explorer(controls, numbers, draw_step, lambda now: (
         f"after {now['step']} of {steps} steps the noise has amplitude {now['s']:.2f}; the guess "
@@ -95,23 +93,28 @@ def denoising_stepper(denoise, alpha_bar, shape=(3, 64, 64), n=4, steps=25, seed
     ))  # fmt: skip
 
 
+def lay_step(fig):
+    """Pictures above a curve."""
+    fig.add_axes((0, 0.36, 1, 0.57))
+    fig.add_axes((0.1, 0.14, 0.87, 0.19))
+
+
 @styled
-def draw_step(numbers):
+def draw_step(numbers, fig=None):
     """x_t, the guess and the sample; below, how far each step's guess is from the sample."""
-    fig = Figure(figsize=(WIDTH, 3.9))
+    fig = sheet(fig, (WIDTH, 3.9), lay_step)
+    ax, curve = fig.axes
     step, pictures = numbers["step"], numbers["pictures"]
     width, gap = pictures.shape[2], max(2, pictures.shape[2] // 16)
-    ax = fig.add_axes((0, 0.36, 1, 0.57))
-    ax.imshow(tile(pictures, 3, gap), interpolation="nearest")  # one axis redraws quicker
+    ax.imshow(tile(pictures, 3, gap), interpolation="nearest")
     ax.axis("off")
     t = "the picture" if numbers["t"] is None else f"x_t, t = {numbers['t']}"
     for i, title in enumerate((t, "guess of x0", "the end")):
         ax.text(i * (width + gap) + width / 2, -gap / 2, title, ha="center", va="bottom")
-    ax = fig.add_axes((0.1, 0.14, 0.87, 0.19))
     far = numbers["far"]
-    ax.plot(far, color=GREY)
-    ax.plot(np.arange(step + 1), far[: step + 1], color=BLUE)
-    ax.plot(step, far[step], "o", color=RED, markersize=9)
-    ax.set(xlabel="step", ylabel="away", ylim=(-0.03, 1.1 * max(far.max(), 0.1)),
-           xticks=(0, numbers["steps"] // 2, numbers["steps"]), yticks=(0, 0.2, 0.4))
+    curve.plot(far, color=GREY)
+    curve.plot(np.arange(step + 1), far[: step + 1], color=BLUE)
+    curve.plot(step, far[step], "o", color=RED, markersize=9)
+    curve.set(xlabel="step", ylabel="away", ylim=(-0.03, 1.1 * max(far.max(), 0.1)),
+              xticks=(0, numbers["steps"] // 2, numbers["steps"]), yticks=(0, 0.2, 0.4))
     return fig

@@ -2,9 +2,10 @@
 
 import numpy as np
 
-from recon_lib import browser, widgets, widgets_diffusion
+from recon_lib import browser, stepper, widgets, widgets_diffusion
 from recon_lib.bold5000 import KEYS
-from recon_lib.features import load_factor_net
+from recon_lib.diffusion import cosine_schedule, ideal_denoiser
+from recon_lib.features import load_factor_net, to_batch
 from recon_lib.scenes import BACKGROUNDS, KINDS, draw, sample_factors
 
 FACTORS = sample_factors(12, seed=5)
@@ -33,6 +34,12 @@ def reconstruction_browser():
     return browser.reconstruction_browser(rows, alike)
 
 
+def denoising_stepper():
+    """The exact denoiser of a world of twelve scenes: no network needed."""
+    alpha_bar = cosine_schedule()
+    return stepper.denoising_stepper(ideal_denoiser(to_batch(IMAGES), alpha_bar), alpha_bar)
+
+
 EXAMPLES = {
     "hrf_explorer": widgets.hrf_explorer,
     "glm_playground": widgets.glm_playground,
@@ -41,6 +48,7 @@ EXAMPLES = {
         IMAGES, load_factor_net("judge")),
     "schedule_designer": lambda: widgets_diffusion.schedule_designer(IMAGES[0]),
     "unet_tour": widgets_diffusion.unet_tour,
+    "denoising_stepper": denoising_stepper,
     "reconstruction_browser": reconstruction_browser,
 }  # fmt: skip
 

@@ -62,3 +62,24 @@ def test_every_benchmark_is_explained(shared):
     for name, path in gather.scripts().items():
         assert f"`{path.name}`" in page, name
         assert "_table.main(rows)" in path.read_text(), name
+
+
+def test_the_plain_unet_attends_at_every_level(shared):
+    """Its weights counted by hand, and that it looks at the time."""
+    import torch
+    from _plain_unet import PlainUNet
+
+    def block(i, o):  # two convolutions, three norms, time, attention (four square layers)
+        return (9 * i * o + o) + (9 * o * o + o) + 6 * o + (256 * o + o) + 4 * (o * o + o)
+
+    levels = [block(3, 64), block(64, 128), block(128, 256), block(256, 512)]
+    levels += [block(2 * c, c) + (8 * c * c + c) for c in (256, 128, 64)]  # 2 x 2, from 2 c to c
+    torch.manual_seed(0)
+    net = PlainUNet().eval()
+    expected = sum(levels) + 2 * (256 * 256 + 256) + 64 * 3 + 3
+    assert sum(p.numel() for p in net.parameters()) == expected
+    assert sum(isinstance(m, torch.nn.MultiheadAttention) for m in net.modules()) == 7
+    x = torch.zeros(1, 3, 16, 16)
+    with torch.no_grad():
+        early, late = net(x, torch.tensor([0])), net(x, torch.tensor([900]))
+    assert early.shape == x.shape and (early - late).abs().max() > 1e-4

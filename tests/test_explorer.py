@@ -13,7 +13,7 @@ from explorers import EXAMPLES, choices
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_lib import browser, widgets, widgets_diffusion
+from recon_lib import browser, stepper, widgets, widgets_diffusion
 from recon_lib.explorer import explorer, slider
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +24,7 @@ DRAW = {
     "noising_scrubber": widgets_diffusion.draw_noising,
     "schedule_designer": widgets_diffusion.draw_schedule,
     "unet_tour": widgets_diffusion.draw_unet,
+    "denoising_stepper": stepper.draw_step,
     "reconstruction_browser": browser.draw_browser,
 }
 

@@ -1,0 +1,221 @@
+"""How fast does the diffusion model train and sample, and how good is it after the same seconds?
+
+    python benchmarks/diffusion.py                                       # some minutes
+    python benchmarks/diffusion.py --seconds 1800 --kid 500 --samples 1000    # some hours
+
+All on one thread, in one process, on 64 x 64 TinyScenes, with batches of the same size, the same
+optimiser and, unless `--precision` says otherwise, the precision that `recon_lib` would choose
+here. A step is a whole one: batch, noise, loss, gradient, clipping, AdamW. diffusers' example is
+the network of its unconditional training script at that script's default size, 64 x 64. Peers train
+with the objective that they are published with (epsilon; v for denoising-diffusion-pytorch). Their
+learning rate is above the published ones, because short trainings want it high. The loss is for all
+the same: the error of the guessed clean picture on scenes never trained on, weighed as in
+`diffusion_loss`. KID needs hundreds of samples to say anything, so the short run prints it for the
+shipped model only, with its error.
+"""
+
+import argparse
+import copy
+import functools
+import sys
+import time
+
+import _table
+import numpy as np
+import torch
+
+from recon_lib import diffusion, quality, scenes
+from recon_lib.checkpoints import load_model
+from recon_lib.decoding import to_uint8
+from recon_lib.features import to_batch
+from recon_lib.runs import pick_precision
+from recon_lib.samplers import ddpm, dpm_solver, initial_noise
+from recon_lib.training import learning_rate, update_average
+from recon_lib.unet import UNet
+from recon_lib.unet_cost import count
+
+ALPHA_BAR = diffusion.cosine_schedule()
+OURS = "recon_lib"
+
+
+def diffusers_net(channels, attend, layers):
+    """diffusers' network with attention at one level, as in its training example."""
+    from diffusers import UNet2DModel
+
+    kinds = ["Attn" if i == attend else "" for i in range(len(channels))]
+    return UNet2DModel(
+        sample_size=64, layers_per_block=layers, block_out_channels=channels,
+        down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
+        up_block_types=[f"{kind}UpBlock2D" for kind in kinds[::-1]],
+    )  # fmt: skip
+
+
+def networks():
+    """Name -> (network, function (network, x_t, t), what it predicts, peak learning rate)."""
+    from _plain_unet import PlainUNet
+    from denoising_diffusion_pytorch import Unet as LucidUnet
+
+    torch.manual_seed(0)
+    plain = lambda net, x, t: net(x, t)  # noqa: E731
+    wrapped = lambda net, x, t: net(x, t).sample  # noqa: E731
+    equal = diffusers_net((64, 128, 128), attend=2, layers=1)
+    example = diffusers_net((128, 128, 256, 256, 512, 512), attend=4, layers=2)
+    diffusers = _table.package("diffusers")
+    return {
+        OURS: (UNet().to(memory_format=torch.channels_last), plain, "x0", 1e-3),
+        f"{diffusers}, equal size": (equal, wrapped, "eps", 3e-4),
+        f"{diffusers}, its 64 x 64 example": (example, wrapped, "eps", 3e-4),
+        _table.package("denoising-diffusion-pytorch"): (LucidUnet(64), plain, "v", 3e-4),
+        "plain U-Net": (PlainUNet(), plain, "eps", 3e-4),
+    }
+
+
+def low(precision):
+    """The context in which networks compute."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def trainer(net, ask, prediction, images, batch, precision):
+    """A function that takes one training step at a learning rate."""
+    optimizer = torch.optim.AdamW(net.parameters(), betas=(0.9, 0.99), fused=True)
+    generator = torch.Generator().manual_seed(0)
+
+    def step(rate=1e-5):
+        x0 = images[torch.randint(len(images), (batch,), generator=generator)]
+        t = diffusion.stratified_times(batch, 1000, generator)
+        noise = torch.randn(x0.shape, generator=generator)
+        if isinstance(net, UNet):  # as `training.train` does
+            x0 = x0.to(memory_format=torch.channels_last)
+        with low(precision):
+            loss = diffusion.diffusion_loss(
+                lambda x, t, *_: ask(net, x, t), x0, ALPHA_BAR, t, noise, prediction)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def matmul_peak(precision, size=2048):
+    """FLOP/s of a large matrix product, the best of several."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    x, best = torch.ones(size, size, dtype=dtype), np.inf
+    for _ in range(6):
+        start = time.perf_counter()
+        x @ x
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def bench_speed(nets, images, batch, precision, rounds=3):
+    """Training pictures a second of each; slow networks are timed once, after one step."""
+    steps = {name: trainer(copy.deepcopy(net), ask, prediction, images, batch, precision)
+             for name, (net, ask, prediction, _) in nets.items()}
+    best = dict.fromkeys(steps, np.inf)
+    for one in range(1 + rounds):
+        for name, step in steps.items():  # in turn: a disturbance meets all alike
+            if one > 1 and best[name] > 2:
+                continue
+            start = time.perf_counter()
+            step()
+            if one:
+                best[name] = min(best[name], time.perf_counter() - start)
+    work = 6 * batch * sum(row["multiplications"] for row in count(UNet().config, 64))
+    limit = batch * matmul_peak(precision) / work  # a step: forward once, backward twice as much
+    name = f"training, batches of {batch}, {precision_name(precision)}"
+    ours = batch / best.pop(OURS)
+    made = [_table.row(name, ours, "pictures/s", batch / seconds, peer, better="more")
+            for peer, seconds in best.items()]
+    return [*made, _table.row(f"{name}: share of the limit", ours, "pictures/s", limit,
+                              "a matrix product's speed", better="more")]
+
+
+def precision_name(precision):
+    """How a precision is called in the table."""
+    return {"no": "float32", "bf16": "bfloat16"}[precision]
+
+
+def bench_quality(nets, images, held, truth, args, precision):
+    """Rows of the loss on new scenes (and of KID) after the same seconds of training."""
+    losses, distances = {}, {}
+    generator = torch.Generator().manual_seed(1)
+    t = diffusion.stratified_times(len(held), 1000, generator)
+    noise = torch.randn(held.shape, generator=generator)
+    for name, (net, ask, prediction, peak) in nets.items():
+        net, average = copy.deepcopy(net), copy.deepcopy(net).requires_grad_(False)
+        step = trainer(net, ask, prediction, images, args.batch, precision)
+        n, progress, start = 0, 0.0, time.perf_counter()
+        while progress < 1:
+            step(peak * learning_rate(n, progress, 200))
+            update_average(average, net, min(0.999, (1 + n) / (10 + n)))
+            n, progress = n + 1, (time.perf_counter() - start) / args.seconds
+
+        def guess(x_t, t, *_, net=average, ask=ask, prediction=prediction):
+            with torch.no_grad(), low(precision):
+                output = ask(net, x_t, t).float()
+            return diffusion.to_x0(output, x_t, t, ALPHA_BAR, prediction).clamp(-1, 1)
+
+        losses[name] = diffusion.diffusion_loss(guess, held, ALPHA_BAR, t, noise).item()
+        print(f"  {name}: {n} steps, loss {losses[name]:.4f}", flush=True)
+        if args.kid:
+            pictures = draw(guess, dpm_solver, args.kid, 20)
+            distances[name], error = quality.kid(truth, quality.judged(pictures))
+            print(f"      KID {distances[name]:.4f} ± {error:.4f}", flush=True)
+    made = []
+    for score, values in (("loss on new scenes", losses), (f"KID of {args.kid}", distances)):
+        ours = values.pop(OURS, None)
+        made += [_table.row(f"{score} after {args.seconds:g} s of training", ours, "", value, peer)
+                 for peer, value in values.items()]
+    return made
+
+
+def draw(guess, sampler, n, steps, batch=32):
+    """n samples from fixed noise: (n, 64, 64, 3) uint8."""
+    starts = [initial_noise(min(batch, n - i), (3, 64, 64), 0, i) for i in range(0, n, batch)]
+    return np.concatenate([to_uint8(sampler(guess, x, ALPHA_BAR, steps)) for x in starts])
+
+
+def bench_sampling(n, truth, precision):
+    """Rows of DPM-Solver++ with 20 steps beside DDPM with 1000: speed and KID, shipped model."""
+    model, info = load_model("unconditional")
+    denoise = diffusion.denoiser(model, info["prediction"], ALPHA_BAR)
+    result = {}
+    for name, sampler, steps in (("DPM-Solver++, 20 steps", dpm_solver, 20),
+                                 ("DDPM, 1000 steps", ddpm, 1000)):
+        start = time.perf_counter()
+        with low(precision):
+            pictures = draw(denoise, sampler, n, steps)
+        seconds = time.perf_counter() - start
+        result[name] = n / seconds, *quality.kid(truth, quality.judged(pictures))
+        print(f"  {name}: KID of {n} {result[name][1]:.4f} ± {result[name][2]:.4f}", flush=True)
+    (fast, kid, _), (slow, other, _) = result.values()
+    ours, peer = result
+    return [_table.row(f"sampling, {ours}", fast, "pictures/s", slow, peer, better="more"),
+            *(_table.row(f"KID of {n} samples, {name}", value, "")  # near 0 a ratio says nothing
+              for name, value in ((ours, kid), (peer, other)))]  # fmt: skip
+
+
+def rows(arguments=()):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=8, help="pictures a step")
+    parser.add_argument("--seconds", type=float, default=15, help="of training for each network")
+    parser.add_argument("--kid", type=int, default=0, help="samples for a KID after training")
+    parser.add_argument("--samples", type=int, default=24, help="samples of the shipped model")
+    parser.add_argument("--precision", choices=("no", "bf16"), help="default: the faster one here")
+    args = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    precision = args.precision or pick_precision("cpu")
+    images = to_batch(scenes.draw(scenes.sample_factors(2000, 1)))
+    new = scenes.draw(scenes.sample_factors(1000, 998))
+    truth, nets = quality.judged(new), networks()
+    made = bench_speed(nets, images, args.batch, precision)
+    print(_table.table(made), flush=True)
+    made += bench_quality(nets, images, to_batch(new[:32]), truth, args, precision)
+    return made + bench_sampling(args.samples, truth, precision)
+
+
+if __name__ == "__main__":
+    rows = functools.partial(rows, sys.argv[1:])
+    _table.main(rows)
