@@ -29,7 +29,7 @@ c = get_config()
 c.CourseDirectory.course_id = "reading_images"
 c.Execute.timeout = 120  # seconds a cell
 """
-SELF_CHECK = '''# @title Self-check: all visible tests on what is defined above, as often as you like
+SELF_CHECK = '''# @title Self-check: all visible tests on what is defined above
 TESTS = {{
 {tests}}}
 
