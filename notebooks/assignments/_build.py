@@ -29,7 +29,7 @@ c = get_config()
 c.CourseDirectory.course_id = "reading_images"
 c.Execute.timeout = 120  # seconds a cell
 """
-SELF_CHECK = '''# Self-check: all visible tests on what is defined above, as often as you like.
+SELF_CHECK = '''# @title Self-check: all visible tests on what is defined above
 TESTS = {{
 {tests}}}
 
@@ -102,7 +102,8 @@ def self_checking(release):
     release.cells += [
         new_markdown_cell("## Self-check\n\nRun this cell when you think you are done. Grading "
                           "adds tests with other numbers.", id="self-check-text"),
-        new_code_cell(SELF_CHECK.format(tests=tests), id="self-check"),
+        new_code_cell(SELF_CHECK.format(tests=tests), id="self-check",
+                      metadata={"cellView": "form", "jupyter": {"source_hidden": True}}),
     ]  # fmt: skip
     return release
 
