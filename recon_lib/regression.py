@@ -114,6 +114,9 @@ class Fit:
 def ols(bold, design):
     """Ordinary least squares: one pseudo-inverse, one matrix product.
 
+    With float32 BOLD every beta is within (volumes + 3) · 6e-8 · |X⁺| |bold| of the exact one, X⁺
+    being the pseudo-inverse of the design: a product of so many terms rounds no worse.
+
     Parameters
     ----------
     bold : (volumes, voxels) array
