@@ -6,7 +6,7 @@ Betas are `(trials, voxels)`; `labels` says which picture each trial showed.
 import numpy as np
 from scipy.stats import rankdata
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 from recon_lib.ridge import fit_ridge
 
 
@@ -32,9 +32,11 @@ def zscore_sessions(betas, session, train=None):
     DataError
         If lengths disagree, or a session has fewer than two training trials.
     """
-    betas, session = np.asarray(betas), np.asarray(session)
-    train = np.ones(len(betas), bool) if train is None else np.asarray(train, bool)
+    betas, session = as_numbers(betas, "betas", 2), np.asarray(session)
+    train = np.ones(len(betas), bool) if train is None else np.asarray(train)
     _same_trials(betas, session, train)
+    if train.dtype != bool:
+        raise DataError(f"train holds {train.dtype}; expected one True or False for each trial")
     out = np.empty(betas.shape, np.float32)
     for one in np.unique(session):
         mine = session == one
@@ -61,18 +63,19 @@ def average_repeats(betas, labels):
     Returns
     -------
     means : (pictures, voxels) array
-        Of the type of `betas`, in the order of `names`.
+        Of the type of `betas` where that has fractions, in the order of `names`.
     names : (pictures,) array
         The labels, sorted.
     counts : (pictures,) int array
         Trials of each.
     """
-    betas = np.asarray(betas)
+    betas, labels = as_numbers(betas, "betas", 2), np.asarray(labels)
     _same_trials(betas, labels)
     names, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(names), betas.shape[1]))
     np.add.at(sums, which, betas)
-    return (sums / counts[:, None]).astype(betas.dtype), names, counts
+    kind = betas.dtype if betas.dtype.kind == "f" else np.float64
+    return (sums / counts[:, None]).astype(kind), names, counts
 
 
 def split_half_reliability(betas, labels, splits=10, seed=0):
@@ -133,12 +136,12 @@ def noise_ceiling(betas, labels, repeats=1):
     Returns
     -------
     (voxels,) array
-        Percent; 0 where repeats differ as much as pictures do.
+        Percent; 0 where repeats differ as much as pictures do, NaN where betas are missing.
     """
     noise = np.minimum(noise_variance(betas, labels), 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr2 = (1 - noise) / noise
-        return np.where(noise > 0, 100 * snr2 / (snr2 + 1 / repeats), 100.0)
+        return np.where(noise == 0, 100.0, 100 * snr2 / (snr2 + 1 / repeats))
 
 
 def noise_variance(betas, labels):
@@ -244,6 +247,9 @@ def correlate_columns(a, b):
 
     NaN where a column does not vary.
     """
+    a, b = (as_numbers(x, "what is correlated", 2) for x in (a, b))
+    if a.shape != b.shape:
+        raise DataError(f"columns of shapes {a.shape} and {b.shape}; expected the same")
     a = a - a.mean(0, dtype=np.float64)
     b = b - b.mean(0, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -252,7 +258,7 @@ def correlate_columns(a, b):
 
 def _repeated(betas, labels, least):
     """Trials of pictures shown twice or more."""
-    betas, labels = np.asarray(betas), np.asarray(labels)
+    betas, labels = as_numbers(betas, "betas", 2), np.asarray(labels)
     _same_trials(betas, labels)
     names, counts = np.unique(labels, return_counts=True)
     names = names[counts > 1]
@@ -266,8 +272,12 @@ def _repeated(betas, labels, least):
 
 
 def _same_trials(betas, *others):
-    if betas.ndim != 2 or any(len(other) != len(betas) for other in others):
+    shapes = [np.shape(other) for other in others]
+    if betas.ndim != 2 or 0 in betas.shape or any(s != betas.shape[:1] for s in shapes):
         raise DataError(
-            f"betas of shape {betas.shape} with {[len(o) for o in others]} entries per trial; "
+            f"betas of shape {betas.shape} with {shapes} entries per trial; "
             "expected (trials, voxels) and one entry for each trial"
         )
+    for other in map(np.asarray, others):
+        if other.dtype.kind == "f" and np.isnan(other).any():
+            raise DataError("a trial's label, session or target is NaN; leave those trials out")

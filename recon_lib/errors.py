@@ -6,12 +6,49 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
 
 class DataError(ValueError):
     """Something about the user's data or files is wrong.
 
     The message is one line: what was found, what was expected, what to do.
     """
+
+
+def as_numbers(x, what, ndim=None):
+    """An array of real numbers in this machine's byte order, whatever came: a list, a table, bools.
+
+    Parameters
+    ----------
+    x : array_like
+    what : str
+        Its name in the error.
+    ndim : int, optional
+        How many axes it must have.
+
+    Returns
+    -------
+    array
+        Of the type that came, but float32 for bool and float16 and float64 for Python objects.
+
+    Raises
+    ------
+    DataError
+        If it holds text, complex numbers or anything else that is not a real number.
+    """
+    try:
+        x = np.asarray(x)
+        x = x.astype(float) if x.dtype.kind == "O" else x
+    except (TypeError, ValueError) as error:  # rows of different lengths, or not numbers at all
+        raise DataError(f"{what} cannot be made an array; expected numbers") from error
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{what} holds values of type {x.dtype}; expected real numbers")
+    if ndim is not None and x.ndim != ndim:
+        raise DataError(f"{what} has shape {x.shape}; expected {ndim} axes")
+    if x.dtype.kind == "b" or x.dtype == np.float16:
+        return x.astype(np.float32)
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import numpy as np
 
 from recon_lib import hrf as responses
 from recon_lib.design import nuisance
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 from recon_lib.regression import check
 
 
@@ -105,7 +105,9 @@ def trial_design(onsets, volumes, tr, kernel, durations=1.0):
     -------
     (volumes, trials) array
     """
-    onsets = np.atleast_1d(np.asarray(onsets, dtype=float))
+    onsets = np.atleast_1d(as_numbers(onsets, "the list of onsets")).astype(float)
+    if onsets.ndim != 1 or len(onsets) == 0:
+        raise DataError(f"onsets of shape {onsets.shape}; expected one for each trial, in seconds")
     durations = np.broadcast_to(np.asarray(durations, dtype=float), onsets.shape)
     columns = responses.regressors(onsets, durations, volumes, tr, kernel)
     lengths, which = np.unique(durations, return_inverse=True)

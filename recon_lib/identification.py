@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 
 
 def similarity(a, b):
@@ -136,7 +136,10 @@ def permutation_p(similarity, target, statistic, n=1000, seed=0, within=None):
 
 def unit_rows(x):
     """Rows of mean 0 and length 1; constant rows become 0."""
-    x = np.asarray(x, np.float64).reshape(len(x), -1)
+    x = as_numbers(x, "what is compared")
+    if x.ndim == 0:
+        raise DataError(f"found the single number {x}, expected one row for each item")
+    x = x.astype(np.float64).reshape(len(x), -1) if len(x) else np.zeros((0, x[:0].size))
     if not np.isfinite(x).all():
         raise DataError("found NaN or infinite values, expected numbers: check what made them")
     centred = x - x.mean(1, keepdims=True)
@@ -146,7 +149,7 @@ def unit_rows(x):
 
 
 def _checked(similarity, target):
-    similarity, target = np.asarray(similarity), np.asarray(target)
+    similarity, target = as_numbers(similarity, "the similarity"), np.asarray(target)
     if similarity.ndim != 2 or target.shape != similarity.shape[:1]:
         raise DataError(f"found similarity {similarity.shape} and target {target.shape}, expected "
                         "(trials, candidates) and (trials,): give one target a trial")

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recon_lib.encoding import square_distances
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 from recon_lib.identification import (
     permutation_p,
     similarity,
@@ -178,7 +178,7 @@ def _rows(x):
 
 
 def _same_shape(a, b):
-    a, b = np.asarray(a), np.asarray(b)
+    a, b = as_numbers(a, "reconstructions"), as_numbers(b, "truth")
     if a.shape != b.shape:
         raise DataError(f"found pictures of shape {a.shape} and {b.shape}, expected the same: "
                         "give each reconstruction its picture, at one size")

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 
 
 class Contrast(NamedTuple):
@@ -114,6 +114,9 @@ class Fit:
 def ols(bold, design):
     """Ordinary least squares: one pseudo-inverse, one matrix product.
 
+    With float32 BOLD every beta is within (volumes + 3) · 6e-8 · |X⁺| |bold| of the exact one, X⁺
+    being the pseudo-inverse of the design: a product of so many terms rounds no worse.
+
     Parameters
     ----------
     bold : (volumes, voxels) array
@@ -212,14 +215,14 @@ def whiten(series, rho):
 
 def check(bold, design=None):
     """Bring BOLD to a float `(volumes, voxels)` array and hold the design against it."""
-    bold = np.asarray(bold)
-    if bold.ndim != 2:
+    bold = as_numbers(bold, "the BOLD")
+    if bold.ndim != 2 or 0 in bold.shape:
         raise DataError(f"the BOLD has shape {bold.shape}; expected (volumes, voxels)")
     if bold.dtype not in (np.float32, np.float64):
         bold = bold.astype(np.float32)
     if design is None:
         return bold
-    design = np.asarray(design, dtype=float)
+    design = as_numbers(design, "the design").astype(float)
     if design.ndim != 2 or len(design) != len(bold):
         raise DataError(
             f"the design has shape {design.shape}; expected ({len(bold)}, columns), one row per "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon_lib import splits
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 
 # Strengths to try, in units of the mean eigenvalue of x'x, so that the scale of x does not matter.
 STRENGTHS = np.logspace(-3, 3, 13)
@@ -67,7 +67,7 @@ def fit_ridge(x, y, groups=None, strengths=STRENGTHS, folds=5, seed=0):
     DataError
         If the shapes disagree, or something is not finite.
     """
-    x, y = np.asarray(x), np.asarray(y)
+    x, y = as_numbers(x, "x"), as_numbers(y, "y")
     kind = np.float32 if x.dtype == y.dtype == np.float32 else np.float64
     x, y = x.astype(kind, copy=False), y.astype(kind, copy=False)
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):

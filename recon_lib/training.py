@@ -24,6 +24,7 @@ from recon_lib.runs import (
     interruptible,
     log_row,
     make_accelerator,
+    sound,
     trim_log,
     unpack,
 )
@@ -209,10 +210,7 @@ def train(
                     accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop
                 )
             if not math.isfinite(loss + gradient):
-                raise FloatingPointError(
-                    f"the loss is {loss} and its gradient {gradient} at step {step}; the last "
-                    f"checkpoint in {out_dir} is kept: resume from it with lr below {lr}"
-                )
+                raise burst(f"is {loss} and its gradient {gradient}", step, out_dir, lr)
             update_average(average, model, min(ema, (1 + step) / (10 + step)))
             step += 1
 
@@ -231,6 +229,8 @@ def train(
                     draw_grid(average, info, images, vectors, grid)
                 if stop or progress >= 1 or clock - saved > 60 * checkpoint_minutes:
                     saved = clock
+                    if not sound(model, images, vectors, alpha_bar, prediction):
+                        raise burst("is no longer finite", step, out_dir, lr)
                     save_checkpoint(out_dir / "checkpoint.pt", dict(
                         model_state_dict=model.state_dict(), ema_state_dict=average.state_dict(),
                         optimizer_state_dict=optimizer.state_dict(), config=model.config,
@@ -266,6 +266,14 @@ def train_step(
         optimizer.step()
     optimizer.zero_grad()
     return loss, gradient
+
+
+def burst(what, step, out_dir, lr):
+    """The error of a loss that is not a finite number."""
+    return FloatingPointError(
+        f"the loss {what} at step {step}; the last checkpoint in {out_dir} is kept: resume from it "
+        f"with lr below {lr}"
+    )
 
 
 def learning_rate(step, progress, warmup):

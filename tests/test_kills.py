@@ -157,7 +157,7 @@ def train(out, minutes=0.0):
     training.train_unconditional_diffusion(
         create_loader(16, 8, images=images), epochs=8, image_size=16, device="cpu", grids=0,
         quiet=True, model=model, out_dir=out, checkpoint_minutes=minutes,
-        model_in=checkpoint if checkpoint.exists() else None,
+        model_in=checkpoint if checkpoint.exists() else None, precision="no",
     )  # fmt: skip
 
 
