@@ -38,7 +38,7 @@ def explorer(controls, numbers, draw, readout):
     start = {name: control.value for name, control in controls.items()}
     again = len(inspect.signature(draw).parameters) > 1
     image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    text = ipywidgets.HTML()
+    text = ipywidgets.HTML(layout={"min_height": "4em"})  # two lines: the picture stays where it is
     reset = ipywidgets.Button(description="Reset")
     tooltip(reset, "Put every control back")
     row = ipywidgets.HBox([reset, ipywidgets.HTML(HINT)])

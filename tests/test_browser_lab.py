@@ -35,24 +35,42 @@ STATE = """async box => {
     const line = [...box.querySelectorAll('.widget-html b')].pop().innerText;
     return [line, Array.from(sum).join(' ')];
 }"""
-# Once a frame: is each figure still the element it was, and of the size it was?
+# Once a frame: is each figure still the element it was, of the size it was, and where it was?
 WATCH = """() => {
     window.jumps = [];
-    const seen = new Map();
-    for (const image of document.querySelectorAll('img.widget-image'))
-        seen.set(image, image.offsetHeight);
+    const place = i => [i.isConnected, i.offsetHeight, i.offsetTop - i.parentElement.offsetTop];
+    const images = [...document.querySelectorAll('img.widget-image')];
+    const seen = images.map(image => String(place(image)));
     (function look() {
-        for (const [image, height] of seen)
-            if (!image.isConnected || image.offsetHeight !== height)
-                window.jumps.push([image.isConnected, height, image.offsetHeight]);
+        images.forEach((image, i) => {
+            if (String(place(image)) !== seen[i]) window.jumps.push([seen[i], place(image)]);
+        });
         requestAnimationFrame(look);
     })();
 }"""
 
 
+def beginning(path, last):
+    """A notebook of the course up to the cell that contains `last`, as if never run."""
+    notebook = nbformat.read(path, as_version=4)
+    end = next(i for i, cell in enumerate(notebook.cells) if last in cell.source)
+    notebook.cells = notebook.cells[: end + 1]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    return notebook
+
+
+def run_all(page):
+    """Run > Run All Cells, once the kernel is there."""
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
-    """Address of a JupyterLab of its own, in a folder with the notebooks and one of explorers."""
+    """A JupyterLab of its own, with the notebooks and one of explorers: address of notebook {}."""
     with chromium.page():
         pass  # skips all that follows where there is no browser
     home = tmp_path_factory.mktemp("lab")
@@ -68,6 +86,7 @@ def lab(tmp_path_factory):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3",
                                        "language": "python"}  # fmt: skip
     nbformat.write(notebook, home / "work" / "explorers.ipynb")
+    nbformat.write(beginning(NOTEBOOKS[1], "widgets.draw_hrf("), home / "work" / "beginning.ipynb")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(home / "config"),
            "JUPYTER_RUNTIME_DIR": str(home / "run"), "JUPYTER_DATA_DIR": str(home / "data"),
            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
@@ -77,22 +96,22 @@ def lab(tmp_path_factory):
     with open(home / "log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:
-        for _ in range(600):
+        for _ in range(1200):
             found = list((home / "run").glob("jpserver-*.json"))
             if found and found[0].stat().st_size:
                 break
             assert server.poll() is None, (home / "log").read_text()
             time.sleep(0.1)
-        yield json.loads(found[0].read_text())["url"] + "lab/tree/"
+        yield json.loads(found[0].read_text())["url"] + "lab/tree/{}?reset"  # no other tab
     finally:
         server.terminate()
         server.wait(20)
 
 
 def settled(page, box, before):
-    """The state of an explorer once it differs from `before` and stays; or what it is after 8 s."""
+    """The state of an explorer once it differs from `before` and stays, or after 24 s."""
     last = None
-    for _ in range(100):
+    for _ in range(300):
         now = box.evaluate(STATE)
         if now == last and now[0] != before[0] and now[1] != before[1]:
             return now
@@ -121,12 +140,10 @@ def move(page, control):
 def test_explorers_follow_keyboard_and_mouse(lab):
     SHOTS.mkdir(parents=True, exist_ok=True)
     with chromium.page() as (page, complaints):
-        page.goto(lab + "explorers.ipynb")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
+        page.goto(lab.format("explorers.ipynb"))
+        run_all(page)
         cells = page.locator(".jp-CodeCell")
-        page.locator("img.widget-image").nth(len(EXAMPLES) - 1).wait_for(timeout=90_000)
+        page.locator("img.widget-image").nth(len(EXAMPLES) - 1).wait_for()
         page.evaluate(WATCH)
         for i, name in enumerate(EXAMPLES, 1):
             box = cells.nth(i).locator(".jp-OutputArea-child .widget-vbox")
@@ -149,7 +166,8 @@ def test_explorers_follow_keyboard_and_mouse(lab):
             state = settled(page, box, start)
             assert state[1] != start[1], f"{name}: an arrow key moved nothing"
             drag(page, box, state, name)
-        assert page.evaluate("window.jumps") == [], "a figure was replaced or changed its size"
+        jumps = page.evaluate("window.jumps.slice(0, 9)")
+        assert jumps == [], "a figure was replaced, moved, or changed its size"
         assert page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count() == 0
         assert complaints == []
 
@@ -170,6 +188,23 @@ def drag(page, box, start, name):
     assert now[1] != start[1], f"{name}: dragged, but nothing followed"
 
 
+def test_a_notebook_runs_and_code_moves_its_sliders(lab):
+    """Notebook 01 to its first explorer: the cell after it sets a slider, and the page follows."""
+    with chromium.page() as (page, complaints):
+        page.goto(lab.format("beginning.ipynb"))
+        run_all(page)
+        slider = page.locator(".widget-slider").filter(has_text="picture every (s)")
+        page.wait_for_function("""() => [...document.querySelectorAll('.widget-slider')].some(
+            s => s.innerText.includes('picture every') && s.innerText.includes('4.00'))""")
+        assert slider.locator("[role=slider]").get_attribute("aria-valuenow") == "4.0"
+        line = page.locator(".widget-vbox .widget-html b").last.inner_text()
+        assert "15 pictures add up to 1.40 times one" in line
+        assert page.locator(".jp-RenderedImage img").count() == 2  # the static figures
+        assert page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
+        page.screenshot(path=SHOTS / "running.png")
+        assert complaints == []
+
+
 def test_a_stored_notebook_opens(lab):
     """As a reader first sees it: every stored figure is there, the console is clean."""
     path = NOTEBOOKS[0]
@@ -178,7 +213,7 @@ def test_a_stored_notebook_opens(lab):
     figures = sum(kind.startswith("image/") for kind in kinds)
     assert figures > 3
     with chromium.page() as (page, complaints):
-        page.goto(lab + path.name)
+        page.goto(lab.format(path.name))
         shown = "[...document.querySelectorAll('.jp-Notebook img')].filter(i => i.naturalWidth)"
         page.wait_for_function(f"{shown}.length == {figures} + 1")  # and the badge
         page.screenshot(path=SHOTS / "notebook.png")
