@@ -312,9 +312,9 @@ def save_figure(path, figure):
 def main():
     """Entry point: an error about data, disk or memory is one line and exit status 2."""
     try:
-        with enough_memory("--batch or --steps"):
+        with enough_memory("--batch in training, or the number of pictures or voxels"):
             app(standalone_mode=True)
-    except DataError as error:
+    except (DataError, FloatingPointError) as error:  # the second: a loss that burst
         print(f"recon_lib: {error}", file=sys.stderr)
         sys.exit(2)
 

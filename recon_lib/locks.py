@@ -46,3 +46,14 @@ def only_one(path, busy=None):
             except OSError:  # some network file systems
                 locked = False
         yield locked
+
+
+@contextmanager
+def alone_in(folder, busy=None):
+    """`only_one` for a whole folder: within, what killed processes left half written is gone."""
+    folder = Path(folder)
+    with only_one(folder / ".lock", busy) as locked:
+        if locked:  # then nobody is writing
+            for left in folder.glob(".partial-*"):
+                left.unlink(missing_ok=True)
+        yield

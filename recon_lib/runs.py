@@ -17,7 +17,7 @@ from torchvision.utils import make_grid, save_image
 from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
 from recon_lib.diffusion import SCHEDULES, denoiser, diffusion_loss, stratified_times
 from recon_lib.errors import DataError, atomic_write, writing
-from recon_lib.locks import only_one
+from recon_lib.locks import alone_in
 from recon_lib.samplers import dpm_solver, initial_noise
 
 
@@ -179,8 +179,8 @@ def alone(out_dir, main=True):
     """Within, no other training writes into this folder: a second one is refused."""
     if not main:
         return nullcontext()
-    return only_one(out_dir / ".lock", f"another training is writing into {out_dir}; wait for its "
-                    "end, or choose another out_dir")
+    return alone_in(out_dir, f"another training is writing into {out_dir}; wait for its end, or "
+                    "choose another out_dir")
 
 
 @contextmanager

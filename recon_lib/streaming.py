@@ -1,6 +1,7 @@
 """A whole brain in little memory: runs kept on disk, voxels worked through in blocks."""
 
 import json
+import os
 import shutil
 from hashlib import sha256
 from pathlib import Path
@@ -8,9 +9,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from recon_lib.errors import DataError, atomic_write, enough_memory
+from recon_lib.errors import DataError, atomic_write, enough_memory, writing
 from recon_lib.files import readable
-from recon_lib.locks import only_one
+from recon_lib.locks import alone_in, only_one
 from recon_lib.single_trial import Estimate, estimate
 
 CHUNK = 1024  # voxels that lie together on disk
@@ -37,19 +38,24 @@ def spool(runs, folder):
     DataError
         If a run on disk is damaged.
     """
-    out = []
+    out, folder = [], Path(folder)
     for i, load in enumerate(runs):
-        path = Path(folder) / f"run-{i:03d}.h5"
+        path = folder / f"run-{i:03d}.h5"
         if not path.exists():
-            bold, onsets = load()
-            chunk = (len(bold), min(bold.shape[1], CHUNK))
-            with atomic_write(path) as partial, h5py.File(partial, "w") as file:
-                file.create_dataset("bold", data=bold, dtype=np.float32, chunks=chunk)
-                file["onsets"] = np.asarray(onsets, float)
+            with alone_in(folder):
+                if not path.exists():  # nor did another process just write it
+                    _write_run(path, *load())
         with readable(path):
             file = h5py.File(path)
             out.append((file["bold"], file["onsets"][:]))
     return out
+
+
+def _write_run(path, bold, onsets):
+    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+        chunk = (len(bold), min(bold.shape[1], CHUNK))
+        file.create_dataset("bold", data=bold, dtype=np.float32, chunks=chunk)
+        file["onsets"] = np.asarray(onsets, float)
 
 
 def estimate_to_file(runs, path, tr, block=8192, **settings):
@@ -108,7 +114,8 @@ def _estimate_parts(parts, runs, tr, starts, settings):
 
 def _join(parts, path, trials, voxels, job):
     block = job["block"]
-    with atomic_write(path) as partial, h5py.File(partial, "w") as file:
+    whole = parts / "whole.h5"  # goes with the parts if this is killed
+    with writing(path), h5py.File(whole, "w") as file:
         file.attrs["job"] = json.dumps(job)
         betas = file.create_dataset(
             "betas", (trials, voxels), np.float32, chunks=(trials, min(voxels, 64))
@@ -120,6 +127,8 @@ def _join(parts, path, trials, voxels, job):
             with np.load(parts / f"{start:09d}.npz") as result:
                 betas[:, columns] = result["betas"]
                 hrf[columns], fraction[columns] = result["hrf"], result["fraction"]
+    with writing(path):
+        os.replace(whole, path)
 
 
 def read_estimate(path, voxels=slice(None)):
