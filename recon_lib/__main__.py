@@ -41,6 +41,25 @@ def say(text):
 
 
 @app.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="bold5000, the only one so far.")],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
+    parts: Annotated[list[str] | None, typer.Option(
+        help="roi-betas images lists roi-times brain-betas masks runs; default: the first three."
+    )] = None,
+    out: Annotated[Path, typer.Option(help="Where it goes.")] = Path("data/BOLD5000"),
+):
+    """Fetch parts of BOLD5000; a broken download goes on where it stopped."""
+    from recon_lib import fetch as fetching
+
+    if dataset.lower() != "bold5000":
+        raise DataError(f"no data set {dataset}; expected bold5000")
+    wanted = [*(parts or []), *(more or [])] or list(fetching.PARTS)[:3]
+    fetching.fetch(subject.split(","), wanted, out, say)
+
+
+@app.command()
 def simulate(
     out: Data = EXPERIMENT, seed: Seed = 0,
     images: Annotated[Path | None, typer.Option(help="Your pictures: folder or array.")] = None,
