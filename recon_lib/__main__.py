@@ -48,14 +48,16 @@ def fetch(
     parts: Annotated[list[str] | None, typer.Option(
         help="roi-betas images lists roi-times brain-betas masks runs; default: the first three."
     )] = None,
-    out: Annotated[Path, typer.Option(help="Where it goes.")] = Path("data/BOLD5000"),
+    out: Annotated[Path | None, typer.Option(help="Default: data/BOLD5000, by the code.")] = None,
 ):
     """Fetch parts of BOLD5000; a broken download goes on where it stopped."""
     from recon_lib import fetch as fetching
+    from recon_lib.hosted import data_folder
 
     if dataset.lower() != "bold5000":
         raise DataError(f"no data set {dataset}; expected bold5000")
     wanted = [*(parts or []), *(more or [])] or list(fetching.PARTS)[:3]
+    out = out or data_folder() / "BOLD5000"
     fetching.fetch(subject.split(","), wanted, out, say)
 
 

@@ -17,6 +17,7 @@ from recon_lib.errors import DataError, atomic_write
 from recon_lib.files import is_complete, mark_complete
 from recon_lib.folders import build_whole, lock_of, refuse_other
 from recon_lib.glm import single_trial_betas
+from recon_lib.hosted import data_folder
 from recon_lib.loading import BETAS, ROOT, SIZE, SUBJECT
 from recon_lib.loading import Experiment as Experiment
 from recon_lib.loading import load as load
@@ -201,13 +202,13 @@ def ready(root=None):
     Parameters
     ----------
     root : path, optional
-        Default: `data/experiment` beside the code, wherever the caller stands.
+        Default: `experiment` in `hosted.data_folder()`, wherever the caller stands.
 
     Returns
     -------
     Path
     """
-    root = build(Path(__file__).resolve().parent.parent / ROOT if root is None else root)
+    root = build(data_folder() / ROOT.name if root is None else root)
     if not is_complete(root / BETAS):
         with only_one(lock_of(root)):
             if not is_complete(root / BETAS):  # nor did another process just do it

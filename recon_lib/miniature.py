@@ -14,9 +14,9 @@ import numpy as np
 from recon_lib import bold5000, experiment, scenes, stimuli, subject, tuning, volumes
 from recon_lib.bold5000 import KEYS
 from recon_lib.folders import build_whole
+from recon_lib.hosted import data_folder
 from recon_lib.loading import BETAS, SIZE
 
-ROOT = Path("data/miniature")
 SESSIONS = {"CSI1": (5, 5), "CSI2": (5, 5), "CSI4": (6,)}  # runs in each session
 VOXELS = {
     "CSI1": dict(zip(KEYS, (50, 60, 40, 50, 25, 40, 30, 40, 20, 30), strict=True)),
@@ -97,7 +97,7 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
     Parameters
     ----------
     root : path, optional
-        Default: `data/miniature` beside the code.
+        Default: `miniature` in `hosted.data_folder()`.
     sessions : dict of str to sequence of int
         Runs of each session, for each subject; CSI1 must be among them.
     voxels : dict of str to dict
@@ -111,6 +111,21 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
     Path
         The release: what `load` and the readers take as root.
     """
-    root = Path(__file__).resolve().parent.parent / ROOT if root is None else Path(root)
+    root = data_folder() / "miniature" if root is None else Path(root)
     info = {"miniature": 1, "seed": seed, "snr": snr, "sessions": sessions, "voxels": voxels}
     return build_whole(root, info, lambda partial: write(partial, sessions, voxels, seed, snr))
+
+
+def find_or_build():
+    """BOLD5000 where it has been fetched, else the miniature (built on first use).
+
+    Looks for `BOLD5000` in `hosted.data_folder()`, which is where `fetch` puts it.
+
+    Returns
+    -------
+    root : Path
+    real : bool
+    """
+    place = data_folder() / "BOLD5000"
+    real = any(place.glob("BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli"))
+    return (place, True) if real else (build(), False)
