@@ -115,8 +115,9 @@ def main(paths):
             execute(path, home, python)
         after = versions(python)
         changed = [name for name in before if after.get(name) != before[name]]
-        if set(changed) & set(KEPT):
-            raise SystemExit(f"the setup cell replaced {', '.join(sorted(set(changed) & set(KEPT)))}")
+        replaced = sorted(set(changed) & set(KEPT))
+        if replaced:
+            raise SystemExit(f"the setup cell replaced {', '.join(replaced)}")
         print(f"{len(after) - len(before)} packages added, none of {', '.join(KEPT)} replaced"
               + (f"; changed: {', '.join(changed)}" if changed else ""))  # fmt: skip
 
