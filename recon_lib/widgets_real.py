@@ -4,10 +4,10 @@ import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
+from recon_lib.explorer import explorer, slider
 from recon_lib.style import BLUE, INK, WIDTH, styled
 from recon_lib.training_cost import PEAK, USE, hours, operations
 from recon_lib.unet_cost import count
-from recon_lib.widgets import explorer, slider
 
 WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
 MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
