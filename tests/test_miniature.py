@@ -18,6 +18,7 @@ from recon_lib.splits import refuse_leak
 
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 SESSION = "{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{:02d}.nii.gz"
+ONE_STEP = decoding.SAMPLING | dict(steps=1, candidates=1)
 SHIFTED = "ignore:betas and masks share a grid"
 
 
@@ -141,7 +142,7 @@ def test_simulated_scenes_are_held_out_by_what_was_drawn(miniature):
 
 def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature):
     x = loading.load(miniature, split="category")
-    refuses(lambda: decoding.reconstruct(x, tiny_model, steps=1), "model.safetensors",
+    refuses(lambda: decoding.reconstruct(x, tiny_model), "model.safetensors",
             "trained with the repeated split", f"category split without {x.held[0]}")
     refuses(lambda: decoding.refuse_other_split("m", {"split": "category", "held": ["n1"]}, x),
             "category split without n1")
@@ -182,7 +183,8 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
     model, info = load_model(tmp_path / "model.safetensors")
     assert info["split"] == "repeated"
     for x in people.values():  # each through a decoder from its own number of voxels
-        got = decoding.reconstruct(x, tmp_path / "model.safetensors", steps=1, say=lambda _: 0)
+        got = decoding.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
+                                   say=lambda _: 0)  # fmt: skip
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_images), 64, 64, 3)
 
 
