@@ -12,7 +12,7 @@ STRICT := notebooks/01_hrf_and_glm.ipynb
 NBVAL := -p no:randomly --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint notebooks outputs lab assignments train bench versions clean strict site
+.PHONY: help setup run test lint notebooks outputs lab colab assignments train bench versions clean strict site
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' Makefile | expand -t 20
@@ -52,6 +52,9 @@ lab: $(STAMP)    ## open the notebooks in JupyterLab
 
 assignments: $(STAMP)  ## build the assignments for students and teachers (COURSE=folder)
 	$(BIN)/python notebooks/assignments/_build.py $(if $(COURSE),"$(COURSE)")
+
+colab: $(STAMP)  ## run notebooks (ONLY="notebooks/08_bold5000.ipynb") as a fresh Colab session would
+	$(BIN)/python notebooks/_colab.py $(ONLY)
 
 train: $(STAMP)  ## train every network from scratch (hours); see recon_lib/recipes.py
 	$(BIN)/python -m recon_lib simulate

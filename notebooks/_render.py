@@ -2,6 +2,7 @@
 
     python notebooks/_render.py            # build/notebooks/*.ipynb and build/html/index.html
     python notebooks/_render.py --store    # the same, and keep the outputs in notebooks/
+    python notebooks/_render.py --setup    # only put the setup cell and metadata into all of them
 """
 
 import base64
@@ -33,11 +34,21 @@ def execute(path):
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python",
                                        "name": "python3"}  # fmt: skip
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
+    notebook.metadata["accelerator"] = "GPU"  # what Colab should offer
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps: noise in every diff
     lighten(notebook)
     print(f"{path.name}: {time.time() - start:.0f} s", flush=True)
     return notebook
+
+
+def set_up(path):
+    """Put the one setup cell and Colab's metadata into a notebook, its outputs left as they are."""
+    notebook = nbformat.read(path, as_version=4)
+    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    first.source = (HERE / "_setup_cell.py").read_text(encoding="utf-8").strip()
+    notebook.metadata["accelerator"] = "GPU"
+    nbformat.write(notebook, path)
 
 
 def lighten(notebook, limit=1.3e6, least=60_000):
@@ -71,4 +82,8 @@ def main(store=False):
 
 
 if __name__ == "__main__":
-    main(store="--store" in sys.argv[1:])
+    if "--setup" in sys.argv[1:]:
+        for path in sorted(HERE.glob("[0-9]*.ipynb")):
+            set_up(path)
+    else:
+        main(store="--store" in sys.argv[1:])

@@ -5,6 +5,7 @@ import sys
 from importlib import metadata, util
 from pathlib import Path
 
+DRIVE = False  # on Colab, True keeps what is simulated and fetched on your Google Drive
 REPOSITORY, TAG = "https://github.com/visual-reconstruction/recon_lib", "v0.1.0"
 if getattr(util.find_spec("recon_lib"), "origin", None) is None:
     inside = Path("../recon_lib/style.py").exists()
@@ -23,4 +24,4 @@ if getattr(util.find_spec("recon_lib"), "origin", None) is None:
 
 from recon_lib.style import start_notebook
 
-device = start_notebook()
+device = start_notebook(DRIVE)

@@ -23,6 +23,7 @@ Out = Annotated[Path, typer.Option(help="Where results go.")]
 Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
 Subject = Annotated[str, typer.Option(help="CSI1 to CSI4.")]
 Release = Annotated[int, typer.Option(help="1: ROI time points; 2: single-trial betas.")]
+Split = Annotated[str, typer.Option(help="What is test: repeated (pictures), or category.")]
 Model = Annotated[Path | None, typer.Option(help="Conditional model; default: the shipped one.")]
 Scale = Annotated[float | None, typer.Option(help="Guidance scale; 1: none.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
@@ -37,6 +38,27 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 def say(text):
     """Tell the user what happens now."""
     typer.echo(text)
+
+
+@app.command()
+def fetch(
+    dataset: Annotated[str, typer.Argument(help="bold5000, the only one so far.")],
+    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
+    parts: Annotated[list[str] | None, typer.Option(
+        help="roi-betas images lists roi-times brain-betas masks runs; default: the first three."
+    )] = None,
+    out: Annotated[Path | None, typer.Option(help="Default: data/BOLD5000, by the code.")] = None,
+):
+    """Fetch parts of BOLD5000; a broken download goes on where it stopped."""
+    from recon_lib import fetch as fetching
+    from recon_lib.hosted import data_folder
+
+    if dataset.lower() != "bold5000":
+        raise DataError(f"no data set {dataset}; expected bold5000")
+    wanted = [*(parts or []), *(more or [])] or list(fetching.PARTS)[:3]
+    out = out or data_folder() / "BOLD5000"
+    fetching.fetch(subject.split(","), wanted, out, say)
 
 
 @app.command()
@@ -78,7 +100,8 @@ class Stage(StrEnum):
 @app.command()
 def train(
     stage: Stage,
-    data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
+    data: Data = EXPERIMENT, out: Out = RESULTS, release: Release = 2, split: Split = "repeated",
+    subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
     start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
     = None,
     steps: Annotated[int, typer.Option(help="Training steps.")] = 30_000,
@@ -90,14 +113,15 @@ def train(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
 ):
     """Train a stage: the networks that see, the unconditional or the conditional model."""
-    from recon_lib import experiment, recipes
+    from recon_lib import recipes
+    from recon_lib.joined import load_joined
 
     if stage == "features":
         recipes.train_eye_and_judge(out / stage)
     else:
-        x = experiment.load(data, subject, release)
-        recipes.train_stage(stage, x, out / stage, start, steps, batch, extra, lr, seed, device,
-                            compiled)
+        people = load_joined(data, subject.split(","), release, split).values()
+        recipes.train_stage(stage, people, out / stage, start, steps, batch, extra, lr, seed,
+                            device, compiled)
     say(f"done: see {out / stage}")
 
 
@@ -122,6 +146,7 @@ def quality(
 @app.command()
 def reconstruct(
     data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
+    split: Split = "repeated",
     images: Annotated[str | None, typer.Option(help="Your pictures: folder or array file.")] = None,
     betas: Annotated[str | None, typer.Option(help="Your betas: (trials, voxels) file.")] = None,
     trials: Annotated[str | None, typer.Option(help="Picture of each trial: index, name.")] = None,
@@ -140,6 +165,7 @@ def reconstruct(
     choose otherwise.
     """
     from recon_lib import decoding, experiment
+    from recon_lib.checkpoints import read_weights
     from recon_lib.runs import pick_device
 
     asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates)
@@ -163,8 +189,9 @@ def reconstruct(
         say(f"{len(fold)} reconstructions are in {out / 'own.npz'}; score them with "
             f"`python -m recon_lib score --out {out}`")
         return
-    x = experiment.load(data, subject, release)
     path = model or decoding.MODEL
+    held = None if split == "repeated" else read_weights(path)[2].get("held")  # what it never saw
+    x = experiment.load(data, subject, release, split=split, held=held)
     begin = time.time()
     results = decoding.reconstruct(x, path, seed, sampling, device, say)
     arrays = {}
@@ -173,7 +200,7 @@ def reconstruct(
         for kind in ("pictures", "rankings"):
             arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
     settings = dict(data=str(data), subject=subject, release=release, seed=seed,
-                    model=str(path), sampling=sampling,
+                    split=split, held=x.held, model=str(path), sampling=sampling,
                     seconds=round(time.time() - begin, 1))
     save_arrays(out / "reconstructions.npz", settings=json.dumps(settings), **arrays)
     say(f"reconstructions are in {out / 'reconstructions.npz'}")
@@ -193,7 +220,8 @@ def score(
 
     arrays = load_arrays(out / "reconstructions.npz")
     settings = json.loads(str(arrays.pop("settings")))
-    x = experiment.load(settings["data"], settings["subject"], settings["release"])
+    x = experiment.load(settings["data"], settings["subject"], settings["release"],
+                        split=settings.get("split", "repeated"), held=settings.get("held"))
     results = {}
     for key, value in arrays.items():
         name, *rest = key.split("/")

@@ -14,10 +14,10 @@ from recon_lib.checkpoints import load_model
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.encoding import fit_encoding_model, log_likelihood
 from recon_lib.errors import DataError, enough_memory
-from recon_lib.experiment import read_truth
 from recon_lib.features import CHECKPOINTS, embed, load_factor_net
 from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder, load_latent
+from recon_lib.loading import read_truth
 from recon_lib.metrics import report
 from recon_lib.posterior import evidence, steer
 from recon_lib.runs import autocast
@@ -70,6 +70,18 @@ def load_conditional(path, device="cpu", size=None, channels=3):
             f"and {channels}; bring them to one size and colour, or train a model on them"
         )
     return model, info, latent
+
+
+def refuse_other_split(path, info, experiment):
+    """Stop if a model was trained on another split: it may have seen the pictures to be tested."""
+    trained, held = info.get("split", "repeated"), info.get("held", [])
+    if trained != experiment.split or not set(experiment.held) <= set(held):
+        what = [f"{name} split{' without ' if gone else ''}{', '.join(gone)}"
+                for name, gone in ((trained, held), (experiment.split, experiment.held))]
+        raise DataError(
+            f"{path} was trained with the {what[0]}, so it may have seen the test pictures of the "
+            f"{what[1]}; train it again with --split {experiment.split}"
+        )
 
 
 def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
@@ -215,6 +227,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     """
     x = experiment
     model, info, latent = load_conditional(model_path, device, x.images.shape[1])
+    refuse_other_split(model_path, info, x)
     train = ~x.test
     train_latents = latent.transform(x.images)[x.image[train]]
     say("fitting the brain decoder on the training trials")

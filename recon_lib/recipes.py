@@ -19,7 +19,9 @@ from recon_lib.data import create_loader
 from recon_lib.decoding import judge_space, load_conditional, sample_pictures
 from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
 from recon_lib.identification import similarity, top_k
+from recon_lib.joined import joined_source, unique_pictures
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
+from recon_lib.loading import Experiment
 from recon_lib.posterior import evidence
 from recon_lib.quality import quality
 from recon_lib.splits import refuse_leak
@@ -48,12 +50,17 @@ def train_eye_and_judge(out):
                         held_out_accuracy=right)
 
 
+def several(experiment):
+    """A list of subjects, for one or for several of them."""
+    return [experiment] if isinstance(experiment, Experiment) else list(experiment)
+
+
 def training_pictures(experiment, extra=None):
     """The pictures of the training trials, and scenes that no brain has seen.
 
     Parameters
     ----------
-    experiment : Experiment
+    experiment : Experiment, or sequence of Experiment
     extra : int, optional
         TinyScenes to add; default: `EXTRA` to TinyScenes, none to pictures of another kind.
 
@@ -66,13 +73,14 @@ def training_pictures(experiment, extra=None):
     DataError
         If a test picture is among them.
     """
-    x = experiment
+    people = several(experiment)
     if extra is None:
-        extra = 0 if x.factors is None else EXTRA
-    own = x.images[np.unique(x.image[~x.test])]
+        extra = 0 if people[0].factors is None else EXTRA
+    own = unique_pictures(people)
     more = scenes.draw(scenes.sample_factors(extra, EXTRA_SEED), own.shape[1])
     pictures = np.concatenate([own, more])
-    refuse_leak(pictures, x.images[x.test_images])
+    for x in people:
+        refuse_leak(pictures, x.images[x.test_images])
     return pictures
 
 
@@ -80,10 +88,13 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
                 seed=0, device="auto", compiled=False):
     """Train the unconditional or the conditional diffusion model on an experiment.
 
+    With several subjects, each has its own decoder from its voxels to the latent; the diffusion
+    model is shared.
+
     Parameters
     ----------
     stage : {"unconditional", "conditional"}
-    experiment : Experiment
+    experiment : Experiment, or sequence of Experiment
     out : path
         Gets `model.safetensors` and what `training.train` writes; for the conditional model
         also `latent.safetensors`, without which it is of no use.
@@ -94,15 +105,19 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
     extra : int, optional
         See `training_pictures`.
     """
-    x = experiment
-    pictures = training_pictures(x, extra)
+    people = several(experiment)
+    pictures = training_pictures(people, extra)
     vectors = None
     if stage == "conditional":
-        latent = fit_latent(x.train_images, load_factor_net("eye"))
+        shown = np.concatenate([x.train_images for x in people])
+        latent = fit_latent(shown, load_factor_net("eye"))
         save_latent(latent, Path(out, "latent.safetensors"))
-        shown = latent.transform(x.train_images)
-        decoder = fit_decoder(x.betas[~x.test], shown, x.image[~x.test], seed)
-        vectors = vector_source(decoder, latent.transform(pictures), latent.blocks)
+        known, sources = latent.transform(pictures), []
+        for x in people:
+            mine = latent.transform(x.train_images)
+            decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
+            sources.append(vector_source(decoder, known, latent.blocks))
+        vectors = joined_source(sources)
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -111,7 +126,8 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
         epochs=-(-steps // len(loader)), lr=lr, image_size=pictures.shape[1], device=device,
         model_in=start, model=model, out_dir=out, max_steps=steps, seed=seed,
         compiled=compiled,
-        info={"pictures": len(pictures), "batch": batch},
+        info={"pictures": len(pictures), "batch": batch, "split": people[0].split,
+              "held": list(people[0].held)},
     )
     if stage == "conditional":
         return train_conditional_diffusion(loader, drop=0.12, **options)

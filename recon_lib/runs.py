@@ -207,6 +207,36 @@ def interruptible():
         restore()
 
 
+@contextmanager
+def all_present(accelerator, path):
+    """Within, a process of the training that has gone is told from any other error.
+
+    Parameters
+    ----------
+    accelerator : Accelerator
+    path : path
+        The checkpoint to go on from.
+
+    Raises
+    ------
+    DataError
+        If another process of the training is gone.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        words = ("gloo", "NCCL", "Connection", "Broken pipe")
+        lost = isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in words)
+        if accelerator.num_processes == 1 or not lost:
+            raise
+        step = load_checkpoint(path)["step"] if Path(path).exists() else 0
+        raise DataError(
+            "another process of this training is gone (see what it said), so this one stops; "
+            + (f"go on from step {step} with {path}, on any number of processes" if step else
+               "there is no checkpoint yet, start again")
+        ) from error
+
+
 def draw_grid(model, info, images, vectors, path, n=16):
     """Save samples from fixed noise; with vectors, the pictures they belong to stand above."""
     if vectors is not None:

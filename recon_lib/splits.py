@@ -86,8 +86,12 @@ def split_by_category(categories, fraction=0.1, seed=0):
     -------
     train, test : index arrays
     """
-    named = [category for category in np.asarray(categories).tolist() if category != ""]
-    return split_by_group(categories, _some(named, fraction, seed))
+    return split_by_group(categories, some_categories(categories, fraction, seed))
+
+
+def some_categories(categories, fraction=0.1, seed=0):
+    """A random share of the categories, never "" (no single category)."""
+    return _some([c for c in np.asarray(categories).tolist() if c != ""], fraction, seed)
 
 
 def _some(groups, fraction, seed):

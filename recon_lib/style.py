@@ -36,8 +36,13 @@ STYLE = {
 }
 
 
-def start_notebook():
+def start_notebook(drive=False):
     """Set the style of a notebook's figures, say what it runs on, and return that device.
+
+    Parameters
+    ----------
+    drive : bool
+        On Colab: keep data on the user's Google Drive; see `hosted.use_drive`.
 
     Returns
     -------
@@ -46,11 +51,17 @@ def start_notebook():
     """
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
+    from recon_lib.hosted import on_colab, use_drive
+
     set_matplotlib_formats("png")
     matplotlib.rcParams.update(STYLE)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, no GPU needed"
     print(f"Running on: {name}")
+    if on_colab() and device.type == "cpu":
+        print("All of it works without a GPU, only slower: Runtime > Change runtime type adds one.")
+    if drive:
+        print(f"Data are in {use_drive()}" if on_colab() else "No Drive here: data stay local.")
     return device
 
 

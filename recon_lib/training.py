@@ -17,6 +17,7 @@ from recon_lib.checkpoints import load_model, read_weights, save_checkpoint, sav
 from recon_lib.diffusion import SCHEDULES, diffusion_loss, stratified_times
 from recon_lib.errors import DataError, enough_memory
 from recon_lib.runs import (
+    all_present,
     alone,
     begin,
     draw_grid,
@@ -162,8 +163,8 @@ def train(
     Raises
     ------
     DataError
-        If `model_in` does not fit the network, another training writes into `out_dir`, or a batch
-        does not fit in memory.
+        If `model_in` does not fit the network, another training writes into `out_dir`, a batch
+        does not fit in memory, or another process of the training is gone.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
@@ -194,7 +195,9 @@ def train(
     clock = saved = time.monotonic()
     cuda = [accelerator.device] if accelerator.device.type == "cuda" else []
 
-    with alone(out_dir, main), torch.random.fork_rng(cuda), interruptible() as signals, bar:
+    lasting = all_present(accelerator, out_dir / "checkpoint.pt")
+    with (alone(out_dir, main), torch.random.fork_rng(cuda), interruptible() as signals, bar,
+          lasting):
         if main:
             trim_log(out_dir / "loss.csv", COLUMNS, step)
         for item, (epoch, batch) in endless(loader, *place):

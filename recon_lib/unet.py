@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from recon_lib.encoders import JoinedEncoder
+from recon_lib.encoders import VectorEncoder as VectorEncoder
 from recon_lib.errors import DataError
 
 
@@ -43,39 +45,6 @@ def zeroed(layer):
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
-
-
-class VectorEncoder(nn.Module):
-    """A small MLP from a brain vector of any width to an embedding.
-
-    The vector is layer-normalised and its overall size is handed over separately (as a
-    logarithm), so that betas in any unit are welcome and a weak response stays a weak response.
-
-    Parameters
-    ----------
-    size : int
-        Width of the vector.
-    width : int
-        Width of the embedding.
-    dropout : float
-        Share of vector entries and hidden units dropped in training.
-    """
-
-    def __init__(self, size, width, dropout=0.0):
-        super().__init__()
-        self.enter = nn.Linear(size + 1, width)
-        self.hidden = nn.Linear(width, width)
-        self.leave = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, vector):  # (b, size) -> (b, width)
-        vector = vector.float()
-        power = vector.square().mean(1, keepdim=True)
-        unit = vector / (power + 1e-6).sqrt()
-        h = torch.cat([self.dropout(unit), 0.5 * (power + 1e-6).log()], dim=1)
-        h = F.silu(self.enter(h))
-        h = h + F.silu(self.hidden(self.dropout(h)))
-        return self.leave(h)
 
 
 class ResidualBlock(nn.Module):
@@ -149,8 +118,9 @@ class UNet(nn.Module):
         Side of the pixel patches folded into channels (1: none).
     attention : sequence of int
         The levels with self-attention (0 is the finest). The middle has it in any case.
-    condition_size : int or None
-        Width of the brain vector; None for an unconditional network.
+    condition_size : int, list of int or None
+        Width of the brain vector; a list for subjects with different numbers of voxels (see
+        `encoders.JoinedEncoder`); None for an unconditional network.
     width : int
         Width of the time and condition embeddings.
     dropout : float
@@ -174,6 +144,8 @@ class UNet(nn.Module):
     ):
         super().__init__()
         channels, attention = list(channels), list(attention)
+        joined = isinstance(condition_size, (list, tuple))
+        condition_size = list(condition_size) if joined else condition_size
         self.config = dict(
             image_channels=image_channels, channels=channels, blocks=blocks, patch=patch,
             attention=attention, condition_size=condition_size, width=width, dropout=dropout,
@@ -182,7 +154,8 @@ class UNet(nn.Module):
         conditional = condition_size is not None
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         if conditional:
-            self.encoder = VectorEncoder(condition_size, width, dropout)
+            encoder = JoinedEncoder if joined else VectorEncoder
+            self.encoder = encoder(condition_size, width, dropout)
             self.null = nn.Parameter(torch.zeros(width))  # "no condition", after the encoder
 
         def stage(channels_in, channels_out, attend):
@@ -207,8 +180,7 @@ class UNet(nn.Module):
 
     def embed(self, condition, keep, n):
         """Embedding of the condition, (n, width): the null embedding where it is not kept."""
-        size = self.config["condition_size"]
-        if size is None:
+        if self.config["condition_size"] is None:
             if condition is not None:
                 raise DataError(
                     f"a condition {tuple(condition.shape)} was given to an unconditional network; "
@@ -217,6 +189,7 @@ class UNet(nn.Module):
             return None
         if condition is None:
             return self.null.expand(n, -1)
+        size = self.encoder.size
         if condition.shape != (n, size):
             raise DataError(
                 f"the condition has shape {tuple(condition.shape)}, the network expects "

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from recon_lib import experiment
+from recon_lib import miniature as mini
 from recon_lib.bold5000 import KEYS
 from recon_lib.checkpoints import save_model
 from recon_lib.features import load_factor_net
@@ -57,3 +58,20 @@ def full_precision():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("recon_lib.runs.bf16_is_faster", lambda: False)
         yield
+
+
+PEOPLE = {"CSI1": (1, 1), "CSI2": (1, 1), "CSI4": (1,)}
+VOXELS_OF = {
+    "CSI1": dict(zip(KEYS, (4, 5, 3, 2, 2, 3, 4, 1, 2, 3), strict=True)),
+    "CSI2": dict(zip(KEYS, (8, 7, 6, 5, 3, 4, 5, 6, 4, 2), strict=True)),
+    "CSI4": dict(zip(KEYS, (3, 3, 2, 4, 2, 2, 3, 2, 2, 2), strict=True)),
+}
+
+
+@pytest.fixture(scope="session")
+def mini_release(tmp_path_factory):
+    """Folder of a miniature of BOLD5000 with three subjects. Leave it as it is."""
+    root = tmp_path_factory.mktemp("release") / "BOLD5000"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mini, "REPEATED", 4)
+        return mini.build(root, PEOPLE, VOXELS_OF)

@@ -272,3 +272,17 @@ def test_as_a_program_of_its_own(tmp_path):
     assert done.returncode == 0
     assert all(name in done.stdout for name in ("simulate", "betas", "train", "reconstruct",
                                                 "score", "haxby", "run"))
+
+
+def test_held_out_categories_and_several_subjects(run, refused, mini_release, tmp_path):
+    out = ["--out", tmp_path]
+    train = ["train", "conditional", "--steps", 1, "--batch", 4, "--device", "cpu",
+             "--subject", "CSI1,CSI4", "--split", "category"]  # fmt: skip
+    assert run(*train, "--data", mini_release, *out)[0] == 0
+    model = tmp_path / "conditional" / "model.safetensors"
+    again = ["reconstruct", "--data", mini_release, "--model", model, "--steps", 1, *out]
+    refused("trained with the category split ... --split repeated", *again)
+    assert run(*again, "--subject", "CSI4", "--split", "category")[0] == 0
+    assert run("score", *out, "--permutations", 9)[0] == 0
+    info = json.loads((tmp_path / "scores.json").read_text())["info"]
+    assert info["split"] == "category" and info["held"] and info["subject"] == "CSI4"

@@ -33,6 +33,10 @@ def faults(notebook):
     counts = [cell.execution_count for cell in code]
     if counts != list(range(1, len(code) + 1)):
         found.append(f"execution counts are {counts}: run it from top to bottom and save")
+    if notebook.metadata.get("accelerator") != "GPU":
+        found.append("metadata.accelerator is not GPU: run `python notebooks/_render.py --setup`")
+    if not any("colab-badge.svg" in cell.source for cell in notebook.cells):
+        found.append("there is no badge that opens it in Colab")
     if "widgets" in notebook.metadata:
         found.append("metadata.widgets is there: GitHub would call the notebook invalid")
     for i, cell in enumerate(code, 1):
@@ -66,7 +70,8 @@ def test_links_between_files(path):
 
 def notebook_of(*sources):
     cells = [nbformat.v4.new_code_cell(s, execution_count=i) for i, s in enumerate(sources, 1)]
-    return nbformat.v4.new_notebook(cells=cells)
+    cells.append(nbformat.v4.new_markdown_cell("![badge](colab-badge.svg)"))
+    return nbformat.v4.new_notebook(cells=cells, metadata={"accelerator": "GPU"})
 
 
 def test_faults_are_found():
@@ -81,6 +86,8 @@ def test_faults_are_found():
                             nbformat.v4.new_output("error", ename="ValueError")]  # fmt: skip
     text = "\n".join(faults(bad))
     assert all(word in text for word in ("counts", "widgets", "stderr", "ValueError"))
+    bare = nbformat.v4.new_notebook(cells=notebook_of(SETUP).cells[:1])
+    assert ["accelerator" in faults(bare)[0], "badge" in faults(bare)[1]] == [True, True]
 
 
 def test_setup_cell_leaves_an_installed_course_alone(monkeypatch, capsys):
@@ -89,6 +96,25 @@ def test_setup_cell_leaves_an_installed_course_alone(monkeypatch, capsys):
     exec(SETUP, names)
     assert names["device"].type in ("cpu", "cuda")
     assert "Running on" in capsys.readouterr().out
+
+
+def test_badge_leads_to_the_notebook_itself():
+    for path in NOTEBOOKS:
+        text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+        links = re.findall(r"colab-badge\.svg\)\]\((\S+)\)", text)
+        assert links == ["https://colab.research.google.com/github/visual-reconstruction/recon_lib/"
+                         f"blob/main/notebooks/{path.name}"]  # fmt: skip
+
+
+def test_setup_is_put_into_a_notebook_and_nothing_else_changes(render, tmp_path):
+    notebook = notebook_of("old", "print(1)")
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="1\n")]
+    notebook.metadata.pop("accelerator")
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    render.set_up(tmp_path / "a.ipynb")
+    after = nbformat.read(tmp_path / "a.ipynb", as_version=4)
+    assert faults(after) == [] and after.cells[0].execution_count == 1
+    assert after.cells[1:] == notebook.cells[1:]
 
 
 STUB = """
@@ -114,7 +140,7 @@ def upstream(tmp_path):
     """Git settings under which the course's address leads to a small tagged copy of it."""
     source = tmp_path / "upstream"
     (source / "recon_lib").mkdir(parents=True)
-    for name in ("__init__.py", "style.py"):
+    for name in ("__init__.py", "style.py", "hosted.py"):
         (source / "recon_lib" / name).write_bytes((ROOT / "recon_lib" / name).read_bytes())
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     tag = re.search(r'"(v[\d.]+)"', SETUP)[1]
@@ -187,12 +213,12 @@ def test_a_heavy_notebook_is_made_lighter(render):
     noise.save(data, "png")
     png = base64.b64encode(data.getvalue()).decode()
     notebook = notebook_of("1", "2")
-    for cell, image in zip(notebook.cells, (png, png[:1000]), strict=True):
+    for cell, image in zip(notebook.cells[:2], (png, png[:1000]), strict=True):
         cell.outputs = [nbformat.v4.new_output("display_data", {"image/png": image})]
     render.lighten(notebook)
     assert set(notebook.cells[0].outputs[0].data) == {"image/png"}  # light enough as it is
     render.lighten(notebook, limit=1e5)
-    (large,), (small,) = (cell.outputs for cell in notebook.cells)
+    (large,), (small,) = (cell.outputs for cell in notebook.cells[:2])
     assert set(small.data) == {"image/png"} and set(large.data) == {"image/jpeg"}
     assert len(large.data["image/jpeg"]) < len(png)
     decoded = Image.open(io.BytesIO(base64.b64decode(large.data["image/jpeg"])))

@@ -1,0 +1,135 @@
+"""Does the cost grow in step with the data, and does it fit? Time and memory at 1, 2, 4, 8 times.
+
+    OMP_NUM_THREADS=1 python benchmarks/scale.py            # the growth, two minutes
+    OMP_NUM_THREADS=1 python benchmarks/scale.py full       # BOLD5000's true sizes, synthetic data
+
+Each measurement is a process of its own, which tells its highest resident memory. `full` has two
+parts: the GLM of one session of a whole brain, run by run as `streaming` does it (limit 4 GB), and
+training on the ROI betas of CSI1 at 64 pixels (limit 6 GB). `growth` is the time (best of three)
+or memory at 8 times the data divided by that at 1. Linear means 8 or less, for a fixed part is
+shared by all.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+TR, VOLUMES, TRIALS = 2.0, 194, 37
+BRAIN = 71 * 89 * 72 // 4  # voxels: a generous quarter of CSI1's grid
+REPEATS = {"glm": 3, "decoder": 3, "network": 3}
+LIMITS = {"brain": 4.0, "training": 6.0}  # GB
+
+
+def glm(trials=1, voxels=1):
+    """Single-trial betas of whole runs of 37 trials, a run in memory at a time."""
+    from recon_lib.glm import single_trial_betas
+
+    rng = np.random.default_rng(0)
+    bold = rng.normal(1000, 10, (VOLUMES, 8000 * voxels)).astype(np.float32)
+    onsets = 6.0 + 10.0 * np.arange(TRIALS)
+    out = np.empty((TRIALS * 5 * trials, bold.shape[1]), np.float32)
+    start = time.perf_counter()
+    for run in range(5 * trials):
+        out[TRIALS * run : TRIALS * (run + 1)] = single_trial_betas(bold, onsets, TR)
+    return time.perf_counter() - start
+
+
+def decoder(trials=1, voxels=1):
+    """From betas to the latent: the ridge regression behind every brain vector."""
+    from recon_lib.ridge import fit_ridge
+
+    rng = np.random.default_rng(0)
+    betas = rng.standard_normal((600 * trials, 400 * voxels), dtype=np.float32)
+    latents = rng.standard_normal((len(betas), 96), dtype=np.float32)
+    start = time.perf_counter()
+    fit_ridge(betas, latents, np.arange(len(betas)))
+    return time.perf_counter() - start
+
+
+def network(trials=1, voxels=1):
+    """One epoch of training on (picture, betas) pairs: the betas are the condition."""
+    return epoch(16 * trials, 400 * voxels, 16)
+
+
+def epoch(pictures, voxels, batch, size=64, steps=None):
+    """Seconds of training on random pictures with random betas."""
+    from recon_lib.data import create_loader
+    from recon_lib.training import train_conditional_diffusion
+    from recon_lib.unet import UNet
+
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (pictures, size, size, 3), np.uint8)
+    betas = rng.standard_normal((pictures, voxels), dtype=np.float32)
+    loader = create_loader(size, batch, images=images, vectors=betas)
+    model = UNet(condition_size=voxels)
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        train_conditional_diffusion(loader, 1, 3e-4, size, "cpu", model=model, out_dir=folder,
+                                    max_steps=steps, grids=0, quiet=True)  # fmt: skip
+        return time.perf_counter() - start
+
+
+def brain():
+    """A session of CSI1's whole brain: ten runs kept on disk, voxels in blocks, HRFs and ridge."""
+    from recon_lib.streaming import estimate_to_file, spool
+
+    def one(run):
+        rng = np.random.default_rng(run)
+        return (rng.normal(1000, 10, (VOLUMES, BRAIN)).astype(np.float32),
+                6.0 + 10.0 * np.arange(TRIALS))  # fmt: skip
+
+    labels = np.resize(np.arange(90), 10 * TRIALS)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = spool([lambda run=run: one(run) for run in range(10)], folder)
+        start = time.perf_counter()
+        estimate_to_file(runs, Path(folder, "betas.h5"), TR, labels=labels)
+        return time.perf_counter() - start
+
+
+def training():
+    """A few steps at CSI1's size: 4803 trials of 1685 voxels, pictures of 64 x 64."""
+    return epoch(4803, 1685, 64, steps=10)
+
+
+JOBS = {job.__name__: job for job in (glm, decoder, network, brain, training)}
+
+
+def measure(name, **size):
+    """Run one job in a new process; returns seconds and GB."""
+    done = subprocess.run([sys.executable, __file__, "job", name, json.dumps(size)],
+                          capture_output=True, text=True)  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{name} {size}:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main(full):
+    if full:
+        for name, limit in LIMITS.items():
+            seconds, memory = measure(name)
+            print(f"{name:9} {seconds:7.1f} s, peak memory {memory:.2f} GB (limit {limit:.0f} GB)",
+                  flush=True)  # fmt: skip
+            assert memory <= limit, f"{name} takes {memory:.2f} GB"
+        return
+    for name in ("glm", "decoder", "network"):
+        for axis in ("trials", "voxels"):
+            rows = [measure(name, **{axis: factor}) for factor in (1, 2, 4, 8)]
+            cells = "  ".join(f"{s:7.2f} s {m:5.2f} GB" for s, m in rows)
+            growth = rows[-1][0] / rows[0][0], rows[-1][1] / rows[0][1]
+            print(f"{name:8} x1 x2 x4 x8 {axis}: {cells}   growth: time {growth[0]:4.1f}, "
+                  f"memory {growth[1]:4.1f}", flush=True)  # fmt: skip
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["job"]:
+        name, size = sys.argv[2], json.loads(sys.argv[3])
+        seconds = min(JOBS[name](**size) for _ in range(REPEATS.get(name, 1)))
+        print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20]))
+    else:
+        main(full="full" in sys.argv[1:])

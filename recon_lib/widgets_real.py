@@ -1,0 +1,64 @@
+"""The explorer of notebook 08: what will it cost to train on the real thing?"""
+
+import ipywidgets
+import numpy as np
+from matplotlib.figure import Figure
+
+from recon_lib.explorer import explorer, slider
+from recon_lib.style import BLUE, INK, WIDTH, styled
+from recon_lib.training_cost import PEAK, USE, hours, operations
+from recon_lib.unet_cost import count
+
+WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
+MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
+
+
+def cost_explorer():
+    """Hours of training for a network, a picture size and a number of pictures seen.
+
+    Returns
+    -------
+    ipywidgets.VBox
+        `numbers`: `parameters`, `operations`, `hours` {machine: (fewest, most)}.
+    """
+    controls = {
+        "size": ipywidgets.Dropdown(options=[64, 128, 256], value=64, description="picture (px)"),
+        "channels": ipywidgets.Dropdown(options=list(WIDTHS), description="channels on top"),
+        "patch": ipywidgets.Dropdown(options=[1, 2, 4, 8], value=4, description="patch (px)"),
+        "millions": slider("pictures seen (millions)", 20.0, 0.5, 100.0, 0.5),
+    }
+    return explorer(controls, cost_numbers, draw_cost, lambda n: (
+        f"{n['parameters'] / 1e6:.1f} M parameters, {n['operations']:.1e} operations; on one A100 "
+        f"{n['hours']['A100'][0]:.2g} to {n['hours']['A100'][1]:.2g} hours"
+    ))  # fmt: skip
+
+
+def cost_numbers(size, channels, patch, millions):
+    """The numbers behind `cost_explorer`."""
+    network = {"channels": WIDTHS[channels], "patch": patch}
+    total = operations(network, size, millions * 1e6)
+    return {
+        "parameters": sum(row["parameters"] for row in count(network, size)), "operations": total,
+        "hours": {name: hours(total, peak) for name, peak in PEAK.items()},
+    }  # fmt: skip
+
+
+@styled
+def draw_cost(numbers):
+    """From the fewest to the most hours on each machine."""
+    fig = Figure(figsize=(WIDTH, 2.6))
+    ax = fig.add_subplot()
+    for i, (low, high) in enumerate(numbers["hours"].values()):
+        ax.plot([low, high], [i, i], color=BLUE, linewidth=12, solid_capstyle="butt")
+        ax.annotate(f"{low:.2g} – {high:.2g} h", (np.sqrt(low * high), i), ha="center",
+                    xytext=(0, -19), textcoords="offset points", fontsize=11)
+    for mark, label in MARKS.items():
+        ax.axvline(mark, color=INK, linestyle=":", linewidth=1)
+        ax.annotate(label, (mark, -0.62), ha="center", va="bottom", fontsize=10,
+                    annotation_clip=False)
+    ax.set_yticks(range(len(PEAK)), PEAK)
+    ax.set(xscale="log", xlim=(3e-4, 30_000), ylim=(len(PEAK) - 0.3, -0.6),
+           xlabel=f"hours at {USE[0]:.0%} to {USE[1]:.0%} of the peak rate (an estimate)")
+    ax.tick_params(axis="y", length=0)
+    fig.subplots_adjust(0.13, 0.24, 0.98, 0.88)
+    return fig

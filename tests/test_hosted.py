@@ -1,0 +1,62 @@
+"""A Colab session in miniature: its module, its Drive, and no GPU."""
+
+import sys
+import types
+
+import pytest
+import torch
+
+from recon_lib import experiment, hosted, miniature
+from recon_lib.style import start_notebook
+
+
+@pytest.fixture
+def colab(monkeypatch, tmp_path):
+    """`google.colab` with a Drive that only has to be mounted; returns the mounts."""
+    mounted = []
+    google, module = types.ModuleType("google"), types.ModuleType("google.colab")
+    module.drive = types.SimpleNamespace(mount=mounted.append)
+    google.colab = module
+    monkeypatch.setitem(sys.modules, "google", google)
+    monkeypatch.setitem(sys.modules, "google.colab", module)
+    monkeypatch.setattr(hosted, "DRIVE", tmp_path / "drive")
+    monkeypatch.setenv(hosted.FOLDER, "")
+    return mounted
+
+
+def test_drive_keeps_data_when_asked(colab, tmp_path, monkeypatch, capsys):
+    start_notebook()
+    assert colab == [] and hosted.data_folder().name == "data"
+    start_notebook(drive=True)
+    place = tmp_path / "drive" / "MyDrive" / "recon_lib"
+    assert colab == [str(tmp_path / "drive")] and place.is_dir()
+    assert hosted.data_folder() == place and str(place) in capsys.readouterr().out
+    built = []
+    for module in (experiment, miniature):
+        name = "build" if module is experiment else "build_whole"
+        monkeypatch.setattr(module, name, lambda root, *a: built.append(root) or root)
+    monkeypatch.setattr(experiment, "is_complete", lambda _: True)
+    experiment.ready()
+    miniature.build()
+    assert built == [place / "experiment", place / "miniature"]
+
+
+def test_without_a_gpu_it_says_so_and_goes_on(colab, monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert start_notebook().type == "cpu"
+    assert "without a GPU" in capsys.readouterr().out
+
+
+def test_elsewhere_there_is_no_drive(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "google.colab", raising=False)
+    start_notebook(drive=True)
+    said = capsys.readouterr().out
+    assert "No Drive here" in said and "Runtime" not in said
+
+
+def test_fetched_data_come_before_the_miniature(monkeypatch, tmp_path):
+    monkeypatch.setenv(hosted.FOLDER, str(tmp_path))
+    monkeypatch.setattr(miniature, "build", lambda: "built")
+    assert miniature.find_or_build() == ("built", False)
+    (tmp_path / "BOLD5000/BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli").mkdir(parents=True)
+    assert miniature.find_or_build() == (tmp_path / "BOLD5000", True)
