@@ -246,9 +246,14 @@ def score(
     rows["shuffled brain"] = pictures["shuffled_brain"]
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
+    many = np.linspace(0, len(x.test_images) - 1, min(48, len(x.test_images))).round().astype(int)
+    grid = plots.pairs(rows["seen"][many], pictures["diffusion"][many],
+                       title="seen, and below it what was read from the averaged betas")
+    save_figure(out / "grid.png", grid)
     for name in ("single_trial", "averaged"):
         say(f"\n{name.replace('_', ' ')}\n{format_report(table[name])}")
-    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+    say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
+        f"{out / 'grid.png'}")
 
 
 def score_own(out, permutations):

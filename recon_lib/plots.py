@@ -75,6 +75,14 @@ def image_grid(images, columns=8, title=None, labels=None):
     return fig
 
 
+def pairs(seen, made, columns=12, title=None):
+    """Rows of pictures seen (n, H, W, C), each with the row of its reconstructions below it."""
+    blank = np.full((-len(seen) % columns, *seen.shape[1:]), 255, np.uint8)
+    seen, made = (np.concatenate([part, blank]) for part in (seen, made))
+    rows = [part[i : i + columns] for i in range(0, len(seen), columns) for part in (seen, made)]
+    return image_grid(np.concatenate(rows), columns, title)
+
+
 @styled
 def reconstructions(rows, title=None, columns=None):
     """The main figure: one row for each decoder, one column for each picture seen.

@@ -93,7 +93,7 @@ def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
     with Image.open(tmp_path / "reconstructions.png") as figure:
         assert min(figure.size) > 300
     assert {p.name for p in tmp_path.iterdir()} == {
-        "reconstructions.npz", "reconstructions.png", "scores.json"}
+        "grid.png", "reconstructions.npz", "reconstructions.png", "scores.json"}
 
 
 def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path):

@@ -100,3 +100,11 @@ def test_start_notebook_prints_the_device(capsys):
         assert matplotlib.rcParams["font.size"] == style.STYLE["font.size"]
     assert capsys.readouterr().out.startswith("Running on: ")
     assert device.type in ("cpu", "cuda")
+
+
+def test_pairs_stand_one_above_the_other():
+    seen = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    canvas = plots.pairs(seen, seen + 100, 3).axes[0].get_images()[0].get_array()
+    marks = canvas[2::6, 2::6, 0]  # a pixel of each picture, 4 wide and 2 apart
+    assert marks[:, :3].tolist()[:2] == [[0, 1, 2], [100, 101, 102]]
+    assert [row[:2] for row in marks.tolist()[2:]] == [[3, 4], [103, 104]]
