@@ -26,7 +26,7 @@ from recon_lib.samplers import dpm_solver, initial_noise
 MODEL = CHECKPOINTS / "conditional.safetensors"
 LATENT = "latent.safetensors"  # stands beside the model
 # Chosen by `recipes.choose_sampling`, on training trials; see `sample_pictures`.
-SAMPLING = dict(scale=3.0, interval=(0.3, 1.0), steps=16, strength=1.0, candidates=2)
+SAMPLING = dict(scale=2.0, interval=(0.3, 1.0), steps=20, strength=2.0, candidates=2)
 
 
 def load_conditional(path, device="cpu", size=None, channels=3):
@@ -99,7 +99,7 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     scale : float
         Guidance scale; 1 is plain conditional sampling.
     interval : (float, float), optional
-        Noise amplitudes between which to guide; see `diffusion.denoiser`.
+        Noise amplitudes between which to guide and to steer; see `diffusion.denoiser`.
     steps : int
         Steps of DPM-Solver++(2M).
     batch_size : int
@@ -130,7 +130,7 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
         fit = None if likelihood is None else likelihood(condition)
         if fit is not None and strength:
-            denoise = steer(denoise, fit, alpha_bar, strength)
+            denoise = steer(denoise, fit, alpha_bar, strength, interval)
         drawn = []  # candidate k of sample i starts from noise number i + k n
         for start in range(first, first + candidates * n, n):
             noise = initial_noise(count, shape, seed, start).to(

@@ -67,6 +67,11 @@ def levels(t, alpha_bar):
     return left.sqrt(), (1 - left).sqrt()
 
 
+def noise_amplitude(t, alpha_bar):
+    """The amplitude s as a float, for a batch in which all are at the same time."""
+    return float((1 - alpha_bar[int(t[0])]).sqrt())
+
+
 def add_noise(x0, t, noise, alpha_bar):
     """Noise pictures in one jump: x_t = a x0 + s noise.
 
@@ -208,8 +213,7 @@ def denoiser(
     def denoise(x_t, t):
         guide = condition is not None and scale != 1
         if guide and interval is not None:
-            s = float((1 - alpha_bar[int(t[0])]).sqrt())
-            guide = interval[0] <= s <= interval[1]
+            guide = interval[0] <= noise_amplitude(t, alpha_bar) <= interval[1]
         if not guide:
             x0 = to_x0(model(x_t, t, condition), x_t, t, alpha_bar, prediction)
         else:  # both halves in one evaluation

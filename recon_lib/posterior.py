@@ -7,7 +7,7 @@ can choose among candidates. The picture that was really seen is nowhere needed.
 
 import torch
 
-from recon_lib.diffusion import levels
+from recon_lib.diffusion import levels, noise_amplitude
 
 
 def evidence(decoder, latent, vectors):
@@ -46,7 +46,7 @@ def evidence(decoder, latent, vectors):
     return log_likelihood
 
 
-def steer(denoise, log_likelihood, alpha_bar, strength=1.0, largest=0.3):
+def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, largest=0.3):
     """A denoiser that leans towards pictures that explain the brain vector.
 
     By Tweedie's formula the best estimate of x0 from x_t and y is the one from x_t alone plus
@@ -62,6 +62,9 @@ def steer(denoise, log_likelihood, alpha_bar, strength=1.0, largest=0.3):
     alpha_bar : Tensor (steps,)
     strength : float
         1 is Bayes' rule; 0 does nothing.
+    interval : (float, float), optional
+        Steer only where the noise amplitude s lies in this interval: what a picture is of is
+        decided while there is much noise, and a step without a gradient costs a third.
     largest : float
         A step's root-mean-square change at most, before `strength`: the estimate of x0 is poor
         while there is much noise, and its gradient can be huge.
@@ -72,6 +75,8 @@ def steer(denoise, log_likelihood, alpha_bar, strength=1.0, largest=0.3):
     """
 
     def steered(x_t, t):
+        if interval is not None and not interval[0] <= noise_amplitude(t, alpha_bar) <= interval[1]:
+            return denoise(x_t, t)
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             x0 = denoise(x, t)
