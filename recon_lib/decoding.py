@@ -10,6 +10,7 @@ from sklearn.covariance import ledoit_wolf
 from tqdm import tqdm
 
 from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
+from recon_lib.betas import noise_ceiling
 from recon_lib.checkpoints import load_model
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.encoding import fit_encoding_model, log_likelihood
@@ -294,11 +295,15 @@ def score(experiment, results, permutations=1000, seed=0):
     x = experiment
     features = judge_space(x.train_images)
     truth = x.images[x.test_images]
-    category = None if x.factors is None else x.factors["kind"][x.test_images]
-    return {
-        name: report(
-            {k: v for k, v in part["pictures"].items() if "_seed_" not in k},
-            truth, part["target"], features, category, part["rankings"], permutations, seed,
-        )
-        for name, part in results.items()
-    }
+    factors = None if x.factors is None else x.factors[x.test_images]
+    category = None if factors is None else factors["kind"]
+    shown = np.bincount(x.target).mean()  # trials of a test picture
+    tables = {}
+    for name, part in results.items():
+        pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
+        repeats = shown if name == "averaged" else 1
+        ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
+        tables[name] = report(pictures, truth, part["target"], features, category,
+                              part["rankings"], permutations, seed, factors, x.train_images,
+                              ceiling)
+    return tables

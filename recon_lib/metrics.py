@@ -1,10 +1,13 @@
 """How much of a picture came back: pixel scores, memorisation, and all scores as one table."""
 
+from functools import partial
+
 import numpy as np
 import torch
 
 from recon_lib.encoding import square_distances
 from recon_lib.errors import DataError, as_numbers
+from recon_lib.features import load_factor_net, read_factors
 from recon_lib.identification import (
     permutation_p,
     similarity,
@@ -14,7 +17,9 @@ from recon_lib.identification import (
     unit_rows,
 )
 
-METRICS = ("top1", "two_way", "two_way_within_category", "pixcorr", "ssim", "p_value")
+METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category", "pixcorr",
+           "ssim", "object", "background", "light", "nearest_train", "variance")
+READ = {"object": "kind", "background": "background", "light": "light"}  # what the judge names
 
 
 def pixel_correlation(reconstructions, truth):
@@ -104,21 +109,45 @@ def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
     Returns
     -------
     dict
-        ``top1``, ``two_way``, ``two_way_within_category`` (when `category` gives some trial a
-        rival) and ``p_value``, the permutation p-value of ``two_way``.
+        ``top1``, ``two_way`` and ``p_value``, its permutation p-value. When `category` gives some
+        trial a rival, also ``two_way_within_category``, and ``p_within_category`` by permuting
+        within categories: is there information beyond the category?
     """
     scores = {"top1": top_k(similarity, target), "two_way": two_way(similarity, target)}
-    if category is not None:
-        within = two_way_within(similarity, target, category)
-        if np.isfinite(within):
-            scores["two_way_within_category"] = within
     scores["p_value"] = permutation_p(similarity, target, two_way, permutations, seed)
+    within = np.nan if category is None else two_way_within(similarity, target, category)
+    if np.isfinite(within):
+        scores["two_way_within_category"] = within
+        scores["p_within_category"] = permutation_p(
+            similarity, target, partial(two_way_within, category=category), permutations, seed,
+            within=category,
+        )
     return scores
 
 
+def factors_read(pictures, factors):
+    """Share of pictures in which the judge reads the object, background and light that were seen.
+
+    The judge is a network that had no part in making any picture; see `features`.
+
+    Parameters
+    ----------
+    pictures : uint8 array (n, H, W, C)
+    factors : structured array (n,)
+        What was seen, see `scenes.FACTORS`.
+
+    Returns
+    -------
+    dict of str to float
+    """
+    read = read_factors(load_factor_net("judge"), np.asarray(pictures))
+    return {name: float((read[key].argmax(1) == factors[key]).mean())
+            for name, key in READ.items()}
+
+
 def report(reconstructions, truth, target, features, category=None, rankings=None,
-           permutations=1000, seed=0):
-    """Score every decoder on the same trials and candidates.
+           permutations=1000, seed=0, factors=None, train_images=None, noise_ceiling=None):
+    """Score every decoder on the same trials and candidates: the reporting checklist as one table.
 
     Parameters
     ----------
@@ -133,15 +162,24 @@ def report(reconstructions, truth, target, features, category=None, rankings=Non
     category : array_like (candidates,), optional
     rankings : dict of str to array (trials, candidates), optional
         Decoders that rank the candidates and draw nothing: an encoding model, the ideal observer.
+    factors : structured array (candidates,), optional
+        What the test images were drawn from: adds ``object``, ``background`` and ``light``, as
+        read by the judge.
+    train_images : uint8 array (m, H, W, C), optional
+        Adds ``nearest_train``, the mean distance to the nearest of them.
+    noise_ceiling : float, optional
+        Share of the betas' variance that the best model could explain, see `betas.noise_ceiling`.
 
     Returns
     -------
     dict of dict
-        ``{decoder: {metric: float}}`` with the metrics of `METRICS` that have a meaning for it,
-        and a row ``"chance"``.
+        ``{decoder: {metric: float}}`` with the metrics of `METRICS` that have a meaning for it;
+        ``"chance"``; where there are factors or training images ``"truth"``, the test images
+        themselves under the same yardsticks; and ``"noise_ceiling"``, if given.
     """
     truth, target = np.asarray(truth), np.asarray(target)
     known = features(truth)
+    seen = None if factors is None else factors[target]
     table = {}
     for name, pictures in reconstructions.items():
         if len(pictures) != len(target):
@@ -152,22 +190,40 @@ def report(reconstructions, truth, target, features, category=None, rankings=Non
         table[name]["pixcorr"] = float(pixel_correlation(pictures, truth[target]).mean())
         if min(truth.shape[1:3]) >= 11:
             table[name]["ssim"] = float(ssim(pictures, truth[target]).mean())
+        table[name] |= _beyond_identification(pictures, seen, train_images)
     for name, matrix in (rankings or {}).items():
         table[name] = score_ranking(matrix, target, category, permutations, seed)
+    itself = _beyond_identification(truth[target], seen, train_images)
+    if itself:
+        table["truth"] = itself
     table["chance"] = {"top1": 1 / len(truth), "two_way": 0.5}
     if any("two_way_within_category" in row for row in table.values()):
         table["chance"]["two_way_within_category"] = 0.5
+    if seen is not None:  # always naming the most common one
+        table["chance"] |= {name: float(np.bincount(seen[key]).max() / len(seen))
+                            for name, key in READ.items()}
+    if noise_ceiling is not None:
+        table["noise_ceiling"] = {"variance": float(noise_ceiling)}
     return table
+
+
+def _beyond_identification(pictures, seen, train_images):
+    scores = {} if seen is None else factors_read(pictures, seen)
+    if train_images is not None:
+        scores["nearest_train"] = float(nearest_training_distance(pictures, train_images)[0].mean())
+    return scores
 
 
 def format_report(table):
     """The table of `report` as lines of text, one decoder a row."""
     metrics = [m for m in METRICS if any(m in row for row in table.values())]
+    heads = [m.replace("_category", "").replace("two_way_within", "within") for m in metrics]
     width = max(map(len, table)) + 2
-    lines = ["".ljust(width) + "".join(m.replace("_category", "").rjust(16) for m in metrics)]
+    lines = ["".ljust(width) + "".join(head.rjust(max(len(head) + 2, 9)) for head in heads)]
     for name, row in table.items():
         cells = (f"{row[m]:.3f}" if m in row else "–" for m in metrics)
-        lines.append(name.ljust(width) + "".join(cell.rjust(16) for cell in cells))
+        lines.append(name.ljust(width) + "".join(
+            cell.rjust(max(len(head) + 2, 9)) for cell, head in zip(cells, heads, strict=True)))
     return "\n".join(lines)
 
 

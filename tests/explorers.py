@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recon_lib import browser, stepper, widgets, widgets_diffusion
+from recon_lib import browser, chance, stepper, widgets, widgets_diffusion
 from recon_lib.bold5000 import KEYS
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.features import load_factor_net, to_batch
@@ -50,6 +50,7 @@ EXAMPLES = {
     "unet_tour": widgets_diffusion.unet_tour,
     "denoising_stepper": denoising_stepper,
     "reconstruction_browser": reconstruction_browser,
+    "chance_explorer": chance.chance_explorer,
 }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ from recon_lib import __main__ as shell
 from recon_lib.checkpoints import save_model
 
 DECODERS = {"diffusion", "conditional", "ridge", "retrieval", "mean_image", "unconditional",
-            "shuffled_brain", "encoding_model", "ideal_observer", "chance"}
+            "shuffled_brain", "encoding_model", "ideal_observer", "chance", "truth",
+            "noise_ceiling"}
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 RNG = np.random.default_rng(0)
 

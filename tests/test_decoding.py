@@ -128,15 +128,24 @@ def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, resu
 
 def test_scores_have_every_decoder_and_metric(scores):
     for table in scores.values():
-        assert set(table) == PICTURES | {"encoding_model", "ideal_observer", "chance"}
+        assert set(table) == PICTURES | {"encoding_model", "ideal_observer", "chance", "truth",
+                                         "noise_ceiling"}
         for name, row in table.items():
             assert set(row) <= set(METRICS)
-            assert {"top1", "two_way"} <= set(row)
+            if name not in ("truth", "noise_ceiling"):
+                assert {"top1", "two_way"} <= set(row)
             if name in PICTURES:
-                assert {"pixcorr", "ssim", "p_value"} <= set(row)
+                assert {"pixcorr", "ssim", "p_value", "object", "nearest_train"} <= set(row)
             assert all(np.isfinite(value) and -1 <= value <= 1 for value in row.values())
         assert table["chance"]["top1"] == 1 / 6 and table["chance"]["two_way"] == 0.5
         assert table["mean_image"]["top1"] == pytest.approx(1 / 6)
+
+
+def test_retrieval_copies_and_averaging_raises_the_ceiling(scores):
+    one, mean = scores["single_trial"], scores["averaged"]
+    for table in (one, mean):
+        assert table["retrieval"]["nearest_train"] == 0 < table["truth"]["nearest_train"]
+    assert one["noise_ceiling"]["variance"] < mean["noise_ceiling"]["variance"] < 1
 
 
 def test_ideal_observer_beats_chance_and_averages_help(scores):

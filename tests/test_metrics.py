@@ -17,6 +17,7 @@ from recon_lib.identification import (
     two_way_null_sd,
     two_way_within,
 )
+from recon_lib.scenes import draw, sample_factors
 
 
 @pytest.fixture
@@ -264,7 +265,7 @@ def test_report(rng):
         category=np.repeat([0, 1], 6), rankings={"ideal_observer": np.eye(12)[target]},
         permutations=199,
     )
-    assert set(table["diffusion"]) == set(metrics.METRICS)
+    assert set(table["diffusion"]) == set(metrics.METRICS[:7])  # no factors, no training images
     assert table["diffusion"]["top1"] == 1 and table["diffusion"]["p_value"] == 1 / 200
     assert table["shuffled_brain"]["p_value"] > 0.01
     assert "pixcorr" not in table["ideal_observer"] and table["ideal_observer"]["two_way"] == 1
@@ -274,3 +275,35 @@ def test_report(rng):
     assert len(text.splitlines()) == 5 and "ideal_observer" in text
     with pytest.raises(DataError, match="one for each trial"):
         metrics.report({"diffusion": noisy[:3]}, truth, target, flat)
+
+
+def test_the_whole_checklist_against_answers_that_are_known(rng):
+    """Pictures with the right thing at another place and in other light, beside copies."""
+    factors = sample_factors(20, seed=3)
+    truth, train = draw(factors), draw(sample_factors(30, seed=4))
+    moved = factors.copy()
+    moved["light"] = (moved["light"] + 1) % 3
+    table = metrics.report(
+        {"moved": draw(moved), "copies": train[:20]}, truth, np.arange(20),
+        lambda images: images.reshape(len(images), -1), factors["kind"], permutations=19,
+        factors=factors, train_images=train, noise_ceiling=0.04,
+    )
+    assert set().union(*table.values()) == set(metrics.METRICS)
+    assert table["truth"]["object"] > 0.9 < table["moved"]["object"]
+    assert table["truth"]["light"] > 0.9 and table["moved"]["light"] < 0.1
+    assert table["copies"]["nearest_train"] == 0 and table["copies"]["object"] < 0.4
+    full = np.sqrt(((truth[:, None] / 255.0 - train / 255.0) ** 2).mean((2, 3, 4))).min(1).mean()
+    assert table["truth"]["nearest_train"] == pytest.approx(full, rel=1e-4)
+    assert table["noise_ceiling"] == {"variance": 0.04}
+    _, counts = np.unique(factors["background"], return_counts=True)
+    assert table["chance"]["background"] == counts.max() / 20
+    assert "nearest_train" in metrics.format_report(table)
+
+
+def test_p_within_asks_for_more_than_the_category(rng):
+    category = np.repeat(np.arange(4), 6)
+    oracle = (category[:, None] == category) + 1e-3 * rng.standard_normal((24, 24))
+    row = metrics.score_ranking(oracle, np.arange(24), category, 199)
+    assert row["p_value"] == 1 / 200 and row["p_within_category"] > 0.05
+    row = metrics.score_ranking(oracle + 0.01 * np.eye(24), np.arange(24), category, 199)
+    assert row["p_within_category"] == 1 / 200
