@@ -1,10 +1,9 @@
 """The explorer of notebook 08: what will it cost to train on the real thing?"""
 
-import ipywidgets
 import numpy as np
 from matplotlib.figure import Figure
 
-from recon_lib.explorer import explorer, slider
+from recon_lib.explorer import choice, explorer, slider
 from recon_lib.style import BLUE, INK, WIDTH, styled
 from recon_lib.training_cost import PEAK, USE, hours, operations
 from recon_lib.unet_cost import count
@@ -22,9 +21,9 @@ def cost_explorer():
         `numbers`: `parameters`, `operations`, `hours` {machine: (fewest, most)}.
     """
     controls = {
-        "size": ipywidgets.Dropdown(options=[64, 128, 256], value=64, description="picture (px)"),
-        "channels": ipywidgets.Dropdown(options=list(WIDTHS), description="channels on top"),
-        "patch": ipywidgets.Dropdown(options=[1, 2, 4, 8], value=4, description="patch (px)"),
+        "size": choice("picture (px)", [64, 128, 256]),
+        "channels": choice("channels on top", list(WIDTHS)),
+        "patch": choice("patch (px)", [1, 2, 4, 8], 4),
         "millions": slider("pictures seen (millions)", 20.0, 0.5, 100.0, 0.5),
     }
     return explorer(controls, cost_numbers, draw_cost, lambda n: (

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recon_lib import browser, chance, stepper, widgets, widgets_diffusion
+from recon_lib import browser, chance, stepper, widgets, widgets_diffusion, widgets_real
 from recon_lib.bold5000 import KEYS
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.features import load_factor_net, to_batch
@@ -51,6 +51,7 @@ EXAMPLES = {
     "denoising_stepper": denoising_stepper,
     "reconstruction_browser": reconstruction_browser,
     "chance_explorer": chance.chance_explorer,
+    "cost_explorer": widgets_real.cost_explorer,
 }  # fmt: skip
 
 
