@@ -178,15 +178,22 @@ def judge_space(train_images):
     return features
 
 
-def ideal_observer(experiment):
+def ideal_observer(experiment, candidates=None):
     """The decoder that knows the subject: log p(betas | candidate) from the simulation's truth.
 
     It knows each voxel's true response to each picture; the slope with which betas follow it and
     the covariance of their noise are measured on the training trials, with the truth in hand.
 
+    Parameters
+    ----------
+    experiment : Experiment
+        A simulated one.
+    candidates : (m,) int array, optional
+        Which of `experiment.images`; default: the test pictures.
+
     Returns
     -------
-    function betas (trials, V) -> log-likelihoods (trials, test pictures)
+    function betas (trials, V) -> log-likelihoods (trials, candidates)
         None when voxels were dropped, so that nobody can tell which are left.
     """
     x = experiment
@@ -199,7 +206,7 @@ def ideal_observer(experiment):
     train, shown = x.betas[~x.test], responses[x.image[~x.test]]
     slope = (shown * train).mean(0) / (shown**2).mean(0)
     noise, _ = ledoit_wolf(train - shown * slope)
-    expected = responses[x.test_images] * slope
+    expected = responses[x.test_images if candidates is None else candidates] * slope
     return lambda betas: log_likelihood(betas, expected, noise)
 
 

@@ -76,11 +76,50 @@ def scenes_of(kinds, seed):
     return draw(factors)
 
 
+def brain_vectors(latent, seed=0, say=print):
+    """The brain vector of each block, by a decoder that was fitted to the other runs.
+
+    All that the labels tell is the category, so patterns are decoded to the mean latent of scenes
+    of that category, and nothing else is known of the picture.
+
+    Parameters
+    ----------
+    latent : ImageLatent
+    seed : int
+    say : function
+
+    Returns
+    -------
+    vectors : (96, d + 1) float32 array
+    kind : (96,) int array
+        Index into `scenes.KINDS`.
+    run : (96,) int array
+    latents : (96, d) array
+        The mean latent of each block's category.
+    """
+    patterns, category, run = haxby_blocks()
+    kind = kind_of(category)
+    mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
+    latents = np.stack([mean[k] for k in kind])
+    vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
+    for train, test in folds(run):
+        say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
+        known, held = zscore(patterns[train], patterns[test])
+        vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
+    return vectors, kind, run, latents
+
+
+def others_in_run(run, seed=0):
+    """For each block another one of the same run, in a random cycle: (blocks,) int."""
+    rng, other = np.random.default_rng(seed), np.arange(len(run))
+    for r in np.unique(run):
+        cycle = rng.permutation(np.flatnonzero(run == r))
+        other[cycle] = np.roll(cycle, 1)
+    return other
+
+
 def drive(model_path, seed=0, steps=20, say=print):
     """Let Haxby's patterns drive a model of TinyScenes, leaving one run out at a time.
-
-    All that the labels tell is the category, so betas are decoded to the mean latent of scenes
-    of that category, and nothing else is known of the picture.
 
     Parameters
     ----------
@@ -97,25 +136,13 @@ def drive(model_path, seed=0, steps=20, say=print):
         category of each block, and what was made of its pattern; `shuffled`, the same from
         patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
     """
-    patterns, category, run = haxby_blocks()
-    kind = kind_of(category)
     model, info, latent = load_conditional(model_path)
-    mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
-    latents = np.stack([mean[k] for k in kind])
-    rng = np.random.default_rng(seed)
-    vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
-    other = np.arange(len(kind))
-    for train, test in folds(run):
-        say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
-        known, held = zscore(patterns[train], patterns[test])
-        vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
-        cycle = rng.permutation(test)
-        other[cycle] = np.roll(cycle, 1)
+    vectors, kind, run, _ = brain_vectors(latent, seed, say)
     seen = scenes_of(kind, seed + 2)
     # without the likelihood: its latents are means over scenes, which no picture can have
     sampling = SAMPLING | dict(steps=steps, strength=0.0, candidates=1)
     imagine = partial(sample_pictures, model, info, seed=seed, **sampling)
-    made, wrong = imagine(vectors), imagine(vectors[other])
+    made, wrong = imagine(vectors), imagine(vectors[others_in_run(run, seed)])
     show = np.flatnonzero(run == run.max())
     rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
     return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sklearn.covariance import ledoit_wolf
 
+from recon_lib.encoding import square_distances
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.features import FactorNet, embed, fitted, to_batch
 from recon_lib.ridge import Ridge, fit_ridge
@@ -206,8 +207,7 @@ class BrainDecoder:
         """How well each brain vector (n, d + 1) fits each candidate's latent (m, d): (n, m)."""
         expected = self.channel.predict(latents)  # (m, d)
         white = [np.linalg.solve(self.root, a.T).T for a in (vectors[:, :-1], expected)]
-        distance = ((white[0][:, None] - white[1]) ** 2).sum(2)
-        return -distance / (2 * vectors[:, -1:] ** 2)
+        return -square_distances(*white) / (2 * vectors[:, -1:] ** 2)
 
 
 def fit_decoder(betas, latents, groups=None, seed=0):

@@ -1,11 +1,16 @@
 """Every explorer of the course on small made-up data: for tests, for the browser, for timing."""
 
+from functools import partial
+
 import numpy as np
 
-from recon_lib import browser, chance, stepper, widgets, widgets_diffusion, widgets_real
+from recon_lib import browser, chance, stepper, widgets, widgets_brain, widgets_diffusion, widgets_real
 from recon_lib.bold5000 import KEYS
+from recon_lib.decoding import MODEL, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.features import load_factor_net, to_batch
+from recon_lib.latents import fit_decoder
+from recon_lib.posterior import evidence
 from recon_lib.scenes import BACKGROUNDS, KINDS, draw, sample_factors
 
 FACTORS = sample_factors(12, seed=5)
@@ -40,6 +45,38 @@ def denoising_stepper():
     return stepper.denoising_stepper(ideal_denoiser(to_batch(IMAGES), alpha_bar), alpha_bar)
 
 
+def simple_brain(each=40):
+    """The shipped model and a decoder of voxels that are noisy sums of a picture's latent.
+
+    LOC sees the eye's features only, EarlyVis the pixels only, the others a little of all.
+    """
+    model, info, latent = load_conditional(MODEL)
+    pictures = np.concatenate([IMAGES, draw(sample_factors(300, seed=6))])
+    latents = latent.transform(pictures)
+    rng, pixels = np.random.default_rng(0), latent.blocks[0]
+    weights = rng.normal(size=(latents.shape[1], len(KEYS) * each))
+    roi = np.repeat(KEYS, each)
+    area = np.array([name[2:] for name in roi])
+    weights[:pixels, area == "LOC"] = 0
+    weights[pixels:, area == "EarlyVis"] = 0
+    betas = latents @ weights / 10 + rng.normal(size=(len(latents), len(roi)))
+    betas = betas.astype(np.float32)
+    return model, info, latent, fit_decoder(betas[12:], latents[12:]), betas[:12], roi
+
+
+def guidance_explorer():
+    model, info, latent, decoder, betas, _ = simple_brain()
+    likelihood = partial(evidence, decoder, latent)
+    return widgets_brain.guidance_explorer(
+        model, info, likelihood, decoder.vector(betas), IMAGES)
+
+
+def lesion_explorer():
+    model, info, _, decoder, betas, roi = simple_brain()
+    return widgets_brain.lesion_explorer(
+        model, info, decoder, load_factor_net("judge"), betas, 1, roi, IMAGES, FACTORS)
+
+
 EXAMPLES = {
     "hrf_explorer": widgets.hrf_explorer,
     "glm_playground": widgets.glm_playground,
@@ -52,6 +89,8 @@ EXAMPLES = {
     "reconstruction_browser": reconstruction_browser,
     "chance_explorer": chance.chance_explorer,
     "cost_explorer": widgets_real.cost_explorer,
+    "guidance_explorer": guidance_explorer,
+    "lesion_explorer": lesion_explorer,
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from explorers import EXAMPLES, choices
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_lib import browser, chance, stepper, widgets, widgets_diffusion, widgets_real
+from recon_lib import browser, chance, stepper, widgets, widgets_brain, widgets_diffusion, widgets_real
 from recon_lib.explorer import explorer, slider
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,6 +28,8 @@ DRAW = {
     "reconstruction_browser": browser.draw_browser,
     "chance_explorer": chance.draw_chance,
     "cost_explorer": widgets_real.draw_cost,
+    "guidance_explorer": widgets_brain.draw_guidance,
+    "lesion_explorer": widgets_brain.draw_lesion,
 }
 
 

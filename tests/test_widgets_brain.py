@@ -1,0 +1,111 @@
+"""The numbers behind the guidance and lesion explorers, against the parts that they are made of."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from explorers import FACTORS, IMAGES, simple_brain
+
+from recon_lib import widgets_brain
+from recon_lib.betas import silence
+from recon_lib.decoding import INTERVAL, SCALE, sample_pictures
+from recon_lib.features import load_factor_net, read_factors
+from recon_lib.posterior import evidence
+
+
+@pytest.fixture(scope="module")
+def world():
+    return simple_brain()
+
+
+@pytest.fixture(scope="module")
+def guidance(world):
+    model, info, latent, decoder, betas, _ = world
+    vectors = decoder.vector(betas)
+    likelihood = partial(evidence, decoder, latent)
+    box = widgets_brain.guidance_explorer(model, info, likelihood, vectors, IMAGES)
+    return box, vectors, likelihood
+
+
+@pytest.fixture(scope="module")
+def lesion(world):
+    model, info, _, decoder, betas, roi = world
+    return widgets_brain.lesion_explorer(
+        model, info, decoder, load_factor_net("judge"), betas, 1, roi, IMAGES, FACTORS, steps=5)
+
+
+def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
+    model, info, *_ = world
+    box, vectors, likelihood = guidance
+    for settings, options in (
+        ({"steps": 5}, {"scale": SCALE, "interval": INTERVAL, "steps": 5}),
+        ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3},
+         {"steps": 5, "seed": 3, "likelihood": likelihood}),
+    ):  # fmt: skip
+        box.set(**settings)
+        expected = sample_pictures(model, info, vectors[:1], **options)[0]
+        assert np.abs(box.numbers["made"].astype(int) - expected).max() <= 2
+        assert np.array_equal(box.numbers["guesses"][-1], box.numbers["made"])
+    box.reset.click()
+
+
+def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
+    model, (box, *_) = world[0], guidance
+    rows = []
+    handle = model.register_forward_hook(lambda _, inputs, out: rows.append(len(out)))
+    for settings in ({"scale": 2.0}, {"interval": "always"}, {"scale": 1.0}, {"steps": 11}):
+        rows.clear()
+        box.set(picture=5, **settings)
+        assert box.numbers["evaluations"] == sum(rows)  # a guided step is a batch of two
+    handle.remove()
+    box.reset.click()
+
+
+def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
+    box, vectors, likelihood = guidance
+    box.set(scale=0.0, interval="always", picture=0, seed=1)
+    deaf, misfit = box.numbers["made"], box.numbers["misfit"]
+    x = torch.from_numpy(deaf).permute(2, 0, 1)[None] / 127.5 - 1
+    by_hand = -2 * float(likelihood(torch.from_numpy(vectors[:1]))(x)) / (vectors.shape[1] - 1)
+    assert misfit == pytest.approx(by_hand, rel=0.02)
+    box.set(strength=1.0, scale=1.0)
+    assert box.numbers["misfit"] < misfit
+    box.reset.click()
+
+
+def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
+    whole = lesion.numbers
+    assert whole["off"] == () and whole["left"] == 1
+    assert np.array_equal(whole["pictures"][1], whole["pictures"][2])
+    model, info, _, decoder, betas, roi = world
+    lesion.set(EarlyVis=False, LOC=False, OPA=False, PPA=False, RSC=False)
+    assert lesion.numbers["voxels"] == 0
+    mean = decoder.vector(np.zeros_like(betas[:1]))
+    expected = sample_pictures(model, info, mean, scale=SCALE, interval=INTERVAL, steps=5)[0]
+    assert np.array_equal(lesion.numbers["pictures"][2], expected)
+    lesion.reset.click()
+
+
+def test_a_lesion_is_told_by_the_judge(world, lesion):
+    _, _, latent, decoder, betas, roi = world
+    lesion.set(LOC=False, picture=4)
+    read = read_factors(load_factor_net("judge"), lesion.numbers["pictures"])
+    expected = read["background"][1:, FACTORS["background"][4]]
+    assert np.allclose(lesion.numbers["right"]["scene"], expected)
+    lesion.reset.click()
+    # in this brain only LOC and the place areas know features, only EarlyVis and they know pixels
+    whole = decoder.vector(betas)
+    lost = {a: np.abs(decoder.vector(silence(betas, roi, a)) - whole).mean(0)[:-1]
+            for a in ("LOC", "EarlyVis")}
+    pixels = latent.blocks[0]
+    assert lost["LOC"][:pixels].mean() < 0.8 * lost["EarlyVis"][:pixels].mean()
+    assert lost["EarlyVis"][pixels:].mean() < 0.8 * lost["LOC"][pixels:].mean()
+
+
+def test_silence_leaves_the_others_and_the_original_alone():
+    betas = np.arange(8, dtype=np.float32).reshape(2, 4) + 1
+    roi = np.array(["LHPPA", "RHPPA", "LHLOC", "RHOPA"])
+    off = silence(betas, roi, "PPA", "OPA")
+    assert off.tolist() == [[0, 0, 3, 0], [0, 0, 7, 0]] and betas.min() == 1
+    assert off.dtype == np.float32 and np.array_equal(silence(betas, roi), betas)
