@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from recon_lib.betas import silence
-from recon_lib.decoding import INTERVAL, SCALE, sample_pictures, to_uint8
+from recon_lib.decoding import SAMPLING, sample_pictures, to_uint8
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.features import NAMED, read_factors
@@ -18,7 +18,9 @@ from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.stepper import trajectory
 from recon_lib.style import BLUE, GREY, INK, PALE, WIDTH, styled
 
-INTERVALS = {"always": (0.0, 1.0), "not at the end": INTERVAL, "first half only": (0.7, 1.0)}
+INTERVALS = {  # noise amplitudes between which to guide
+    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.7, 1.0),
+}  # fmt: skip
 
 # ---- Guidance explorer ------------------------------------------------------------------------
 
@@ -76,7 +78,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         }  # fmt: skip
 
     controls = {
-        "scale": slider("guidance scale", SCALE, 0.0, 6.0, 0.5),
+        "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 6.0, 0.5),
         "interval": choice("guide", list(INTERVALS), "not at the end"),
         "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
         "seed": slider("another noise", 0, 0, 20, 1),
@@ -84,8 +86,8 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
     }
     return explorer(controls, numbers, draw_guidance, lambda n: (
-        f"{n['evaluations']} evaluations; misfit to the brain vector {n['misfit']:.3f} (about 1 for "
-        f"the picture seen); pixel correlation with it {n['pixcorr']:.3f}"
+        f"{n['evaluations']} evaluations; misfit to the brain vector {n['misfit']:.3f} (of the "
+        f"picture seen about 1); pixel correlation with it {n['pixcorr']:.3f}"
     ))  # fmt: skip
 
 
@@ -146,8 +148,8 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
     def made(picture, seed, off):
         row = silence(betas[picture : picture + 1], roi, *off)
         vector = decoder.vector(row, repeats[picture : picture + 1])
-        drawn = sample_pictures(model, info, vector, seed=seed, scale=SCALE, interval=INTERVAL,
-                                steps=steps)
+        guide = {key: SAMPLING[key] for key in ("scale", "interval")}
+        drawn = sample_pictures(model, info, vector, seed=seed, steps=steps, **guide)
         return drawn[0], float(np.linalg.norm(vector[0, :-1]))
 
     def numbers(picture, seed, **on):

@@ -13,7 +13,7 @@ from recon_lib.checkpoints import load_model, save_model
 from recon_lib.decoding import SAMPLING, judge_space, reconstruct, sample_pictures, score, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
-from recon_lib.haxby import drive, kind_of, score_blocks
+from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
 from recon_lib.metrics import METRICS
 from recon_lib.scenes import KINDS, draw, sample_factors
 
@@ -155,6 +155,13 @@ def test_ideal_observer_beats_chance_and_averages_help(scores):
     assert mean["p_value"] < 0.05
 
 
+def test_ideal_observer_of_other_candidates(loaded):
+    betas, *_ = loaded.averaged()
+    some = loaded.test_images[[4, 0]]
+    assert np.allclose(decoding.ideal_observer(loaded, some)(betas),
+                       decoding.ideal_observer(loaded)(betas)[:, [4, 0]])
+
+
 def test_ideal_observer_is_the_gaussian_classifier(loaded, results):
     """By hand: Mahalanobis distance to slope x response under the covariance it was given."""
     from scipy.stats import multivariate_normal
@@ -231,6 +238,13 @@ def test_model_and_latent_of_different_trainings(loaded, tiny_model, tmp_path):
     save_model(random_unet(15), path)  # nobody noted what it predicts
     with pytest.raises(DataError, match="prediction"):
         reconstruct(loaded, path, sampling=ONE_STEP)
+
+
+def test_shuffled_blocks_stay_in_their_run():
+    run = np.repeat([0, 1, 2], 5)
+    other = others_in_run(run, seed=1)
+    assert np.array_equal(np.sort(other), np.arange(15))
+    assert (other != np.arange(15)).all() and np.array_equal(run[other], run)
 
 
 @pytest.fixture(scope="module")

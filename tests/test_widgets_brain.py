@@ -9,9 +9,11 @@ from explorers import FACTORS, IMAGES, simple_brain
 
 from recon_lib import widgets_brain
 from recon_lib.betas import silence
-from recon_lib.decoding import INTERVAL, SCALE, sample_pictures
+from recon_lib.decoding import SAMPLING, sample_pictures
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.posterior import evidence
+
+GUIDED = {"scale": SAMPLING["scale"], "interval": SAMPLING["interval"], "steps": 5}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +41,7 @@ def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
     box, vectors, likelihood = guidance
     for settings, options in (
-        ({"steps": 5}, {"scale": SCALE, "interval": INTERVAL, "steps": 5}),
+        ({"steps": 5}, GUIDED),
         ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3},
          {"steps": 5, "seed": 3, "likelihood": likelihood}),
     ):  # fmt: skip
@@ -82,7 +84,7 @@ def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
     lesion.set(EarlyVis=False, LOC=False, OPA=False, PPA=False, RSC=False)
     assert lesion.numbers["voxels"] == 0
     mean = decoder.vector(np.zeros_like(betas[:1]))
-    expected = sample_pictures(model, info, mean, scale=SCALE, interval=INTERVAL, steps=5)[0]
+    expected = sample_pictures(model, info, mean, **GUIDED)[0]
     assert np.array_equal(lesion.numbers["pictures"][2], expected)
     lesion.reset.click()
 
