@@ -197,11 +197,9 @@ def draw_lesion(numbers, fig=None):
     ax.barh(place - 0.2, whole, 0.36, color=PALE)
     ax.barh(place + 0.2, part, 0.36, color=BLUE)
     for i, names in enumerate(numbers["names"].values()):
-        ax.text(1.0, i - 0.2, f"read as {names[1]}", ha="right", va="center", color=GREY,
-                fontsize=10)
-        ax.text(1.0, i + 0.2, f"read as {names[2]}", ha="right", va="center", color=INK,
-                fontsize=10)
-    ax.set(xlim=(0, 1), ylim=(len(place) - 0.5, -0.5),
+        for shift, name, colour in ((-0.2, names[1], GREY), (0.2, names[2], INK)):
+            ax.text(1.02, i + shift, f"read as {name}", va="center", color=colour, fontsize=10)
+    ax.set(xlim=(0, 1.4), ylim=(len(place) - 0.5, -0.5), xticks=(0, 0.5, 1),
            xlabel="probability of the right name (grey: whole brain)")
     ax.set_yticks(place, list(numbers["right"]))
     return fig

@@ -69,7 +69,8 @@ def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
     box.set(scale=0.0, interval="always", picture=0, seed=1)
     deaf, misfit = box.numbers["made"], box.numbers["misfit"]
     x = torch.from_numpy(deaf).permute(2, 0, 1)[None] / 127.5 - 1
-    by_hand = -2 * float(likelihood(torch.from_numpy(vectors[:1]))(x)) / (vectors.shape[1] - 1)
+    fit = likelihood(torch.from_numpy(vectors[:1]))(x).item()
+    by_hand = -2 * fit / (vectors.shape[1] - 1)
     assert misfit == pytest.approx(by_hand, rel=0.02)
     box.set(strength=1.0, scale=1.0)
     assert box.numbers["misfit"] < misfit
