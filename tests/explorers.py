@@ -4,7 +4,15 @@ from functools import partial
 
 import numpy as np
 
-from recon_lib import browser, chance, stepper, widgets, widgets_brain, widgets_diffusion, widgets_real
+from recon_lib import (
+    browser,
+    chance,
+    stepper,
+    widgets,
+    widgets_brain,
+    widgets_diffusion,
+    widgets_real,
+)
 from recon_lib.bold5000 import KEYS
 from recon_lib.decoding import MODEL, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser

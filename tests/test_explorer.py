@@ -13,7 +13,15 @@ from explorers import EXAMPLES, choices
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_lib import browser, chance, stepper, widgets, widgets_brain, widgets_diffusion, widgets_real
+from recon_lib import (
+    browser,
+    chance,
+    stepper,
+    widgets,
+    widgets_brain,
+    widgets_diffusion,
+    widgets_real,
+)
 from recon_lib.explorer import explorer, slider
 
 ROOT = Path(__file__).resolve().parents[1]
