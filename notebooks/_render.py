@@ -83,7 +83,7 @@ def main(store=False):
 
 if __name__ == "__main__":
     if "--setup" in sys.argv[1:]:
-        for path in sorted(HERE.glob("[0-9]*.ipynb")):
+        for path in [*HERE.glob("[0-9]*.ipynb"), *HERE.glob("assignments/*.ipynb")]:
             set_up(path)
     else:
         main(store="--store" in sys.argv[1:])

@@ -45,7 +45,7 @@ def page(width=1200, height=1400):
             pytest.skip(MISSING)
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         tab = browser.new_page(viewport={"width": width, "height": height})
-        tab.set_default_timeout(90_000)  # a busy machine is slow, not broken
+        tab.set_default_timeout(240_000)  # a busy machine is slow, not broken
         complaints = []
         tab.on("console", lambda said: said.type in ("error", "warning")
                and not re.search(SLOW, said.text)
