@@ -154,18 +154,33 @@ def curves(series, x="step", y="loss", log=False, title=None, chance=None):
     """
     fig = _figure(WIDTH, 3.6)
     ax = fig.add_subplot()
+    ax.set_yscale("log" if log else "linear")
+    ends = []  # (x, y), name and colour of the end of each line
     for name, values in series.items():
         at, values = values if isinstance(values, tuple) else (np.arange(len(values)), values)
         (line,) = ax.plot(at, values)
-        if len(series) > 1:
-            ax.annotate(f" {name}", (at[-1], values[-1]), color=line.get_color(), va="center",
-                        xytext=(4, 0), textcoords="offset points", annotation_clip=False)
+        ends.append(((at[-1], values[-1]), name, line.get_color()))
+    if len(series) > 1:
+        _label_ends(ax, ends)
     if chance is not None:
         ax.axhline(chance, color=GREY, linestyle="--", linewidth=1)
         ax.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), color=GREY,
                     xytext=(0, 3), textcoords="offset points")
-    ax.set(xlabel=x, ylabel=y, title=title or "", yscale="log" if log else "linear")
+    ax.set(xlabel=x, ylabel=y, title=title or "")
     return fig
+
+
+def _label_ends(ax, ends, gap=14):
+    """Write the names of lines at their ends, `gap` points apart at least."""
+    ax.autoscale_view()
+    height = 0.8 * 72 * ax.figure.get_figheight()  # of the axes, in points, about
+    below = -np.inf
+    to_axes = ax.transData + ax.transAxes.inverted()
+    for end, name, colour in sorted(ends, key=lambda item: item[0][1]):
+        here = height * to_axes.transform(end)[1]
+        below = max(here, below + gap)
+        ax.annotate(f" {name}", end, color=colour, va="center", xytext=(4, below - here),
+                    textcoords="offset points", annotation_clip=False)
 
 
 @styled

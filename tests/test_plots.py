@@ -108,3 +108,13 @@ def test_pairs_stand_one_above_the_other():
     marks = canvas[2::6, 2::6, 0]  # a pixel of each picture, 4 wide and 2 apart
     assert marks[:, :3].tolist()[:2] == [[0, 1, 2], [100, 101, 102]]
     assert [row[:2] for row in marks.tolist()[2:]] == [[3, 4], [103, 104]]
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_names_at_the_ends_of_lines_never_overlap(log):
+    ends = {"a": 1.0, "b": 1.001, "c": 1.002, "d": 5.0}
+    fig = plots.curves({name: np.linspace(3, end, 9) for name, end in ends.items()}, log=log)
+    fig.canvas.draw()
+    texts = {t.get_text().strip(): t.get_window_extent() for t in fig.axes[0].texts}
+    boxes = [texts[name] for name in ends]  # from the lowest to the highest
+    assert all(low.y1 <= high.y0 for low, high in zip(boxes, boxes[1:], strict=False))
