@@ -272,6 +272,7 @@ def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby):
     perfect = score_blocks(haxby | {"reconstruction": haxby["seen"]}, permutations=100)["scores"]
     assert perfect["category read"] > 0.9 and perfect["category read, p-value"] < 0.02
     assert perfect["two-way"] == 1 == perfect["two-way within category"]
+    assert abs(perfect["two-way within category, other scenes"] - 0.5) < 0.08
     assert perfect["category read, chance"] == 1 / 8
     # the right category and a fresh scene of it: all of the category, nothing within it
     factors = sample_factors(96, 12345)
