@@ -108,6 +108,12 @@ def lab(tmp_path_factory):
         server.wait(20)
 
 
+def label_of(control):
+    """The first line of its text; a checkbox has an empty one before its label."""
+    lines = control.inner_text().replace("\u200b", "").split("\n")
+    return next((line for line in lines if line.strip()), "")
+
+
 def settled(page, box, before):
     """The state of an explorer once it differs from `before` and stays, or after 24 s."""
     last = None
@@ -149,7 +155,7 @@ def test_explorers_follow_keyboard_and_mouse(lab):
             box = cells.nth(i).locator(".jp-OutputArea-child .widget-vbox")
             start = box.evaluate(STATE)
             controls = box.locator(CONTROL)
-            labels = [controls.nth(c).inner_text().split("\n")[0] for c in range(controls.count())]
+            labels = [label_of(controls.nth(c)) for c in range(controls.count())]
             assert all(labels) and len(labels) == len(set(labels)) > 1, f"{name}: {labels}"
             for c, label in enumerate(labels):
                 move(page, controls.nth(c))
@@ -199,6 +205,7 @@ def test_a_notebook_runs_and_code_moves_its_sliders(lab):
         assert slider.locator("[role=slider]").get_attribute("aria-valuenow") == "4.0"
         line = page.locator(".widget-vbox .widget-html b").last.inner_text()
         assert "15 pictures add up to 1.40 times one" in line
+        page.locator(".jp-RenderedImage img").nth(1).wait_for()
         assert page.locator(".jp-RenderedImage img").count() == 2  # the static figures
         assert page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
         page.screenshot(path=SHOTS / "running.png")
