@@ -14,7 +14,7 @@ BROWSER := tests/test_browser_lab.py
 NBVAL := -p no:randomly --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint notebooks outputs lab colab assignments train bench versions clean strict site
+.PHONY: help setup run test browser lint notebooks outputs lab colab assignments train bench versions clean strict site
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' Makefile | expand -t 20
@@ -32,6 +32,8 @@ run: $(STAMP)    ## the main job: simulate, estimate betas, reconstruct, score; 
 test: lint strict  ## style, spelling, unit tests and every notebook
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(NBVAL) --nbval-lax \
 	    --ignore=$(BROWSER) tests $(filter-out $(STRICT),$(NOTEBOOKS))
+
+browser: $(STAMP)  ## the explorers in a real JupyterLab and Chromium, with the machine to itself
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(BROWSER)
 
 strict: $(STAMP) ## notebooks in which nothing is random, every output compared
