@@ -116,7 +116,17 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     Returns
     -------
     (n, H, W, C) uint8 array
+
+    Raises
+    ------
+    DataError
+        If there are several candidates and nothing to choose by.
     """
+    if (likelihood is None and candidates > 1) or (likelihood is not None and vectors is None):
+        raise DataError(
+            "found candidates without a likelihood to choose by, or a likelihood without brain "
+            "vectors; give both vectors and likelihood, or neither and one candidate"
+        )
     device = next(model.parameters()).device
     alpha_bar = SCHEDULES[info["schedule"]]().to(device)
     n = len(vectors) if vectors is not None else n

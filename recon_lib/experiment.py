@@ -15,7 +15,7 @@ from tqdm import tqdm
 from recon_lib import bids, bold5000, scenes, stimuli, subject, tuning, volumes
 from recon_lib.errors import DataError, atomic_write
 from recon_lib.files import is_complete, mark_complete
-from recon_lib.folders import build_whole, lock_of, refuse_other
+from recon_lib.folders import build_whole, lock_of
 from recon_lib.glm import single_trial_betas
 from recon_lib.hosted import data_folder
 from recon_lib.loading import BETAS, ROOT, SIZE, SUBJECT
@@ -79,9 +79,6 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
             "trials": len(design.image), "pictures": int(n), "voxels": {SUBJECT: voxels},
             "own pictures": images is not None and digest(images)}
     info |= {"design": design_options} if design_options else {}
-    if is_complete(root, info):
-        return root
-    refuse_other(root)
     if images is not None:
         if len(images) < n:
             raise DataError(

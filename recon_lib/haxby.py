@@ -174,9 +174,9 @@ def score_blocks(result, seed=0, permutations=1000):
     observed = accuracy(brain, target)
     null = [accuracy(brain, rng.permutation(target)) for _ in range(permutations)]
     features = judge_space(result["seen"])
-    alike = similarity(features(result["reconstruction"]), features(result["seen"]))
-    own = np.arange(len(kind))
     made = features(result["reconstruction"])
+    alike = similarity(made, features(result["seen"]))
+    own = np.arange(len(kind))
     others = [two_way_within(similarity(made, features(scenes_of(kind, seed + 100 + i))), own, kind)
               for i in range(20)]
     scores = {

@@ -9,6 +9,7 @@ import torch
 from recon_lib import scenes
 from recon_lib.decoding import sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
+from recon_lib.errors import DataError
 from recon_lib.features import FactorNet, to_batch
 from recon_lib.latents import fit_decoder, fit_latent
 from recon_lib.posterior import evidence, steer
@@ -134,5 +135,9 @@ def test_candidates_are_chosen_by_the_likelihood_alone(world):
     fit = np.stack([np.diag(decoder.log_likelihood(vectors, latent.transform(p))) for p in alone])
     expected = alone[fit.argmax(0), np.arange(12)]
     assert np.abs(best.astype(int) - expected).max() <= 2
+    with pytest.raises(DataError, match="without a likelihood"):
+        sample_pictures(model, info, vectors, steps=1, candidates=2)
+    with pytest.raises(DataError, match="without brain vectors"):
+        sample_pictures(model, info, n=2, steps=1, likelihood=likelihood)
     one = draw(strength=0.0)
     assert np.abs(one.astype(int) - alone[0]).max() <= 2
