@@ -32,6 +32,8 @@ EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye'
     "eye": (101, 20_000, 6),
     "judge": (202, 12_000, 5),
 }
+# small patches draw clean edges, a thin finest level keeps them cheap, places see one another at 8x8
+NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
 NEW_SEED = 998  # pictures that no training sees
 
@@ -121,7 +123,7 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = UNet(condition_size=loader.condition_size)
+        model = UNet(condition_size=loader.condition_size, **NETWORK)
     options = dict(
         epochs=-(-steps // len(loader)), lr=lr, image_size=pictures.shape[1], device=device,
         model_in=start, model=model, out_dir=out, max_steps=steps, seed=seed,
