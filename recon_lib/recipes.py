@@ -16,7 +16,8 @@ import torch
 from recon_lib import scenes
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import judge_space, load_conditional, sample_pictures
+from recon_lib.decoding import judge_space
+from recon_lib.drawing import load_conditional, sample_pictures
 from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source, unique_pictures
@@ -145,7 +146,7 @@ def choose_sampling(experiment, model_path, settings, n=113, seed=0):
     experiment : Experiment
     model_path : path
     settings : sequence of dict
-        Options of `decoding.sample_pictures`.
+        Options of `drawing.sample_pictures`.
     n : int
         Number of trials, each of another picture.
     seed : int

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from torchvision.utils import make_grid, save_image
 
 from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
-from recon_lib.diffusion import SCHEDULES, denoiser, diffusion_loss, stratified_times
+from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.errors import DataError, atomic_write, writing
 from recon_lib.locks import alone_in
 from recon_lib.samplers import dpm_solver, initial_noise
@@ -145,18 +145,6 @@ def begin(path, model, optimizer, average, info):
             f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
             ".safetensors model"
         ) from error
-
-
-@torch.no_grad()
-def sound(model, images, vectors, alpha_bar, prediction):
-    """Whether the weights as they are now still give a finite loss: else they are not to be kept.
-
-    The loss of a step is that of the weights before it.
-    """
-    t = stratified_times(len(images), len(alpha_bar), device=images.device)
-    noise = torch.randn_like(images)
-    loss = diffusion_loss(model, images, alpha_bar, t, noise, prediction, vectors)
-    return bool(loss.isfinite())
 
 
 def trim_log(path, columns, step):
