@@ -104,20 +104,32 @@ def train(
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
     extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
     = None,
+    images: Annotated[Path | None, typer.Option(
+        help="Your own pictures (folder or array file) for the unconditional model, no --data."
+    )] = None,
+    size: Annotated[int, typer.Option(help="Side of your own pictures, divisible by 16.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     seed: Seed = 0, device: Device = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
+    = False,
 ):
     """Train a stage: the networks that see, the unconditional or the conditional model."""
     from recon_lib import recipes
     from recon_lib.joined import load_joined
 
+    if images is not None and (stage != "unconditional" or extra is not None):
+        raise DataError("--images is for the unconditional model alone, without --extra; to train "
+                        "on pictures with your betas, see `reconstruct --images --betas`")
+    options = dict(start=start, steps=steps, batch=batch, lr=lr, seed=seed, device=device,
+                   compiled=compiled, tensorboard=tensorboard)
     if stage == "features":
         recipes.train_eye_and_judge(out / stage)
+    elif images is not None:
+        recipes.train_own(images, out / stage, size, **options)
     else:
         people = load_joined(data, subject.split(","), release, split).values()
-        recipes.train_stage(stage, people, out / stage, start, steps, batch, extra, lr, seed,
-                            device, compiled)
+        recipes.train_stage(stage, people, out / stage, extra, **options)
     say(f"done: see {out / stage}")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import is_tensorboard_available
 from torchvision.utils import make_grid, save_image
 
 from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
@@ -80,6 +81,22 @@ def make_accelerator(device="auto", precision=None, **options):
         AcceleratorState._reset_state(reset_partial_state=True)
     precision = pick_precision(device) if precision is None else precision
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
+
+
+def tracking(out_dir, tensorboard):
+    """Options of an Accelerator that logs to TensorBoard into `out_dir`, or of one that does not.
+
+    Raises
+    ------
+    DataError
+        If the package is not there: accelerate would go on without a word.
+    """
+    if not tensorboard:
+        return {}
+    if not is_tensorboard_available():
+        raise DataError("the package tensorboard is not installed; `pip install tensorboard`, or "
+                        "train without it: loss.csv has the same numbers")
+    return {"log_with": "tensorboard", "project_dir": out_dir}
 
 
 def first_batch(loader, image_size=None):

@@ -34,6 +34,7 @@ from recon_lib.runs import (
     interruptible,
     log_row,
     make_accelerator,
+    tracking,
     trim_log,
     unpack,
 )
@@ -151,7 +152,7 @@ def train(
         Compile the network: about a quarter faster, after a minute or more of compiling (needs a
         C++ compiler on a CPU). For trainings of an hour.
     tensorboard : bool
-        Log to TensorBoard too (needs the package).
+        Log to TensorBoard too, into `out_dir` (needs the package).
     info : dict, optional
         Stored with the model.
     quiet : bool
@@ -166,12 +167,12 @@ def train(
     ------
     DataError
         If `model_in` does not fit the network, another training writes into `out_dir`, a batch
-        does not fit in memory, or another process of the training is gone.
+        does not fit in memory, TensorBoard is missing, or another process of the training is gone.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
     out_dir = Path(out_dir)
-    tracker = {"log_with": "tensorboard", "project_dir": out_dir} if tensorboard else {}
+    tracker = tracking(out_dir, tensorboard)
     if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
         precision = read_weights(model_in)[2].get("precision")  # a resumed run chooses as before
     accelerator = make_accelerator(device, precision, **tracker)
