@@ -27,11 +27,11 @@ import torch
 
 from recon_lib import diffusion, quality, scenes
 from recon_lib.checkpoints import load_model
-from recon_lib.decoding import to_uint8
+from recon_lib.descent import learning_rate, update_average
+from recon_lib.drawing import to_uint8
 from recon_lib.features import to_batch
 from recon_lib.runs import pick_precision
 from recon_lib.samplers import ddpm, dpm_solver, initial_noise
-from recon_lib.training import learning_rate, update_average
 from recon_lib.unet import UNet
 from recon_lib.unet_cost import count
 

@@ -15,7 +15,7 @@ import _table
 import numpy as np
 import torch
 
-from recon_lib import decoding, experiment
+from recon_lib import decoding, drawing, experiment
 from recon_lib.baselines import retrieval, ridge_to_pixels
 from recon_lib.data import create_loader
 from recon_lib.features import load_factor_net
@@ -67,9 +67,8 @@ def rows():
     made = []
     for seconds in SECONDS:
         model, info = train(x, latent, decoder, seconds)
-        ours = top1(decoding.sample_pictures(
-            model, info, vectors, seed=SEED, scale=decoding.SCALE, interval=decoding.INTERVAL,
-            steps=decoding.STEPS,
+        ours = top1(drawing.sample_pictures(
+            model, info, vectors, seed=SEED, **drawing.SAMPLING | dict(candidates=1)
         ))  # fmt: skip
         name = f"name 1 of {len(target)} pictures after {seconds} s of training"
         made += [_table.row(name, ours, "top-1", score, peer, better="more")

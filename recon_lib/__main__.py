@@ -1,17 +1,14 @@
 """The whole road from a shell: `python -m recon_lib --help`."""
 
-import importlib.metadata
-import json
 import sys
 import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
-from recon_lib.errors import DataError, atomic_write, enough_memory
+from recon_lib.errors import DataError, enough_memory
 
 app = typer.Typer(
     help="Read a picture back from the brain signal that it evoked.",
@@ -32,7 +29,6 @@ Candidates = Annotated[int | None, typer.Option(help="Drawn a picture; the likel
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 
 def say(text):
@@ -108,20 +104,32 @@ def train(
     batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
     extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
     = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
+    images: Annotated[Path | None, typer.Option(
+        help="Your own pictures (folder or array file) for the unconditional model, no --data."
+    )] = None,
+    size: Annotated[int, typer.Option(help="Side of your own pictures, divisible by 16.")] = 64,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
     seed: Seed = 0, device: Device = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
+    = False,
 ):
     """Train a stage: the networks that see, the unconditional or the conditional model."""
     from recon_lib import recipes
     from recon_lib.joined import load_joined
 
+    if images is not None and (stage != "unconditional" or extra is not None):
+        raise DataError("--images is for the unconditional model alone, without --extra; to train "
+                        "on pictures with your betas, see `reconstruct --images --betas`")
+    options = dict(start=start, steps=steps, batch=batch, lr=lr, seed=seed, device=device,
+                   compiled=compiled, tensorboard=tensorboard)
     if stage == "features":
         recipes.train_eye_and_judge(out / stage)
+    elif images is not None:
+        recipes.train_own(images, out / stage, size, **options)
     else:
         people = load_joined(data, subject.split(","), release, split).values()
-        recipes.train_stage(stage, people, out / stage, start, steps, batch, extra, lr, seed,
-                            device, compiled)
+        recipes.train_stage(stage, people, out / stage, extra, **options)
     say(f"done: see {out / stage}")
 
 
@@ -132,12 +140,12 @@ def quality(
     steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
 ):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
-    from recon_lib import plots, recipes
+    from recon_lib import plots, recipes, results
     from recon_lib.runs import pick_device
 
     table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device))
-    write_scores(out, table)
-    save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
+    results.write_scores(out, table)
+    results.save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
     for name, value in table["samples"].items():
         say(f"{name:>16}  {value:8.4f}   new scenes {table['new scenes'][name]:8.4f}")
     say(f"\nscores: {out / 'scores.json'}\nfirst 36 samples: {out / 'samples.png'}")
@@ -164,46 +172,25 @@ def reconstruct(
     How to sample was chosen on training trials; --scale, --steps, --strength and --candidates
     choose otherwise.
     """
-    from recon_lib import decoding, experiment
-    from recon_lib.checkpoints import read_weights
+    from recon_lib import results
+    from recon_lib.drawing import MODEL, SAMPLING
     from recon_lib.runs import pick_device
 
     asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates)
-    sampling = decoding.SAMPLING | {k: v for k, v in asked.items() if v is not None}
-
+    sampling = SAMPLING | {k: v for k, v in asked.items() if v is not None}
     device = pick_device(device)
     if (images is None) != (betas is None):
         raise DataError("--images and --betas belong together; give both, or neither for --data")
-    if images is not None:
-        from recon_lib.crossval import reconstruct_own
-        from recon_lib.own import load_own
-
-        own = load_own(images, betas, trials, groups, runs, size)
-        if groups is None and runs is not None:
-            own.groups = own.runs
-        pictures = reconstruct_own(own, folds, model, train_steps, seed=seed, sampling=sampling,
-                                   device=device, out_dir=out / "folds", say=say)
-        fold = pictures.pop("fold")
-        save_arrays(out / "own.npz", truth=own.images, trial_image=own.trial_image, fold=fold,
-                    **pictures)
-        say(f"{len(fold)} reconstructions are in {out / 'own.npz'}; score them with "
-            f"`python -m recon_lib score --out {out}`")
+    if images is None:
+        results.reconstruct_release(out, data, subject, release, split, model or MODEL, seed,
+                                    sampling, device, say)
         return
-    path = model or decoding.MODEL
-    held = None if split == "repeated" else read_weights(path)[2].get("held")  # what it never saw
-    x = experiment.load(data, subject, release, split=split, held=held)
-    begin = time.time()
-    results = decoding.reconstruct(x, path, seed, sampling, device, say)
-    arrays = {}
-    for name, part in results.items():
-        arrays[f"{name}/target"] = part["target"]
-        for kind in ("pictures", "rankings"):
-            arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
-    settings = dict(data=str(data), subject=subject, release=release, seed=seed,
-                    split=split, held=x.held, model=str(path), sampling=sampling,
-                    seconds=round(time.time() - begin, 1))
-    save_arrays(out / "reconstructions.npz", settings=json.dumps(settings), **arrays)
-    say(f"reconstructions are in {out / 'reconstructions.npz'}")
+    from recon_lib.own import load_own
+
+    own = load_own(images, betas, trials, groups, runs, size)
+    if groups is None and runs is not None:
+        own.groups = own.runs
+    results.reconstruct_own(out, own, folds, model, train_steps, seed, sampling, device, say)
 
 
 @app.command()
@@ -212,79 +199,22 @@ def score(
     permutations: Annotated[int, typer.Option(help="For p-values.")] = 1000,
 ):
     """Score what `reconstruct` left in the folder of results, and draw the figure."""
-    if (out / "own.npz").exists() and not (out / "reconstructions.npz").exists():
-        score_own(out, permutations)
-        return
-    from recon_lib import decoding, experiment, plots
-    from recon_lib.metrics import format_report
+    from recon_lib import results
 
-    arrays = load_arrays(out / "reconstructions.npz")
-    settings = json.loads(str(arrays.pop("settings")))
-    x = experiment.load(settings["data"], settings["subject"], settings["release"],
-                        split=settings.get("split", "repeated"), held=settings.get("held"))
-    results = {}
-    for key, value in arrays.items():
-        name, *rest = key.split("/")
-        part = results.setdefault(name, {"pictures": {}, "rankings": {}})
-        if rest == ["target"]:
-            part["target"] = value
-        else:
-            part[rest[0]][rest[1]] = value
-    table = decoding.score(x, results, permutations, settings["seed"])
-    table["info"] = settings | {
-        "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
-                  "test_pictures": len(x.test_images), "voxels": x.betas.shape[1]},
-        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
-        "permutations": permutations,
-    }
-    write_scores(out, table)
-    show = np.linspace(0, len(x.test_images) - 1, 8).round().astype(int)
-    pictures = results["averaged"]["pictures"]
-    rows = {"seen": x.images[x.test_images], "ridge to pixels": pictures["ridge"]}
-    for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
-        rows[f"diffusion, seed {number}"] = pictures[key]
-    rows["shuffled brain"] = pictures["shuffled_brain"]
-    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
-    save_figure(out / "reconstructions.png", figure)
-    many = np.linspace(0, len(x.test_images) - 1, min(48, len(x.test_images))).round().astype(int)
-    grid = plots.pairs(rows["seen"][many], pictures["diffusion"][many],
-                       title="seen, and below it what was read from the averaged betas")
-    save_figure(out / "grid.png", grid)
-    for name in ("single_trial", "averaged"):
-        say(f"\n{name.replace('_', ' ')}\n{format_report(table[name])}")
-    say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
-        f"{out / 'grid.png'}")
-
-
-def score_own(out, permutations):
-    """Score cross-validated reconstructions of anybody's data."""
-    from recon_lib import plots
-    from recon_lib.crossval import score_own as table_of
-    from recon_lib.metrics import format_report
-
-    arrays = load_arrays(out / "own.npz")
-    table = table_of(arrays, permutations)
-    write_scores(out, table)
-    _, show = np.unique(arrays["trial_image"], return_index=True)
-    show = show[np.linspace(0, len(show) - 1, min(8, len(show))).round().astype(int)]
-    rows = {"seen": arrays["truth"][arrays["trial_image"]]}
-    rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
-    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
-    save_figure(out / "reconstructions.png", figure)
-    say(f"\ncross-validated, every trial\n{format_report(table['single_trial'])}")
-    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+    results.score(out, permutations, say)
 
 
 @app.command()
 def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = None):
     """A real brain: Haxby's recordings drive the model, leave-one-run-out."""
-    from recon_lib import decoding, plots
+    from recon_lib import plots, results
+    from recon_lib.drawing import MODEL, SAMPLING
     from recon_lib.haxby import drive, score_blocks
 
-    result = drive(model or decoding.MODEL, seed, steps or decoding.SAMPLING["steps"], say)
+    result = drive(model or MODEL, seed, steps or SAMPLING["steps"], say)
     table = score_blocks(result, seed)
-    write_scores(out, table)
-    save_figure(out / "reconstructions.png", plots.reconstructions(result["figure"]))
+    results.write_scores(out, table)
+    results.save_figure(out / "reconstructions.png", plots.reconstructions(result["figure"]))
     for name, value in table["scores"].items():
         say(f"{name:>40}  {value:.3f}")
     say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
@@ -307,39 +237,6 @@ def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
     say("4 of 4: scores")
     score(out)
     say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")
-
-
-def save_arrays(path, **arrays):
-    """Write an .npz whole or not at all."""
-    with atomic_write(path) as partial, open(partial, "wb") as file:
-        np.savez(file, **arrays)
-
-
-def load_arrays(path):
-    """Read an .npz that `reconstruct` wrote."""
-    from recon_lib.files import readable
-
-    if not path.exists():
-        raise DataError(f"no file {path}; run `python -m recon_lib reconstruct` first")
-    with readable(path), np.load(path, allow_pickle=False) as archive:
-        arrays = dict(archive)
-    needed = {"own.npz": {"truth", "trial_image", "fold"}}.get(path.name, {"settings"})
-    missing = needed - set(arrays)
-    if missing:
-        raise DataError(f"{path} has no {', '.join(sorted(missing))}; write it with `reconstruct`")
-    return arrays
-
-
-def write_scores(out, table):
-    """Write scores.json whole or not at all."""
-    with atomic_write(out / "scores.json") as partial:
-        partial.write_text(json.dumps(table, indent=2) + "\n")
-
-
-def save_figure(path, figure):
-    """Write a figure as PNG whole or not at all."""
-    with atomic_write(path) as partial:
-        figure.savefig(partial, dpi=150)
 
 
 def main():

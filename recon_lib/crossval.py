@@ -16,8 +16,8 @@ import torch
 from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import SAMPLING, load_conditional, sample_pictures, to_uint8
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
+from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
@@ -147,7 +147,7 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         Size of the pool after `cut_and_paste`; larger sets are left as they are.
     seed : int
     sampling : dict
-        Options of `decoding.sample_pictures` for a ready model; without one only `steps` counts.
+        Options of `drawing.sample_pictures` for a ready model; without one only `steps` counts.
     device : {"cpu", "cuda"}
         For a network.
     out_dir : path

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from recon_lib.crossval import zscore
-from recon_lib.decoding import SAMPLING, judge_space, load_conditional, sample_pictures
+from recon_lib.decoding import judge_space
+from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import arrays_in, readable
@@ -126,7 +127,7 @@ def drive(model_path, seed=0, steps=20, say=print):
     model_path : path
         A conditional model with its latent beside it.
     seed, steps
-        See `decoding.sample_pictures`.
+        See `drawing.sample_pictures`.
     say : function
 
     Returns

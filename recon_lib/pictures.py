@@ -96,6 +96,8 @@ def square_arrays(images, size, channels=None):
     -------
     (n, size, size, channels) uint8 array
     """
+    if size < 0:
+        raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
     images = np.asarray(images)
     shape = images.shape
     if images.ndim == 3:
@@ -213,8 +215,10 @@ def read_pictures(paths, size, channels=None):
     Raises
     ------
     DataError
-        If not one of the files can be read.
+        If not one of the files can be read, or the side is below one pixel.
     """
+    if size < 1:
+        raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
     pictures, broken, animated = [], [], []
     kept = np.ones(len(paths), bool)
     for i, path in enumerate(paths):

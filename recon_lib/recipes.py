@@ -4,7 +4,8 @@
     python -m recon_lib train unconditional
     python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
 
-No test picture is seen by any of them; `training_pictures` refuses if one would be.
+No test picture is seen by any of them; `training_pictures` refuses if one would be. `train_own`
+trains the unconditional model on anybody's pictures in the same way.
 """
 
 from functools import partial
@@ -16,12 +17,14 @@ import torch
 from recon_lib import scenes
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
-from recon_lib.decoding import judge_space, load_conditional, sample_pictures
+from recon_lib.decoding import judge_space
+from recon_lib.drawing import load_conditional, sample_pictures
 from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source, unique_pictures
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
 from recon_lib.loading import Experiment
+from recon_lib.own import load_pictures
 from recon_lib.posterior import evidence
 from recon_lib.quality import quality
 from recon_lib.splits import refuse_leak
@@ -32,7 +35,7 @@ EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye'
     "eye": (101, 20_000, 6),
     "judge": (202, 12_000, 5),
 }
-# small patches draw clean edges, a thin finest level keeps them cheap, places see one another at 8x8
+# small patches draw clean edges, a thin finest level keeps them cheap
 NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
 NEW_SEED = 998  # pictures that no training sees
@@ -86,8 +89,7 @@ def training_pictures(experiment, extra=None):
     return pictures
 
 
-def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extra=None, lr=2e-3,
-                seed=0, device="auto", compiled=False):
+def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     """Train the unconditional or the conditional diffusion model on an experiment.
 
     With several subjects, each has its own decoder from its voxels to the latent; the diffusion
@@ -100,12 +102,10 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
     out : path
         Gets `model.safetensors` and what `training.train` writes; for the conditional model
         also `latent.safetensors`, without which it is of no use.
-    start : path, optional
-        A checkpoint to resume, or a model whose weights to start from.
-    steps, batch, lr, seed, device, compiled
-        See `training.train`.
     extra : int, optional
         See `training_pictures`.
+    seed, options
+        See `fit`.
     """
     people = several(experiment)
     pictures = training_pictures(people, extra)
@@ -120,20 +120,57 @@ def train_stage(stage, experiment, out, start=None, steps=30_000, batch=32, extr
             decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
             sources.append(vector_source(decoder, known, latent.blocks))
         vectors = joined_source(sources)
+    info = {"split": people[0].split, "held": list(people[0].held)}
+    return fit(pictures, vectors, out, info, seed=seed, **options)
+
+
+def train_own(pictures, out, size=64, **options):
+    """Train the unconditional diffusion model on pictures of one's own.
+
+    Parameters
+    ----------
+    pictures : path or array
+        A folder of pictures of any kind, an array or an array file; see `own.load_pictures`.
+    out : path
+    size : int
+        Side to which they are cut and resized, divisible by 16.
+    options
+        See `fit`.
+    """
+    return fit(load_pictures(pictures, size)[0], None, out, {}, **options)
+
+
+def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5e-3, seed=0,
+        device="auto", **options):
+    """Train a network of the sizes in `NETWORK` on pictures, and on the brain vectors that belong to them.
+
+    Parameters
+    ----------
+    pictures : (n, size, size, C) uint8 array
+    vectors : array, function or None
+        See `data.create_loader`. None: the unconditional model.
+    out : path
+        Where `training.train` writes.
+    info : dict
+        Stored with the model.
+    start : path, optional
+        A checkpoint to resume, or a model whose weights to start from.
+    steps, batch, lr, seed, device, options
+        See `training.train`; options such as `compiled` and `tensorboard`.
+    """
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = UNet(condition_size=loader.condition_size, **NETWORK)
-    options = dict(
-        epochs=-(-steps // len(loader)), lr=lr, image_size=pictures.shape[1], device=device,
-        model_in=start, model=model, out_dir=out, max_steps=steps, seed=seed,
-        compiled=compiled,
-        info={"pictures": len(pictures), "batch": batch, "split": people[0].split,
-              "held": list(people[0].held)},
+        model = UNet(image_channels=loader.channels, condition_size=loader.condition_size,
+                     **NETWORK)
+    options |= dict(
+        epochs=-(-steps // len(loader)), lr=lr, image_size=loader.image_size, model_in=start,
+        model=model, out_dir=out, max_steps=steps, seed=seed, device=device,
+        info={"pictures": len(pictures), "batch": batch, **info},
     )
-    if stage == "conditional":
-        return train_conditional_diffusion(loader, drop=0.12, **options)
-    return train_unconditional_diffusion(loader, **options)
+    if vectors is None:
+        return train_unconditional_diffusion(loader, **options)
+    return train_conditional_diffusion(loader, drop=0.12, **options)
 
 
 def choose_sampling(experiment, model_path, settings, n=113, seed=0):
@@ -147,7 +184,7 @@ def choose_sampling(experiment, model_path, settings, n=113, seed=0):
     experiment : Experiment
     model_path : path
     settings : sequence of dict
-        Options of `decoding.sample_pictures`.
+        Options of `drawing.sample_pictures`.
     n : int
         Number of trials, each of another picture.
     seed : int

@@ -12,10 +12,11 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import is_tensorboard_available
 from torchvision.utils import make_grid, save_image
 
 from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
-from recon_lib.diffusion import SCHEDULES, denoiser, diffusion_loss, stratified_times
+from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.errors import DataError, atomic_write, writing
 from recon_lib.locks import alone_in
 from recon_lib.samplers import dpm_solver, initial_noise
@@ -82,6 +83,22 @@ def make_accelerator(device="auto", precision=None, **options):
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
 
 
+def tracking(out_dir, tensorboard):
+    """Options of an Accelerator that logs to TensorBoard into `out_dir`, or of one that does not.
+
+    Raises
+    ------
+    DataError
+        If the package is not there: accelerate would go on without a word.
+    """
+    if not tensorboard:
+        return {}
+    if not is_tensorboard_available():
+        raise DataError("the package tensorboard is not installed; `pip install tensorboard`, or "
+                        "train without it: loss.csv has the same numbers")
+    return {"log_with": "tensorboard", "project_dir": out_dir}
+
+
 def first_batch(loader, image_size=None):
     """The loader's first pictures and vectors (or None), checked.
 
@@ -145,18 +162,6 @@ def begin(path, model, optimizer, average, info):
             f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
             ".safetensors model"
         ) from error
-
-
-@torch.no_grad()
-def sound(model, images, vectors, alpha_bar, prediction):
-    """Whether the weights as they are now still give a finite loss: else they are not to be kept.
-
-    The loss of a step is that of the weights before it.
-    """
-    t = stratified_times(len(images), len(alpha_bar), device=images.device)
-    noise = torch.randn_like(images)
-    loss = diffusion_loss(model, images, alpha_bar, t, noise, prediction, vectors)
-    return bool(loss.isfinite())
 
 
 def trim_log(path, columns, step):

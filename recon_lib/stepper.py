@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from recon_lib.decoding import to_uint8
+from recon_lib.drawing import to_uint8
 from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.plots import tile
 from recon_lib.samplers import ddim, ddpm, dpm_solver, initial_noise

@@ -10,11 +10,20 @@ import time
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from recon_lib.checkpoints import load_model, read_weights, save_checkpoint, save_model
-from recon_lib.diffusion import SCHEDULES, diffusion_loss, stratified_times
+from recon_lib.checkpoints import read_weights, save_checkpoint, save_model
+from recon_lib.descent import (
+    burst,
+    endless,
+    learning_rate,
+    shard,
+    sound,
+    together,
+    train_step,
+    update_average,
+)
+from recon_lib.diffusion import SCHEDULES
 from recon_lib.errors import DataError, enough_memory
 from recon_lib.runs import (
     all_present,
@@ -25,16 +34,11 @@ from recon_lib.runs import (
     interruptible,
     log_row,
     make_accelerator,
-    sound,
+    tracking,
     trim_log,
     unpack,
 )
 from recon_lib.unet import UNet
-
-__all__ = [
-    "load_model", "save_model", "train", "train_conditional_diffusion",
-    "train_unconditional_diffusion",
-]  # fmt: skip
 
 COLUMNS = ("step", "epoch", "seconds", "loss", "lr", "gradient")
 
@@ -66,8 +70,7 @@ def train_unconditional_diffusion(
     """
     images, _ = first_batch(loader, image_size)
     if model is None:
-        config = {"image_channels": images.shape[1]} if model_in is None else config_of(model_in)
-        model = UNet(**config)
+        model = UNet(**config_of(model_in, images))
     return train(model, loader, epochs, lr, device, model_in, out_dir, **options)
 
 
@@ -100,7 +103,7 @@ def train_conditional_diffusion(
     if vectors is None:
         raise DataError("the loader yields pictures alone; give create_loader the brain vectors")
     if model is None:
-        config = {"image_channels": images.shape[1]} if model_in is None else config_of(model_in)
+        config = config_of(model_in, images)
         model = UNet(**{**config, "condition_size": vectors.shape[1]})
     return train(model, loader, epochs, lr, device, model_in, out_dir, drop=drop, **options)
 
@@ -149,7 +152,7 @@ def train(
         Compile the network: about a quarter faster, after a minute or more of compiling (needs a
         C++ compiler on a CPU). For trainings of an hour.
     tensorboard : bool
-        Log to TensorBoard too (needs the package).
+        Log to TensorBoard too, into `out_dir` (needs the package).
     info : dict, optional
         Stored with the model.
     quiet : bool
@@ -164,12 +167,12 @@ def train(
     ------
     DataError
         If `model_in` does not fit the network, another training writes into `out_dir`, a batch
-        does not fit in memory, or another process of the training is gone.
+        does not fit in memory, TensorBoard is missing, or another process of the training is gone.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
     out_dir = Path(out_dir)
-    tracker = {"log_with": "tensorboard", "project_dir": out_dir} if tensorboard else {}
+    tracker = tracking(out_dir, tensorboard)
     if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
         precision = read_weights(model_in)[2].get("precision")  # a resumed run chooses as before
     accelerator = make_accelerator(device, precision, **tracker)
@@ -247,78 +250,6 @@ def train(
     return average
 
 
-def train_step(
-    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction="x0", drop=0.0
-):
-    """One step down the gradient; returns the loss and the gradient's norm as floats."""
-    rank, world = accelerator.process_index, accelerator.num_processes
-    # every process draws for the whole batch and takes its own rows
-    n = world * len(images)
-    t = stratified_times(n, len(alpha_bar), device=images.device)[rank::world]
-    noise = torch.randn(n, *images.shape[1:], device=images.device)[rank::world]
-    keep = (torch.rand(n, device=images.device) >= drop)[rank::world]
-    loss = diffusion_loss(
-        net, images, alpha_bar, t, noise, prediction, vectors, None if vectors is None else keep
-    )
-    accelerator.backward(loss)
-    gradient = accelerator.clip_grad_norm_(net.parameters(), 1.0)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss, gradient = accelerator.reduce(loss.detach(), "mean").item(), float(gradient)
-    if math.isfinite(loss + gradient):
-        optimizer.step()
-    optimizer.zero_grad()
-    return loss, gradient
-
-
-def burst(what, step, out_dir, lr):
-    """The error of a loss that is not a finite number."""
-    return FloatingPointError(
-        f"the loss {what} at step {step}; the last checkpoint in {out_dir} is kept: resume from it "
-        f"with lr below {lr}"
-    )
-
-
-def learning_rate(step, progress, warmup):
-    """Factor on the peak rate: linear warm-up, half a cosine over the progress from 0 to 1."""
-    warm = max((step + 1) / warmup, progress / 0.05)
-    return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-
-
-@torch.no_grad()
-def update_average(average, model, beta):
-    """Move the averaged weights a share 1 - beta towards the model's."""
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - beta)
-
-
-def endless(loader, epoch, batch):
-    """Yield items from `batch` of `epoch` on, each with the (epoch, batch) that comes after it."""
-    while True:
-        if hasattr(loader, "set_epoch"):
-            loader.set_epoch(epoch)
-        for i, item in enumerate(loader, start=1):
-            if i > batch:
-                yield item, (epoch + 1, 0) if i == len(loader) else (epoch, i)
-        epoch, batch = epoch + 1, 0
-
-
-def shard(loader, accelerator):
-    """This process's share of the loader."""
-    if isinstance(loader, DataLoader):
-        return accelerator.prepare(loader)
-    if accelerator.num_processes > 1:
-        return loader.shard(accelerator.process_index, accelerator.num_processes)
-    return loader
-
-
-def together(accelerator, progress, stop):
-    """Progress and stop for all processes: the furthest clock and any signal count for all."""
-    if accelerator.num_processes > 1:
-        flags = torch.tensor([[progress, float(stop)]], device=accelerator.device)
-        progress, stop = accelerator.gather(flags).amax(0).tolist()
-    return progress, bool(stop)
-
-
-def config_of(path):
-    """The config of the network in a checkpoint or model file."""
-    return read_weights(path)[1]
+def config_of(path, images):
+    """The config of the network in a file; without one, as it comes for these pictures."""
+    return {"image_channels": images.shape[1]} if path is None else read_weights(path)[1]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from recon_lib.betas import silence
-from recon_lib.decoding import SAMPLING, sample_pictures, to_uint8
 from recon_lib.diffusion import SCHEDULES, denoiser
+from recon_lib.drawing import SAMPLING, sample_pictures, to_uint8
 from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.features import NAMED, read_factors
 from recon_lib.metrics import pixel_correlation
@@ -33,7 +33,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
     model, info
         A conditional model, see `checkpoints.load_model`.
     likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,)
-        See `decoding.sample_pictures`.
+        See `drawing.sample_pictures`.
     vectors : (n, d) array
         Brain vectors to choose from.
     seen : (n, H, W, C) uint8 array

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from recon_lib.decoding import to_uint8
 from recon_lib.diffusion import SCHEDULES, add_noise, shift_schedule, snr
+from recon_lib.drawing import to_uint8
 from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.features import NAMED, to_batch
 from recon_lib.plots import tile

@@ -14,8 +14,8 @@ from recon_lib import (
     widgets_real,
 )
 from recon_lib.bold5000 import KEYS
-from recon_lib.decoding import MODEL, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
+from recon_lib.drawing import MODEL, load_conditional
 from recon_lib.features import load_factor_net, to_batch
 from recon_lib.latents import fit_decoder
 from recon_lib.posterior import evidence

@@ -12,7 +12,9 @@ from conftest import random_unet
 from PIL import Image
 
 from recon_lib import __main__ as shell
-from recon_lib.checkpoints import save_model
+from recon_lib import runs
+from recon_lib.checkpoints import load_model, save_model
+from recon_lib.drawing import sample_pictures
 
 DECODERS = {"diffusion", "conditional", "ridge", "retrieval", "mean_image", "unconditional",
             "shuffled_brain", "encoding_model", "ideal_observer", "chance", "truth",
@@ -247,6 +249,35 @@ def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_p
     refused("another architecture", "train", "unconditional", "--data", miniature, "--extra", 0,
             "--out", tmp_path / "out", "--start", path, "--steps", 1, "--device", "cpu")
     refused("no folder", "train", "unconditional", "--data", tmp_path / "nowhere")
+
+
+def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
+    """A folder, grey or in colour, becomes a model of such pictures; TensorBoard gets the log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train = ["train", "unconditional", "--steps", 2, "--batch", 2, "--device", "cpu", "--size", 16]
+    (own / "grey").mkdir()
+    for i in range(3):
+        Image.open(own / "pictures" / f"{i}.png").convert("L").save(own / "grey" / f"{i}.png")
+    for folder, channels in (("pictures", 3), ("grey", 1)):
+        out = own / f"of {folder}"
+        code, said, err = run(*train, "--images", own / folder, "--out", out, "--tensorboard")
+        assert code == 0 and str(out / "unconditional") in said, err
+        model, info = load_model(out / "unconditional" / "model.safetensors")
+        assert info["pictures"] == len(list((own / folder).iterdir())) and info["steps"] == 2
+        assert sample_pictures(model, info, n=2, steps=1).shape == (2, 16, 16, channels)
+        log = np.genfromtxt(out / "unconditional" / "loss.csv", delimiter=",", names=True)
+        board = EventAccumulator(str(out / "unconditional" / "tensorboard")).Reload()
+        curve = [(event.step, event.value) for event in board.Scalars("loss")]
+        assert np.allclose(curve, np.column_stack([log["step"], log["loss"]]), rtol=1e-6)
+    pictures = [*train, "--images", own / "pictures", "--out", own / "new"]
+    refused("--images is for the unconditional model", *pictures, "--extra", 5)
+    refused("--images is for the unconditional model", "train", "conditional", *pictures[2:])
+    refused("absent ... no such", *train, "--images", own / "absent")
+    refused("3 x 20 x 20 ... divisible by 16", *pictures, "--size", 20)
+    refused("side of the pictures is 0", *pictures, "--size", 0)
+    monkeypatch.setattr(runs, "is_tensorboard_available", lambda: False)
+    refused("pip install tensorboard", *pictures, "--tensorboard")
 
 
 def test_score_before_reconstruct(refused, tmp_path):

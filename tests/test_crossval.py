@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from recon_lib.crossval import cut_and_paste, reconstruct_own, score_own, small_unet, zscore
-from recon_lib.decoding import SAMPLING
+from recon_lib.drawing import SAMPLING
 from recon_lib.errors import DataError
 from recon_lib.own import load_own
 from recon_lib.pictures import square_arrays

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from recon_lib import bids, bold5000, files, haxby, own, pictures, stimuli, streaming, volumes
-from recon_lib.__main__ import load_arrays
 from recon_lib.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from recon_lib.errors import DataError
 from recon_lib.features import FactorNet, load_factor_net, save_factor_net
+from recon_lib.results import load_arrays
 
 NUMBERS = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32)
 FUZZ = settings(max_examples=50, deadline=None, derandomize=True,

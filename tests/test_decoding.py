@@ -8,9 +8,10 @@ import pytest
 import torch
 from conftest import random_unet
 
-from recon_lib import decoding, experiment
+from recon_lib import decoding, drawing, experiment
 from recon_lib.checkpoints import load_model, save_model
-from recon_lib.decoding import SAMPLING, judge_space, reconstruct, sample_pictures, score, to_uint8
+from recon_lib.decoding import judge_space, reconstruct, score
+from recon_lib.drawing import SAMPLING, sample_pictures, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
@@ -288,5 +289,5 @@ def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby):
 
 
 def test_the_shipped_model_is_the_default():
-    assert decoding.MODEL.name == "conditional.safetensors"
-    assert decoding.MODEL.with_name(decoding.LATENT).exists()
+    assert drawing.MODEL.name == "conditional.safetensors"
+    assert drawing.MODEL.with_name(drawing.LATENT).exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon_lib import decoding, experiment, streaming, training
+from recon_lib import drawing, experiment, streaming, training
 from recon_lib.bold5000 import KEYS
 from recon_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
 from recon_lib.data import create_loader
@@ -144,7 +144,7 @@ def train(out, batch=1500):
 def sample(_, batch=1500):
     model = UNet(channels=[64, 64], patch=2, attention=[], width=64).eval().requires_grad_(False)
     info = {"prediction": "x0", "schedule": "cosine", "image_size": 64}
-    decoding.sample_pictures(model, info, n=batch, steps=1, batch_size=batch)
+    drawing.sample_pictures(model, info, n=batch, steps=1, batch_size=batch)
 
 
 class Wide:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import PEOPLE, VOXELS_OF
 
-from recon_lib import bids, bold5000, decoding, joined, loading, recipes, stimuli, volumes
+from recon_lib import bids, bold5000, decoding, drawing, joined, loading, recipes, stimuli, volumes
 from recon_lib.checkpoints import load_model
 from recon_lib.data import BatchLoader
 from recon_lib.errors import DataError
@@ -18,7 +18,7 @@ from recon_lib.splits import refuse_leak
 
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 SESSION = "{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{:02d}.nii.gz"
-ONE_STEP = decoding.SAMPLING | dict(steps=1, candidates=1)
+ONE_STEP = drawing.SAMPLING | dict(steps=1, candidates=1)
 SHIFTED = "ignore:betas and masks share a grid"
 
 

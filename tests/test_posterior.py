@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from recon_lib import scenes
-from recon_lib.decoding import sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
+from recon_lib.drawing import sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import FactorNet, to_batch
 from recon_lib.latents import fit_decoder, fit_latent

@@ -12,17 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon_lib import runs, training
+from recon_lib import descent, runs, training
 from recon_lib.checkpoints import load_model, save_model, start_from
 from recon_lib.data import create_loader
+from recon_lib.descent import learning_rate, update_average
 from recon_lib.errors import DataError
 from recon_lib.runs import bf16_is_faster  # before a fixture puts another in its place
-from recon_lib.training import (
-    learning_rate,
-    train_conditional_diffusion,
-    train_unconditional_diffusion,
-    update_average,
-)
+from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
 
 SMALL = dict(channels=[16, 32], blocks=1, patch=2, attention=[1], width=32, dropout=0.1)
@@ -127,8 +123,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
     fit(tmp_path, epochs=1)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     kept = checkpoint.read_bytes()
-    real = training.diffusion_loss
-    monkeypatch.setattr(training, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
+    real = descent.diffusion_loss
+    monkeypatch.setattr(descent, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
     with pytest.raises(FloatingPointError, match="nan.*step 3"):
         fit(tmp_path, epochs=2, model_in=checkpoint)
     assert checkpoint.read_bytes() == kept

@@ -9,7 +9,7 @@ from explorers import FACTORS, IMAGES, simple_brain
 
 from recon_lib import widgets_brain
 from recon_lib.betas import silence
-from recon_lib.decoding import SAMPLING, sample_pictures
+from recon_lib.drawing import SAMPLING, sample_pictures
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.posterior import evidence
 

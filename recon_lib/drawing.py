@@ -1,0 +1,141 @@
+"""Pictures drawn from a diffusion model: at will, or one for each brain vector."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from recon_lib.checkpoints import CHECKPOINTS, load_model
+from recon_lib.diffusion import SCHEDULES, denoiser
+from recon_lib.errors import DataError, enough_memory
+from recon_lib.latents import load_latent
+from recon_lib.posterior import steer
+from recon_lib.runs import autocast
+from recon_lib.samplers import dpm_solver, initial_noise
+
+MODEL = CHECKPOINTS / "conditional.safetensors"
+LATENT = "latent.safetensors"  # stands beside the model
+# Chosen by `recipes.choose_sampling`, on training trials; see `sample_pictures`.
+SAMPLING = dict(scale=2.0, interval=(0.3, 1.0), steps=20, strength=2.0, candidates=2)
+
+
+def load_conditional(path, device="cpu", size=None, channels=3):
+    """Read a conditional model and the latent beside it, and check that they fit.
+
+    Parameters
+    ----------
+    path : path
+    device : str
+    size, channels : int, optional
+        Of the pictures that are to be reconstructed.
+
+    Returns
+    -------
+    model, info
+        See `checkpoints.load_model`.
+    latent : ImageLatent
+
+    Raises
+    ------
+    DataError
+        If a file is missing or damaged, or they do not fit each other or the pictures.
+    """
+    model, info = load_model(path, device)
+    latent = load_latent(Path(path).with_name(LATENT))
+    silent = {"prediction", "schedule", "image_size"} - info.keys()
+    if silent:
+        raise DataError(
+            f"{path} does not say its {', '.join(sorted(silent))}; use a model that training wrote"
+        )
+    width = sum(latent.blocks) + 1
+    if model.config["condition_size"] != width:
+        raise DataError(
+            f"{path} takes brain vectors of {model.config['condition_size']} numbers, the "
+            f"latent beside it gives {width}; use a model and a latent of the same training"
+        )
+    made = info["image_size"], model.config["image_channels"]
+    if size is not None and made != (size, channels):
+        raise DataError(
+            f"{path} makes pictures of {made[0]} pixels and {made[1]} channels, yours have {size} "
+            f"and {channels}; bring them to one size and colour, or train a model on them"
+        )
+    return model, info, latent
+
+
+def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
+                    batch_size=64, label="sample", likelihood=None, strength=1.0, candidates=1):
+    """Draw pictures from a diffusion model, one for each brain vector.
+
+    Parameters
+    ----------
+    model, info
+        From `checkpoints.load_model`.
+    vectors : (n, d) array, optional
+        Brain vectors. None: `n` unconditional pictures.
+    seed : int
+        Picture i starts from noise that depends on (seed, i) alone.
+    scale : float
+        Guidance scale; 1 is plain conditional sampling.
+    interval : (float, float), optional
+        Noise amplitudes between which to guide and to steer; see `diffusion.denoiser`.
+    steps : int
+        Steps of DPM-Solver++(2M).
+    batch_size : int
+    label : str
+        Of the progress bar.
+    likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,), optional
+        `partial(posterior.evidence, decoder, latent)`: how well pictures explain brain vectors.
+    strength : float
+        How strongly the likelihood steers, see `posterior.steer`; 0: not at all.
+    candidates : int
+        Pictures drawn for each vector; the one that explains it best is kept.
+
+    Returns
+    -------
+    (n, H, W, C) uint8 array
+
+    Raises
+    ------
+    DataError
+        If there are several candidates and nothing to choose by.
+    """
+    if (likelihood is None and candidates > 1) or (likelihood is not None and vectors is None):
+        raise DataError(
+            "found candidates without a likelihood to choose by, or a likelihood without brain "
+            "vectors; give both vectors and likelihood, or neither and one candidate"
+        )
+    device = next(model.parameters()).device
+    alpha_bar = SCHEDULES[info["schedule"]]().to(device)
+    n = len(vectors) if vectors is not None else n
+    shape = (model.config["image_channels"], info["image_size"], info["image_size"])
+    pictures = []
+    for first in tqdm(range(0, n, batch_size), label, disable=None, leave=False):
+        count = min(batch_size, n - first)
+        condition = None
+        if vectors is not None:
+            condition = np.ascontiguousarray(vectors[first : first + count], np.float32)
+            condition = torch.from_numpy(condition).to(device)
+        denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
+        fit = None if likelihood is None else likelihood(condition)
+        if fit is not None and strength:
+            denoise = steer(denoise, fit, alpha_bar, strength, interval)
+        drawn = []  # candidate k of sample i starts from noise number i + k n
+        for start in range(first, first + candidates * n, n):
+            noise = initial_noise(count, shape, seed, start).to(
+                device, memory_format=torch.channels_last
+            )
+            with autocast(device), enough_memory("`batch_size`, the pictures drawn at a time"):
+                drawn.append(dpm_solver(denoise, noise, alpha_bar, steps))  # (count, C, H, W)
+        if candidates > 1:
+            with torch.no_grad():
+                best = torch.stack([fit(x0) for x0 in drawn]).argmax(0)  # (count,)
+            drawn = [torch.stack(drawn)[best, torch.arange(count, device=device)]]
+        pictures.append(to_uint8(drawn[0]))
+    return np.concatenate(pictures)
+
+
+def to_uint8(x):
+    """Tensor (n, C, H, W) in [-1, 1] -> uint8 array (n, H, W, C)."""
+    x = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return x.permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,147 @@
+"""The folder of results: reconstructions are kept in it as arrays, then scored and drawn."""
+
+import importlib.metadata
+import json
+import time
+
+import numpy as np
+
+from recon_lib import crossval, decoding, plots
+from recon_lib.checkpoints import read_weights
+from recon_lib.errors import DataError, atomic_write
+from recon_lib.files import readable
+from recon_lib.loading import load
+from recon_lib.metrics import format_report
+
+RELEASE, OWN = "reconstructions.npz", "own.npz"
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
+
+
+def reconstruct_release(out, data, subject, release, split, model, seed, sampling, device, say):
+    """Reconstruct the test pictures of a release into `out`; see `decoding.reconstruct`."""
+    held = None if split == "repeated" else read_weights(model)[2].get("held")  # never seen by it
+    x = load(data, subject, release, split=split, held=held)
+    begin = time.time()
+    results = decoding.reconstruct(x, model, seed, sampling, device, say)
+    arrays = {}
+    for name, part in results.items():
+        arrays[f"{name}/target"] = part["target"]
+        for kind in ("pictures", "rankings"):
+            arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
+    settings = dict(data=str(data), subject=subject, release=release, seed=seed,
+                    split=split, held=x.held, model=str(model), sampling=sampling,
+                    seconds=round(time.time() - begin, 1))
+    save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
+    say(f"reconstructions are in {out / RELEASE}")
+
+
+def reconstruct_own(out, own, folds, model, train_steps, seed, sampling, device, say):
+    """Reconstruct every trial of anybody's data into `out`; see `crossval.reconstruct_own`."""
+    pictures = crossval.reconstruct_own(own, folds, model, train_steps, seed=seed, device=device,
+                                        sampling=sampling, out_dir=out / "folds", say=say)
+    fold = pictures.pop("fold")
+    save_arrays(out / OWN, truth=own.images, trial_image=own.trial_image, fold=fold, **pictures)
+    say(f"{len(fold)} reconstructions are in {out / OWN}; score them with "
+        f"`python -m recon_lib score --out {out}`")
+
+
+def score_release(out, permutations, say):
+    """Score what `reconstruct_release` left in `out`; write the scores and two figures."""
+    arrays = load_arrays(out / RELEASE)
+    settings = json.loads(str(arrays.pop("settings")))
+    x = load(settings["data"], settings["subject"], settings["release"],
+             split=settings.get("split", "repeated"), held=settings.get("held"))
+    results = {}
+    for key, value in arrays.items():
+        name, *rest = key.split("/")
+        part = results.setdefault(name, {"pictures": {}, "rankings": {}})
+        if rest == ["target"]:
+            part["target"] = value
+        else:
+            part[rest[0]][rest[1]] = value
+    table = decoding.score(x, results, permutations, settings["seed"])
+    table["info"] = settings | {
+        "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
+                  "test_pictures": len(x.test_images), "voxels": x.betas.shape[1]},
+        "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
+        "permutations": permutations,
+    }
+    write_scores(out, table)
+    show = spread(len(x.test_images), 8)
+    pictures = results["averaged"]["pictures"]
+    rows = {"seen": x.images[x.test_images], "ridge to pixels": pictures["ridge"]}
+    for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
+        rows[f"diffusion, seed {number}"] = pictures[key]
+    rows["shuffled brain"] = pictures["shuffled_brain"]
+    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
+    save_figure(out / "reconstructions.png", figure)
+    many = spread(len(x.test_images), min(48, len(x.test_images)))
+    grid = plots.pairs(rows["seen"][many], pictures["diffusion"][many],
+                       title="seen, and below it what was read from the averaged betas")
+    save_figure(out / "grid.png", grid)
+    for name in ("single_trial", "averaged"):
+        say(f"\n{name.replace('_', ' ')}\n{format_report(table[name])}")
+    say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
+        f"{out / 'grid.png'}")
+
+
+def score_own(out, permutations, say):
+    """Score what `reconstruct_own` left in `out`; write the scores and the figure."""
+    arrays = load_arrays(out / OWN)
+    table = crossval.score_own(arrays, permutations)
+    write_scores(out, table)
+    _, show = np.unique(arrays["trial_image"], return_index=True)
+    show = show[spread(len(show), min(8, len(show)))]
+    rows = {"seen": arrays["truth"][arrays["trial_image"]]}
+    rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
+    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
+    save_figure(out / "reconstructions.png", figure)
+    say(f"\ncross-validated, every trial\n{format_report(table['single_trial'])}")
+    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+
+
+def score(out, permutations, say):
+    """Score what is in `out`: of a release, or else of anybody's data."""
+    own = (out / OWN).exists() and not (out / RELEASE).exists()
+    (score_own if own else score_release)(out, permutations, say)
+
+
+def spread(n, some):
+    """`some` of n indices, evenly spread; the first and the last are among them."""
+    return np.linspace(0, n - 1, some).round().astype(int)
+
+
+def save_arrays(path, **arrays):
+    """Write an .npz whole or not at all."""
+    with atomic_write(path) as partial, open(partial, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def load_arrays(path):
+    """Read an .npz that `reconstruct_release` or `reconstruct_own` wrote.
+
+    Raises
+    ------
+    DataError
+        If it is missing, damaged or something else.
+    """
+    if not path.exists():
+        raise DataError(f"no file {path}; run `python -m recon_lib reconstruct` first")
+    with readable(path), np.load(path, allow_pickle=False) as archive:
+        arrays = dict(archive)
+    missing = {OWN: {"truth", "trial_image", "fold"}}.get(path.name, {"settings"}) - set(arrays)
+    if missing:
+        raise DataError(f"{path} has no {', '.join(sorted(missing))}; write it with `reconstruct`")
+    return arrays
+
+
+def write_scores(out, table):
+    """Write scores.json whole or not at all."""
+    with atomic_write(out / "scores.json") as partial:
+        partial.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def save_figure(path, figure):
+    """Write a figure as PNG whole or not at all."""
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=150)
