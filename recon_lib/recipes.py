@@ -142,7 +142,7 @@ def train_own(pictures, out, size=64, **options):
 
 def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5e-3, seed=0,
         device="auto", **options):
-    """Train a network of the sizes in `NETWORK` on pictures, and on the brain vectors that belong to them.
+    """Train a network of the sizes in `NETWORK` on pictures, with or without brain vectors.
 
     Parameters
     ----------
