@@ -21,6 +21,7 @@ def linear_schedule(steps=1000, first=1e-4, last=0.02):
     Tensor (steps,), float32
         Share of the picture's variance that is left; falls from nearly 1 to nearly 0.
     """
+    _check_steps(steps)
     # the published end points belong to 1000 steps; fewer steps take larger ones
     beta = torch.linspace(first, last, steps, dtype=torch.float64) * (1000 / steps)
     return (1 - beta.clamp(max=0.999)).cumprod(0).float()
@@ -33,18 +34,27 @@ def cosine_schedule(steps=1000, offset=0.008):
     -------
     Tensor (steps,), float32
     """
+    _check_steps(steps)
     time = torch.arange(steps + 1, dtype=torch.float64) / steps
     level = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
     return (level[1:] / level[:-1]).clamp(min=0.001).cumprod(0).float()
 
 
+def _check_steps(steps):
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; expected 1 or more")
+
+
 def shift_schedule(alpha_bar, factor):
     """The same schedule with its SNR divided by `factor`² (Hoogeboom et al. 2023, sec. 3.1).
 
-    Larger pictures need more noise before they stop being recognisable.
+    Larger pictures need more noise before they stop being recognisable. Where there is no noise
+    at all, none comes.
     """
-    ratio = snr(alpha_bar.double()) / factor**2
-    return (ratio / (1 + ratio)).to(alpha_bar.dtype)
+    if not factor > 0:
+        raise ValueError(f"the factor is {factor}; expected more than 0")
+    left = alpha_bar.double()
+    return (left / (left + factor**2 * (1 - left))).to(alpha_bar.dtype)
 
 
 SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
@@ -61,10 +71,20 @@ def levels(t, alpha_bar):
     Parameters
     ----------
     t : LongTensor (b,)
+        In 0 … steps - 1.
     alpha_bar : Tensor (steps,)
     """
+    if t.device.type == "cpu" and (t < 0).any():  # elsewhere asking would hold up the work
+        raise ValueError(f"time {int(t.min())}; expected 0 to {len(alpha_bar) - 1}")
     left = alpha_bar.to(t.device)[t].view(-1, 1, 1, 1)
     return left.sqrt(), (1 - left).sqrt()
+
+
+def _levels_for(x, t, alpha_bar):
+    """`levels` for pictures, which must be pictures: other shapes would be blown up unnoticed."""
+    if x.ndim != 4:
+        raise ValueError(f"pictures of shape {tuple(x.shape)}; expected (b, C, H, W)")
+    return levels(t, alpha_bar)
 
 
 def noise_amplitude(t, alpha_bar):
@@ -85,13 +105,13 @@ def add_noise(x0, t, noise, alpha_bar):
     -------
     Tensor (b, C, H, W)
     """
-    a, s = levels(t, alpha_bar)
+    a, s = _levels_for(x0, t, alpha_bar)
     return a * x0 + s * noise
 
 
 def target(x0, t, noise, alpha_bar, prediction):
     """What a network is asked for: x0, the noise eps, or v = a eps - s x0 (Salimans & Ho 2022)."""
-    a, s = levels(t, alpha_bar)
+    a, s = _levels_for(x0, t, alpha_bar)
     if prediction == "x0":
         return x0
     if prediction == "eps":
@@ -113,7 +133,7 @@ def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
     floor : float
         Smallest amplitude ever divided by.
     """
-    a, s = levels(t, alpha_bar)
+    a, s = _levels_for(output, t, alpha_bar)
     if prediction == "x0":
         return output
     if prediction == "eps":
@@ -125,13 +145,13 @@ def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
 
 def to_eps(x0, x_t, t, alpha_bar, floor=1e-3):
     """The noise that takes x0 to x_t: (x_t - a x0) / s, with s at least `floor`."""
-    a, s = levels(t, alpha_bar)
+    a, s = _levels_for(x0, t, alpha_bar)
     return (x_t - a * x0) / s.clamp(min=floor)
 
 
 def to_v(x0, x_t, t, alpha_bar, floor=1e-3):
     """v = (a x_t - x0) / s, with s at least `floor`."""
-    a, s = levels(t, alpha_bar)
+    a, s = _levels_for(x0, t, alpha_bar)
     return (a * x_t - x0) / s.clamp(min=floor)
 
 
@@ -247,13 +267,15 @@ def ideal_denoiser(images, alpha_bar, log_prior=None):
     function (x_t (b, C, H, W), t LongTensor (b,)) -> Tensor (b, C, H, W)
     """
     flat = images.flatten(1)  # (n, pixels)
+    centre = flat.mean(0)  # nothing depends on it but rounding: pictures may be nearly alike
+    away = flat - centre
 
     def denoise(x_t, t):
         a, s = (level.view(-1, 1) for level in levels(t, alpha_bar))  # (b, 1)
         # log N(x_t; a x, s²) = x_t.x a/s² - a²|x|²/2s² + what does not depend on x
-        fit = a * (x_t.flatten(1) @ flat.T) - a**2 * flat.square().sum(1) / 2  # (b, n)
+        fit = a * ((x_t.flatten(1) - a * centre) @ away.T) - a**2 * away.square().sum(1) / 2
         fit = fit / s.square().clamp(min=1e-8)
         weight = torch.softmax(fit if log_prior is None else fit + log_prior, dim=1)
-        return (weight @ flat).view_as(x_t)
+        return (centre + weight @ away).view_as(x_t)
 
     return denoise

@@ -119,6 +119,8 @@ def ddim(denoise, x_T, alpha_bar, steps=50, eta=0.0, seed=0, first=0, callback=N
     -------
     Tensor (b, C, H, W)
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; choose 0 (no fresh noise) to 1 (DDPM)")
     generators = _generators(len(x_T), seed, first, stream=1) if eta else []
     times = ladder(alpha_bar, steps)
     x = x_T
