@@ -33,10 +33,8 @@ def zscore_sessions(betas, session, train=None):
         If lengths disagree, or a session has fewer than two training trials.
     """
     betas, session = as_numbers(betas, "betas", 2), np.asarray(session)
-    train = np.ones(len(betas), bool) if train is None else np.asarray(train)
+    train = np.ones(len(betas), bool) if train is None else _mask(train)
     _same_trials(betas, session, train)
-    if train.dtype != bool:
-        raise DataError(f"train holds {train.dtype}; expected one True or False for each trial")
     out = np.empty(betas.shape, np.float32)
     for one in np.unique(session):
         mine = session == one
@@ -100,8 +98,10 @@ def split_half_reliability(betas, labels, splits=10, seed=0):
     Raises
     ------
     DataError
-        If fewer than three pictures were shown twice.
+        If fewer than three pictures were shown twice, or there is no split.
     """
+    if splits < 1:
+        raise DataError(f"{splits} splits; expected 1 or more")
     betas, labels = _repeated(betas, labels, 3)
     rng = np.random.default_rng(seed)
     total = np.zeros(betas.shape[1])
@@ -138,6 +138,8 @@ def noise_ceiling(betas, labels, repeats=1):
     (voxels,) array
         Percent; 0 where repeats differ as much as pictures do, NaN where betas are missing.
     """
+    if not repeats > 0:
+        raise DataError(f"repeats is {repeats}; expected the trials that are averaged, 1 or more")
     noise = np.minimum(noise_variance(betas, labels), 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr2 = (1 - noise) / noise
@@ -169,9 +171,17 @@ def reliable_voxels(betas, labels, train, count):
     -------
     (count,) int array
         Columns, in increasing order.
+
+    Raises
+    ------
+    DataError
+        If there are not so many voxels, or `train` is no mask.
     """
-    train = np.asarray(train, bool)
-    score = split_half_reliability(np.asarray(betas)[train], np.asarray(labels)[train])
+    betas, labels, train = as_numbers(betas, "betas", 2), np.asarray(labels), _mask(train)
+    _same_trials(betas, labels, train)
+    if not 1 <= count <= betas.shape[1]:
+        raise DataError(f"count is {count}; expected 1 to {betas.shape[1]} voxels to keep")
+    score = split_half_reliability(betas[train], labels[train])
     return np.sort(np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:count])
 
 
@@ -196,9 +206,13 @@ def silence(betas, roi, *areas):
     Raises
     ------
     DataError
-        If an area is not there.
+        If an area is not there, or the betas are of other voxels.
     """
-    return np.where(in_areas(roi, *areas), np.float32(0), betas)
+    betas, off = as_numbers(betas, "betas"), in_areas(roi, *areas)
+    if betas.shape[-1:] != off.shape:
+        raise DataError(f"betas of shape {betas.shape}, but {len(off)} voxels have an area; "
+                        "expected the same voxels")
+    return np.where(off, np.float32(0), betas)
 
 
 def decode(betas, target, groups=None, seed=0):
@@ -218,7 +232,8 @@ def decode(betas, target, groups=None, seed=0):
         For numbers the correlation of predicted with true ones. For categories the share
         named correctly (one ridge regression per category, the largest wins).
     """
-    betas, target = np.asarray(betas), np.asarray(target)
+    betas, target = as_numbers(betas, "betas", 2), np.asarray(target)
+    betas = betas if betas.dtype.kind == "f" else betas.astype(float)
     _same_trials(betas, target)
     if target.dtype.kind == "f":
         fit = fit_ridge(betas, target[:, None].astype(betas.dtype), groups, seed=seed)
@@ -241,13 +256,24 @@ def rdm(patterns):
     (m, m) array
         Symmetric, 0 on the diagonal.
     """
-    matrix = 1 - np.corrcoef(np.asarray(patterns, np.float64))
+    patterns = as_numbers(patterns, "the patterns", 2).astype(float)
+    matrix = 1 - np.atleast_2d(np.corrcoef(patterns))
     np.fill_diagonal(matrix, 0)
     return matrix
 
 
 def compare_rdms(a, b):
-    """Rank correlation of two RDMs over their pairs: do they order pairs alike?"""
+    """Rank correlation of two RDMs over their pairs: do they order pairs alike?
+
+    Raises
+    ------
+    DataError
+        If they are not square and of one size, or of fewer than three patterns.
+    """
+    a, b = (as_numbers(x, "an RDM") for x in (a, b))
+    if a.shape != b.shape or a.ndim != 2 or a.shape[0] != a.shape[1] or len(a) < 3:
+        raise DataError(f"RDMs of shapes {a.shape} and {b.shape}; expected the same, square, of "
+                        "three patterns or more")
     pairs = np.triu_indices(len(a), 1)
     ranks = [rankdata(matrix[pairs])[:, None] for matrix in (a, b)]
     return float(correlate_columns(*ranks)[0])
@@ -265,6 +291,13 @@ def correlate_columns(a, b):
     b = b - b.mean(0, dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         return (a * b).sum(0) / np.sqrt((a**2).sum(0) * (b**2).sum(0))
+
+
+def _mask(train):
+    train = np.asarray(train)
+    if train.dtype != bool:  # indices would be taken for it without a word
+        raise DataError(f"train holds {train.dtype}; expected one True or False for each trial")
+    return train
 
 
 def _repeated(betas, labels, least):

@@ -96,7 +96,7 @@ def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", hig
     onsets, conditions = np.atleast_1d(onsets), np.asarray(conditions)
     if onsets.shape != conditions.shape:
         raise DataError(f"{onsets.size} onsets but {conditions.size} conditions; expected as many")
-    durations = np.broadcast_to(np.asarray(durations, dtype=float), onsets.shape)
+    durations = responses.per_event(durations, onsets, "durations")
     blocks, names = [], []
     suffixes = ["", "_derivative", "_dispersion"]
     for condition in np.unique(conditions):

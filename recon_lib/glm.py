@@ -47,7 +47,7 @@ def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa",
     Raises
     ------
     DataError
-        If shapes disagree, or the trials cannot be told apart.
+        If shapes disagree, the trials cannot be told apart, or `hrf` is several responses.
     """
     series = percent_change(bold) if percent else check(bold)
     hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), series.shape[1]
@@ -59,11 +59,18 @@ def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa",
         return matrix.astype(series.dtype) @ series[:, columns]
 
     if isinstance(hrf, str) or hrf.dtype.kind == "f":
-        betas = fit(responses.kernels(hrf, tr)[0], slice(None))
+        kernels = responses.kernels(hrf, tr)
+        if len(kernels) != 1:
+            raise DataError(f"the HRF has {len(kernels)} parts; a trial has one response: give one "
+                            "kernel, or for each voxel a row of hrf.library")
+        betas = fit(kernels[0], slice(None))
     elif hrf.shape != (voxels,):
         raise DataError(f"the HRF choice has shape {hrf.shape}; expected one per voxel ({voxels},)")
     else:
         shapes = responses.library(tr)
+        if hrf.dtype.kind not in "iu" or hrf.min() < 0 or hrf.max() >= len(shapes):
+            raise DataError(f"the HRF choice holds {hrf.min()} to {hrf.max()}; expected rows of "
+                            f"hrf.library, 0 to {len(shapes) - 1}")
         betas = np.empty((len(np.atleast_1d(onsets)), voxels), series.dtype)
         for shape in np.unique(hrf):
             betas[:, hrf == shape] = fit(shapes[shape], hrf == shape)
@@ -108,7 +115,7 @@ def trial_design(onsets, volumes, tr, kernel, durations=1.0):
     onsets = np.atleast_1d(as_numbers(onsets, "the list of onsets")).astype(float)
     if onsets.ndim != 1 or len(onsets) == 0:
         raise DataError(f"onsets of shape {onsets.shape}; expected one for each trial, in seconds")
-    durations = np.broadcast_to(np.asarray(durations, dtype=float), onsets.shape)
+    durations = responses.per_event(durations, onsets, "durations")
     columns = responses.regressors(onsets, durations, volumes, tr, kernel)
     lengths, which = np.unique(durations, return_inverse=True)
     heights = np.array([responses.peak_height(kernel, length, tr) for length in lengths])
@@ -164,12 +171,12 @@ def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", co
     -------
     (trials, volumes) array
     """
+    if method not in ("lsa", "lss"):
+        raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
     drift, _ = np.linalg.qr(nuisance(volumes, tr, high_pass, confounds))
     design, values, vectors = trial_space(onsets, drift, tr, kernel, durations)
     if method == "lsa" or len(values) == 1:
         return (vectors / values) @ vectors.T @ design.T
-    if method != "lss":
-        raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
     gram = design.T @ design  # (trials, trials)
     own = np.diag(gram)
     row = gram.sum(1)

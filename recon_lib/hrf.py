@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from scipy.stats import gamma
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 
 LENGTH = 32.0  # seconds after which a response is taken to be over
 EARLIEST = -24.0  # seconds: an event this long before the first volume can still be felt in it
@@ -50,6 +50,12 @@ SHAPES = {
 }
 
 
+def _check_sampling(tr, oversampling):
+    if not (tr > 0 and oversampling >= 1 and tr <= 4 * oversampling):
+        raise DataError(f"tr is {tr} s, oversampling {oversampling}; expected a TR above 0 and "
+                        "samples at most 4 s apart")
+
+
 def kernel(tr, oversampling=50, onset=0.0, **shape):
     """Sample a double gamma for convolution; the samples sum to one.
 
@@ -68,7 +74,13 @@ def kernel(tr, oversampling=50, onset=0.0, **shape):
     -------
     (samples,) array
         `LENGTH * oversampling / tr` samples. As in nilearn the response starts one sample late.
+
+    Raises
+    ------
+    DataError
+        If samples would be more than 4 s apart, or no time.
     """
+    _check_sampling(tr, oversampling)
     step = tr / oversampling
     t = np.linspace(0, LENGTH, round(LENGTH / step)) - onset
     values = double_gamma(t, start=step, **shape)
@@ -162,6 +174,15 @@ def library(tr, oversampling=50):
     return shapes
 
 
+def per_event(values, onsets, what):
+    """One finite number for each event, from one for all or one each."""
+    values = as_numbers(values, what).astype(float)
+    if values.shape not in ((), onsets.shape) or not np.isfinite(values).all():
+        raise DataError(f"{what} of shape {values.shape} for {len(onsets)} events; expected one "
+                        "finite number, or one for each event")
+    return np.broadcast_to(values, onsets.shape)
+
+
 def regressors(onsets, durations, volumes, tr, kernel, oversampling=50):
     """The BOLD response to each event, one column per event.
 
@@ -189,9 +210,18 @@ def regressors(onsets, durations, volumes, tr, kernel, oversampling=50):
     Raises
     ------
     DataError
-        If an onset is not a number or lies more than 24 s before the first volume.
+        If an onset is not a number or lies more than 24 s before the first volume, a duration is
+        negative or missing, or there is no kernel or no volume.
     """
-    onsets = np.atleast_1d(np.asarray(onsets, dtype=float))
+    onsets = np.atleast_1d(as_numbers(onsets, "the list of onsets")).astype(float)
+    if onsets.ndim != 1:
+        raise DataError(f"onsets of shape {onsets.shape}; expected one for each event, in seconds")
+    _check_sampling(tr, oversampling)
+    durations, kernel = per_event(durations, onsets, "durations"), np.asarray(kernel, dtype=float)
+    if volumes < 1 or kernel.ndim != 1 or not np.isfinite(kernel).all() or (durations < 0).any():
+        raise DataError(f"found {volumes} volumes, a kernel of shape {kernel.shape} and durations "
+                        f"from {durations.min(initial=0)} s; expected volumes, (samples,) finite "
+                        "numbers and no duration below 0")
     if not (onsets >= EARLIEST).all():
         worst = onsets[~(onsets >= EARLIEST)][0]
         raise DataError(
@@ -240,7 +270,7 @@ def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1
     -------
     (volumes, k) array
     """
-    weights = np.broadcast_to(np.asarray(amplitudes, dtype=float), np.shape(np.atleast_1d(onsets)))
+    weights = per_event(amplitudes, np.atleast_1d(onsets), "amplitudes")
     columns = np.stack(
         [regressors(onsets, durations, volumes, tr, row, oversampling) @ weights
          for row in kernels(hrf, tr, oversampling)], axis=1,
@@ -269,8 +299,18 @@ def fir(onsets, volumes, tr, delays):
     -------
     (volumes, delays) array
         Overlapping events add.
+
+    Raises
+    ------
+    DataError
+        If an onset is not a number.
     """
-    first = np.ceil(np.atleast_1d(onsets) / tr - 1e-9).astype(int)
+    _check_sampling(tr, 1)
+    onsets = np.atleast_1d(as_numbers(onsets, "the list of onsets"))
+    if onsets.ndim != 1 or not np.isfinite(onsets).all():
+        raise DataError("an onset is missing or infinite; expected seconds from the first volume: "
+                        "leave that event out")
+    first = np.ceil(onsets / tr - 1e-9).astype(int)
     design = np.zeros((volumes, delays))
     for delay in range(delays):
         rows = first + delay

@@ -48,12 +48,17 @@ def ssim(reconstructions, truth):
 
     Parameters
     ----------
-    reconstructions, truth : uint8 array (n, H, W, C)
-        H and W at least 11.
+    reconstructions, truth : array_like (n, H, W, C)
+        Values from 0 to 255; H and W at least 11.
 
     Returns
     -------
     ndarray (n,)
+
+    Raises
+    ------
+    DataError
+        If pictures are too small, or on another scale: that of 0 to 1 would make all of them alike.
     """
     # torchmetrics takes seconds to import, and only this function needs it.
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -62,7 +67,13 @@ def ssim(reconstructions, truth):
     if a.ndim != 4 or min(a.shape[1:3]) < 11:
         raise DataError(f"found pictures of shape {a.shape[1:]}, expected (H, W, C) with sides of "
                         "11 pixels or more: enlarge them before asking for SSIM")
-    a, b = (torch.as_tensor(x, dtype=torch.float32).permute(0, 3, 1, 2) / 255 for x in (a, b))
+    for x in (a, b):
+        low, high = x.min(initial=0), x.max(initial=0)
+        if not (low >= 0 and high <= 255) or (x.dtype.kind == "f" and 0 < high <= 1):
+            raise DataError(f"found pictures with values from {low:.3g} to {high:.3g}, expected "
+                            "0 to 255: bring them to uint8 before asking for SSIM")
+    a, b = (torch.tensor(np.ascontiguousarray(x), dtype=torch.float32).permute(0, 3, 1, 2) / 255
+            for x in (a, b))
     scores = []
     for x, y in zip(a.split(32), b.split(32), strict=True):  # small batches stay in the cache
         _, index = structural_similarity_index_measure(
@@ -90,7 +101,13 @@ def nearest_training_distance(images, train_images, chunk=512):
         Root-mean-square difference per number.
     index : ndarray (n,) of int
         The nearest training image.
+
+    Raises
+    ------
+    DataError
+        If there are no training images, they are in another space, or values are missing.
     """
+    images, train_images = _one_space(images, train_images)
     a = _rows(images)
     best, index = np.full(len(a), np.inf), np.zeros(len(a), int)
     for start in range(0, len(train_images), chunk):
@@ -100,7 +117,7 @@ def nearest_training_distance(images, train_images, chunk=512):
         better = value < best
         best[better], index[better] = value[better], start + nearest[better]
     # A matrix product rounds; the distance that is reported does not.
-    return np.sqrt(np.square(a - _rows(np.asarray(train_images)[index])).mean(1)), index
+    return np.sqrt(np.square(a - _rows(train_images[index])).mean(1)), index
 
 
 def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
@@ -229,8 +246,28 @@ def format_report(table):
 
 def _rows(x):
     """One float row for each item; uint8 to [0, 1]."""
-    x = np.asarray(x)
+    if not np.isfinite(x).all():
+        raise DataError("images or training images hold NaN or infinite values; leave those out")
     return x.reshape(len(x), -1).astype(np.float32) / (255 if x.dtype == np.uint8 else 1)
+
+
+def _one_space(images, train_images):
+    """Both as arrays, when one can be held against the other."""
+    both = as_numbers(images, "the images"), as_numbers(train_images, "the training images")
+    if any(x.ndim < 2 for x in both) or len(both[1]) == 0:
+        raise DataError(f"found images of shape {both[0].shape} and no training images (shape "
+                        f"{both[1].shape}), expected (n, …) and (m, …)")
+    sizes = [int(np.prod(x.shape[1:])) for x in both]
+    if sizes[0] != sizes[1]:
+        raise DataError(f"found images of {sizes[0]} numbers and training images of {sizes[1]}: "
+                        "bring them to one size")
+    bytes_ = [x.dtype == np.uint8 for x in both]
+    if bytes_[0] != bytes_[1]:  # uint8 is brought to 0-1, and the others had better be there too
+        other = both[bytes_.index(False)]
+        if other.size and (other.min() < 0 or other.max() > 1):
+            raise DataError(f"one set of images is uint8, the other has values from "
+                            f"{other.min():.3g} to {other.max():.3g}; expected 0 to 1, or uint8")
+    return both
 
 
 def _same_shape(a, b):

@@ -8,12 +8,33 @@ import hashlib
 
 import numpy as np
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 
 
 def plain_name(name):
     """Strip the `rep_` that BOLD5000's lists put before a picture shown again."""
     return name.removeprefix("rep_")
+
+
+def one_label_each(groups):
+    """Labels of trials as an array: all text or all numbers, so that none is taken for another.
+
+    Raises
+    ------
+    DataError
+        If they are not a list of such labels, or a number is missing.
+    """
+    kinds = {isinstance(label, str) for label in groups}
+    try:
+        labels = np.array(groups.tolist() if isinstance(groups, np.ndarray) else list(groups))
+    except ValueError:  # rows of different lengths
+        labels = np.array(None)
+    missing = labels.dtype.kind == "f" and np.isnan(labels).any()
+    if isinstance(groups, str) or labels.ndim != 1 or labels.dtype.kind not in "biufUS" \
+            or missing or len(kinds) > 1:
+        raise DataError("groups of trials have to be a list of one label each, all names or all "
+                        "numbers, none missing; repair the list")
+    return labels
 
 
 def split_by_group(groups, test_groups):
@@ -33,10 +54,10 @@ def split_by_group(groups, test_groups):
     Raises
     ------
     DataError
-        If one side would be empty.
+        If one side would be empty, or the groups are no labels.
     """
-    wanted = set(test_groups)
-    held = np.array([group in wanted for group in np.asarray(groups).tolist()], bool)
+    labels, wanted = one_label_each(groups).tolist(), set(test_groups)
+    held = np.array([label in wanted for label in labels], bool)
     if held.all() or not held.any():
         raise DataError(
             f"a split with {int((~held).sum())} training and {int(held.sum())} test trials; "
@@ -91,11 +112,13 @@ def split_by_category(categories, fraction=0.1, seed=0):
 
 def some_categories(categories, fraction=0.1, seed=0):
     """A random share of the categories, never "" (no single category)."""
-    return _some([c for c in np.asarray(categories).tolist() if c != ""], fraction, seed)
+    return _some([c for c in one_label_each(categories).tolist() if c != ""], fraction, seed)
 
 
 def _some(groups, fraction, seed):
-    groups = np.unique(np.asarray(groups))
+    groups = np.unique(one_label_each(groups))
+    if not 0 < fraction < 1:
+        raise DataError(f"a share of {fraction} to hold out; expected more than 0 and less than 1")
     if len(groups) < 2:
         raise DataError(f"{len(groups)} group(s) to split; expected two or more")
     count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
@@ -119,7 +142,7 @@ def folds(groups, k=None, seed=0):
     list of (train, test) index arrays
         Every trial is test exactly once.
     """
-    names = np.unique(np.asarray(groups))
+    names = np.unique(one_label_each(groups))
     k = len(names) if k is None else k
     if not 2 <= k <= len(names):
         raise DataError(f"{k} folds of {len(names)} groups; expected 2 to {len(names)}")
@@ -129,9 +152,16 @@ def folds(groups, k=None, seed=0):
 
 
 def fingerprints(images):
-    """Hash each picture (n, H, W, C): equal pixels, equal fingerprint, whatever the name."""
-    images = np.asarray(images)
-    return [hashlib.sha1(np.ascontiguousarray(image)).hexdigest() for image in images]
+    """Hash each picture (n, H, W, C): equal pixels, equal fingerprint, whatever name or type."""
+    marks = []
+    for image in images:
+        image = as_numbers(image, "a picture")
+        if image.dtype != np.uint8:
+            with np.errstate(invalid="ignore"):  # a cast of NaN
+                whole = image.astype(np.uint8)
+            image = whole if np.array_equal(whole, image) else image.astype(float)
+        marks.append(hashlib.sha1(np.ascontiguousarray(image)).hexdigest())
+    return marks
 
 
 def refuse_leak(train, test):
@@ -147,7 +177,7 @@ def refuse_leak(train, test):
     DataError
         With the number of pictures on both sides, and one of them.
     """
-    if isinstance(train, np.ndarray) and train.ndim > 2:
+    if isinstance(next(iter(train), None), np.ndarray):
         train, test = fingerprints(train), fingerprints(test)
         where = {mark: f"test picture {i}" for i, mark in reversed(list(enumerate(test)))}
     else:

@@ -31,7 +31,8 @@ def schedules(draw, ends=False):
     g = torch.Generator().manual_seed(draw(SEED))
     levels = torch.rand(steps, generator=g).mul(0.98).add(0.01).sort(descending=True).values
     if ends and steps > 2:
-        levels[0], levels[-1] = draw(st.sampled_from([1.0, 0.995])), draw(st.sampled_from([0, 0.003]))
+        levels[0] = draw(st.sampled_from([1.0, 0.995]))
+        levels[-1] = draw(st.sampled_from([0, 0.003]))
     return levels
 
 
