@@ -18,6 +18,7 @@ from nilearn.glm.first_level import compute_regressor, make_first_level_design_m
 from recon_lib import hrf, subject
 from recon_lib.bold5000 import VOXELS
 from recon_lib.design import design_matrix
+from recon_lib.events import peak_height, regressors
 from recon_lib.glm import single_trial_betas, trial_estimator
 from recon_lib.regression import ols
 from recon_lib.single_trial import estimate
@@ -52,7 +53,7 @@ def bench_regressors():
         ])  # fmt: skip
 
     def here():
-        return hrf.regressors(ONSETS, np.ones(TRIALS), VOLUMES, TR, kernel)
+        return regressors(ONSETS, np.ones(TRIALS), VOLUMES, TR, kernel)
 
     error = np.abs(looped() - here()).max()
     assert error < 1e-10, error
@@ -83,7 +84,7 @@ def bench_ols(voxels, kind):
 def bench_lss():
     bold = make_bold(FEW, np.float64)
     kernel = hrf.spm_hrf(TR)
-    height = hrf.peak_height(kernel, 1.0, TR)
+    height = peak_height(kernel, 1.0, TR)
 
     def looped():
         rows = []

@@ -1,13 +1,11 @@
-"""What betas are worth: z-scores, reliability, noise ceilings, decoding and RDMs.
+"""What betas are worth: z-scores, reliability, noise ceilings, areas.
 
 Betas are `(trials, voxels)`; `labels` says which picture each trial showed.
 """
 
 import numpy as np
-from scipy.stats import rankdata
 
 from recon_lib.errors import DataError, as_numbers
-from recon_lib.ridge import fit_ridge
 
 
 def zscore_sessions(betas, session, train=None):
@@ -34,7 +32,7 @@ def zscore_sessions(betas, session, train=None):
     """
     betas, session = as_numbers(betas, "betas", 2), np.asarray(session)
     train = np.ones(len(betas), bool) if train is None else _mask(train)
-    _same_trials(betas, session, train)
+    same_trials(betas, session, train)
     out = np.empty(betas.shape, np.float32)
     for one in np.unique(session):
         mine = session == one
@@ -68,7 +66,7 @@ def average_repeats(betas, labels):
         Trials of each.
     """
     betas, labels = as_numbers(betas, "betas", 2), np.asarray(labels)
-    _same_trials(betas, labels)
+    same_trials(betas, labels)
     names, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(names), betas.shape[1]))
     np.add.at(sums, which, betas)
@@ -178,7 +176,7 @@ def reliable_voxels(betas, labels, train, count):
         If there are not so many voxels, or `train` is no mask.
     """
     betas, labels, train = as_numbers(betas, "betas", 2), np.asarray(labels), _mask(train)
-    _same_trials(betas, labels, train)
+    same_trials(betas, labels, train)
     if not 1 <= count <= betas.shape[1]:
         raise DataError(f"count is {count}; expected 1 to {betas.shape[1]} voxels to keep")
     score = split_half_reliability(betas[train], labels[train])
@@ -215,70 +213,6 @@ def silence(betas, roi, *areas):
     return np.where(off, np.float32(0), betas)
 
 
-def decode(betas, target, groups=None, seed=0):
-    """What can be read from the betas by ridge regression, cross-validated.
-
-    Parameters
-    ----------
-    betas : (trials, voxels) array
-    target : (trials,) array
-        Numbers to predict, or names (strings) or integers to tell apart.
-    groups : (trials,) array, optional
-        Trials of one group, such as a picture, are never split between training and test.
-
-    Returns
-    -------
-    float
-        For numbers the correlation of predicted with true ones. For categories the share
-        named correctly (one ridge regression per category, the largest wins).
-    """
-    betas, target = as_numbers(betas, "betas", 2), np.asarray(target)
-    betas = betas if betas.dtype.kind == "f" else betas.astype(float)
-    _same_trials(betas, target)
-    if target.dtype.kind == "f":
-        fit = fit_ridge(betas, target[:, None].astype(betas.dtype), groups, seed=seed)
-        return float(correlate_columns(fit.out_of_fold, target[:, None])[0])
-    names, which = np.unique(target, return_inverse=True)
-    one_hot = np.eye(len(names), dtype=betas.dtype)[which]
-    fit = fit_ridge(betas, one_hot, groups, seed=seed)
-    return float((fit.out_of_fold.argmax(1) == which).mean())
-
-
-def rdm(patterns):
-    """Representational dissimilarity: 1 − correlation between each two patterns.
-
-    Parameters
-    ----------
-    patterns : (m, voxels) array
-
-    Returns
-    -------
-    (m, m) array
-        Symmetric, 0 on the diagonal.
-    """
-    patterns = as_numbers(patterns, "the patterns", 2).astype(float)
-    matrix = 1 - np.atleast_2d(np.corrcoef(patterns))
-    np.fill_diagonal(matrix, 0)
-    return matrix
-
-
-def compare_rdms(a, b):
-    """Rank correlation of two RDMs over their pairs: do they order pairs alike?
-
-    Raises
-    ------
-    DataError
-        If they are not square and of one size, or of fewer than three patterns.
-    """
-    a, b = (as_numbers(x, "an RDM") for x in (a, b))
-    if a.shape != b.shape or a.ndim != 2 or a.shape[0] != a.shape[1] or len(a) < 3:
-        raise DataError(f"RDMs of shapes {a.shape} and {b.shape}; expected the same, square, of "
-                        "three patterns or more")
-    pairs = np.triu_indices(len(a), 1)
-    ranks = [rankdata(matrix[pairs])[:, None] for matrix in (a, b)]
-    return float(correlate_columns(*ranks)[0])
-
-
 def correlate_columns(a, b):
     """Pearson correlation of each column of `a` with that of `b`: (columns,) array.
 
@@ -303,7 +237,7 @@ def _mask(train):
 def _repeated(betas, labels, least):
     """Trials of pictures shown twice or more."""
     betas, labels = as_numbers(betas, "betas", 2), np.asarray(labels)
-    _same_trials(betas, labels)
+    same_trials(betas, labels)
     names, counts = np.unique(labels, return_counts=True)
     names = names[counts > 1]
     if len(names) < least:
@@ -315,7 +249,8 @@ def _repeated(betas, labels, least):
     return betas[keep], labels[keep]
 
 
-def _same_trials(betas, *others):
+def same_trials(betas, *others):
+    """Stop unless betas are (trials, voxels) and each of the others has one entry a trial."""
     shapes = [np.shape(other) for other in others]
     if betas.ndim != 2 or 0 in betas.shape or any(s != betas.shape[:1] for s in shapes):
         raise DataError(

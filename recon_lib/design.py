@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from recon_lib import hrf as responses
 from recon_lib.errors import DataError
+from recon_lib.events import condition_regressors, per_event
 
 
 def cosine_drift(volumes, tr, high_pass=0.01):
@@ -96,13 +96,13 @@ def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", hig
     onsets, conditions = np.atleast_1d(onsets), np.asarray(conditions)
     if onsets.shape != conditions.shape:
         raise DataError(f"{onsets.size} onsets but {conditions.size} conditions; expected as many")
-    durations = responses.per_event(durations, onsets, "durations")
+    durations = per_event(durations, onsets, "durations")
     blocks, names = [], []
     suffixes = ["", "_derivative", "_dispersion"]
     for condition in np.unique(conditions):
         mine = conditions == condition
         blocks.append(
-            responses.condition_regressors(onsets[mine], durations[mine], volumes, tr, hrf)
+            condition_regressors(onsets[mine], durations[mine], volumes, tr, hrf)
         )
         names += [f"{condition}{suffix}" for suffix in suffixes[: blocks[-1].shape[1]]]
     blocks.append(nuisance(volumes, tr, high_pass, confounds))

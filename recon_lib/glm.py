@@ -9,6 +9,7 @@ import numpy as np
 from recon_lib import hrf as responses
 from recon_lib.design import nuisance
 from recon_lib.errors import DataError, as_numbers
+from recon_lib.events import peak_height, per_event, regressors
 from recon_lib.regression import check
 
 
@@ -115,10 +116,10 @@ def trial_design(onsets, volumes, tr, kernel, durations=1.0):
     onsets = np.atleast_1d(as_numbers(onsets, "the list of onsets")).astype(float)
     if onsets.ndim != 1 or len(onsets) == 0:
         raise DataError(f"onsets of shape {onsets.shape}; expected one for each trial, in seconds")
-    durations = responses.per_event(durations, onsets, "durations")
-    columns = responses.regressors(onsets, durations, volumes, tr, kernel)
+    durations = per_event(durations, onsets, "durations")
+    columns = regressors(onsets, durations, volumes, tr, kernel)
     lengths, which = np.unique(durations, return_inverse=True)
-    heights = np.array([responses.peak_height(kernel, length, tr) for length in lengths])
+    heights = np.array([peak_height(kernel, length, tr) for length in lengths])
     return columns / heights[which]
 
 

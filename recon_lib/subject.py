@@ -20,6 +20,7 @@ from recon_lib.bold5000 import (
     VOLUMES,
 )
 from recon_lib.errors import DataError
+from recon_lib.events import peak_height, regressors
 
 SHARED = 0.25  # share of the noise variance that voxels have in common
 SOURCES = 5  # number of shared noise sources
@@ -187,8 +188,8 @@ def make_subject(voxels, seed, sessions=15, snr=SNR):
 
 def event_columns(onsets, kernel):
     """Responses to one-second pictures with a peak of one: (VOLUMES, trials)."""
-    columns = hrf.regressors(onsets, SHOWN, VOLUMES, TR, kernel)
-    return columns / hrf.peak_height(kernel, SHOWN, TR)
+    columns = regressors(onsets, SHOWN, VOLUMES, TR, kernel)
+    return columns / peak_height(kernel, SHOWN, TR)
 
 
 def beta_variance(rho):

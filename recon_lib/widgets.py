@@ -7,11 +7,12 @@ function of the same numbers, so that it can also stand alone.
 import numpy as np
 
 from recon_lib import hrf
-from recon_lib.betas import compare_rdms, rdm
 from recon_lib.design import nuisance
+from recon_lib.events import regressors
 from recon_lib.explorer import choice, explorer, sheet, slider
 from recon_lib.glm import trial_design, trial_estimator
 from recon_lib.identification import unit_rows
+from recon_lib.patterns import compare_rdms, rdm
 from recon_lib.style import BLUE, GREY, INK, RED, WIDTH, styled
 
 # ---- HRF explorer -----------------------------------------------------------------------------
@@ -43,7 +44,7 @@ def hrf_numbers(peak, dispersion, ratio, duration, spacing):
                         undershoot=peak + 10.0, ratio=ratio)  # fmt: skip
     t = np.arange(600) * 0.1
     onsets = np.arange(0.0, 60.0, spacing)
-    each = hrf.regressors(onsets, duration, 600, 0.1, kernel, oversampling=1)
+    each = regressors(onsets, duration, 600, 0.1, kernel, oversampling=1)
     response = each[:, 0] / each[:, 0].max()
     high = np.flatnonzero(response > 0.5)
     return {

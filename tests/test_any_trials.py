@@ -12,6 +12,8 @@ from recon_lib import betas, glm, hrf, metrics, splits
 from recon_lib.bold5000 import TR
 from recon_lib.design import nuisance
 from recon_lib.errors import DataError
+from recon_lib.events import condition_regressors, fir, regressors
+from recon_lib.patterns import compare_rdms, decode, rdm
 from recon_lib.ridge import fit_ridge
 
 ANY = settings(max_examples=40, deadline=None, derandomize=True)
@@ -242,7 +244,7 @@ def test_decoding_is_ridge_whatever_the_types(seed, kind, what):
         which = (target > np.median(target)).astype(int) + (target > np.quantile(target, 0.8))
         target = which if what == "integers" else np.array(["a", "b", "c"])[which]
         expected = (fit_ridge(numbers, np.eye(3)[which]).out_of_fold.argmax(1) == which).mean()
-    assert betas.decode(x, target) == pytest.approx(expected, abs=0.05)
+    assert decode(x, target) == pytest.approx(expected, abs=0.05)
 
 
 @ANY
@@ -251,21 +253,21 @@ def test_rdms_by_a_plain_loop(seed, m, voxels, kind):
     rng = np.random.default_rng(seed)
     patterns, others = rng.integers(0, 200, (2, m, voxels)).astype(kind)
     assume(all(p.std() > 0 for p in [*patterns, *others]))
-    matrix, other = betas.rdm(patterns), betas.rdm(others)
+    matrix, other = rdm(patterns), rdm(others)
     assert matrix.shape == (m, m)
     for i in range(m):
         for j in range(m):
             r = np.corrcoef(patterns[i].astype(float), patterns[j].astype(float))[0, 1]
             assert matrix[i, j] == pytest.approx(0 if i == j else 1 - r, abs=1e-9)
     if m < 3:
-        refused(lambda: betas.compare_rdms(matrix, other), "three patterns")
+        refused(lambda: compare_rdms(matrix, other), "three patterns")
         return
     pairs = np.triu_indices(m, 1)
     assume(np.ptp(matrix[pairs]) > 1e-6 < np.ptp(other[pairs]))
     expected = spearmanr(matrix[pairs], other[pairs]).statistic
-    assert betas.compare_rdms(matrix, other.tolist()) == pytest.approx(expected)
-    refused(lambda: betas.compare_rdms(matrix, betas.rdm(np.eye(m + 1))), "expected the same")
-    refused(lambda: betas.compare_rdms(matrix[0], other[0]), "square")
+    assert compare_rdms(matrix, other.tolist()) == pytest.approx(expected)
+    refused(lambda: compare_rdms(matrix, rdm(np.eye(m + 1))), "expected the same")
+    refused(lambda: compare_rdms(matrix[0], other[0]), "square")
 
 
 # ---- Responses ----
@@ -308,7 +310,7 @@ def test_regressors_are_a_convolution(seed, volumes, tr, events):
     kernel = rng.normal(size=rng.integers(1, 200))
     start = rng.integers(-round(20 / step), volumes * over, events)  # in samples
     lasts = rng.integers(1, 60, events)
-    found = hrf.regressors(start * step - step / 4, lasts * step, volumes, tr, kernel, over)
+    found = regressors(start * step - step / 4, lasts * step, volumes, tr, kernel, over)
     assert found.shape == (volumes, events)
     assume(abs(24 / step - round(24 / step)) < 1e-9)  # else the grid is moved by part of a sample
     for i in range(events):
@@ -326,12 +328,12 @@ def test_regressors_never_answer_early_and_shift_with_their_events(seed, volumes
     onsets = rng.uniform(-20, volumes * tr + 5, events)
     lasts = rng.uniform(0, 9, events)
     kernel = hrf.spm_hrf(tr)
-    found = hrf.regressors(onsets, lasts, volumes, tr, kernel)
+    found = regressors(onsets, lasts, volumes, tr, kernel)
     early = np.arange(volumes)[:, None] * tr < onsets
     assert (found[early] == 0).all()
-    later = hrf.regressors(onsets + 3 * tr, lasts, volumes + 3, tr, kernel)
+    later = regressors(onsets + 3 * tr, lasts, volumes + 3, tr, kernel)
     np.testing.assert_allclose(later[3:], found, atol=2e-3)
-    together = hrf.condition_regressors(onsets, lasts, volumes, tr, "spm", np.arange(events))
+    together = condition_regressors(onsets, lasts, volumes, tr, "spm", np.arange(events))
     np.testing.assert_allclose(together[:, 0], found @ np.arange(events), atol=1e-12)
 
 
@@ -343,15 +345,15 @@ def test_regressors_never_answer_early_and_shift_with_their_events(seed, volumes
 ], ids=str)  # fmt: skip
 def test_events_that_make_no_sense_are_refused(change):
     good = dict(onsets=[2.0, 9.0], durations=1.0, volumes=20, tr=2.0, kernel=hrf.spm_hrf(2.0))
-    assert hrf.regressors(**good).shape == (20, 2)
-    refused(lambda: hrf.regressors(**{**good, **change}))
+    assert regressors(**good).shape == (20, 2)
+    refused(lambda: regressors(**{**good, **change}))
 
 
 @ANY
 @given(st.lists(st.floats(-30, 60), min_size=1, max_size=6), st.integers(1, 30),
        st.sampled_from([0.8, 2.0]), st.integers(0, 12))
 def test_fir_by_a_plain_loop(onsets, volumes, tr, delays):
-    found = hrf.fir(onsets, volumes, tr, delays)
+    found = fir(onsets, volumes, tr, delays)
     expected = np.zeros((volumes, delays))
     for onset in onsets:
         for d in range(delays):
@@ -361,7 +363,7 @@ def test_fir_by_a_plain_loop(onsets, volumes, tr, delays):
     assume(min(abs(o / tr - round(o / tr)) for o in onsets) > 1e-6
            or all(o % tr == 0 for o in onsets))
     np.testing.assert_array_equal(found, expected)
-    refused(lambda: hrf.fir([*onsets, math.nan], volumes, tr, delays), "onset")
+    refused(lambda: fir([*onsets, math.nan], volumes, tr, delays), "onset")
 
 
 # ---- The linear model ----

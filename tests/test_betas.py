@@ -5,6 +5,7 @@ import pytest
 
 from recon_lib import betas as b
 from recon_lib.errors import DataError
+from recon_lib.patterns import compare_rdms, decode, rdm
 
 RNG = np.random.default_rng
 
@@ -107,16 +108,16 @@ def test_decoding_finds_what_is_there_and_nothing_else():
     kind, size = rng.integers(0, 3, 300), rng.normal(size=300)
     tuning = rng.normal(size=(3, 40))
     betas = tuning[kind] + np.outer(size, rng.normal(size=40)) + rng.normal(0, 2, (300, 40))
-    assert b.decode(betas, np.array(["cat", "shoe", "face"])[kind]) > 0.85
-    assert b.decode(betas, kind) > 0.85
-    assert b.decode(betas, size) > 0.8
-    assert b.decode(betas, rng.permutation(kind)) < 0.45
-    assert abs(b.decode(betas, rng.permutation(size))) < 0.2
+    assert decode(betas, np.array(["cat", "shoe", "face"])[kind]) > 0.85
+    assert decode(betas, kind) > 0.85
+    assert decode(betas, size) > 0.8
+    assert decode(betas, rng.permutation(kind)) < 0.45
+    assert abs(decode(betas, rng.permutation(size))) < 0.2
 
 
 def test_rdm_by_hand():
     patterns = np.array([[1.0, 2, 3], [2, 4, 6.0], [3, 2, 1]])
-    np.testing.assert_allclose(b.rdm(patterns), [[0, 0, 2], [0, 0, 2], [2, 2, 0]], atol=1e-12)
-    random = b.rdm(RNG(0).normal(size=(10, 20)))
-    assert b.compare_rdms(random, np.exp(random)) == pytest.approx(1)  # ranks only
-    assert abs(b.compare_rdms(random, b.rdm(RNG(1).normal(size=(10, 20))))) < 0.5
+    np.testing.assert_allclose(rdm(patterns), [[0, 0, 2], [0, 0, 2], [2, 2, 0]], atol=1e-12)
+    random = rdm(RNG(0).normal(size=(10, 20)))
+    assert compare_rdms(random, np.exp(random)) == pytest.approx(1)  # ranks only
+    assert abs(compare_rdms(random, rdm(RNG(1).normal(size=(10, 20))))) < 0.5

@@ -9,6 +9,7 @@ from nilearn.glm.first_level import make_first_level_design_matrix, run_glm
 from recon_lib import hrf
 from recon_lib.design import cosine_drift, design_matrix, efficiency, variance_inflation
 from recon_lib.errors import DataError
+from recon_lib.events import peak_height
 from recon_lib.glm import percent_change, single_trial_betas, trial_design, trial_estimator
 from recon_lib.regression import ar1, autocorrelation, ols
 
@@ -145,7 +146,7 @@ def test_lsa_equals_nilearn():
     design = nilearn_design([f"trial{i:02d}" for i in range(37)])
     labels, results = run_glm(bold, design.to_numpy(), noise_model="ols")
     kernel = hrf.spm_hrf(TR)
-    theirs = results[labels[0]].theta[:37] * hrf.peak_height(kernel, 1.0, TR)
+    theirs = results[labels[0]].theta[:37] * peak_height(kernel, 1.0, TR)
     mine = trial_estimator(ONSETS, VOLUMES, TR, kernel) @ bold
     np.testing.assert_allclose(mine, theirs, atol=1e-8)
     betas = single_trial_betas(bold, ONSETS, TR, percent=False)
@@ -161,7 +162,7 @@ def test_lss_equals_one_model_per_trial():
         conditions = np.where(np.arange(37) == i, "a", "others")
         design = nilearn_design(conditions, add_regs=motion).to_numpy()
         labels, results = run_glm(bold, design, noise_model="ols")
-        theirs = results[labels[0]].theta[0] * hrf.peak_height(kernel, 1.0, TR)
+        theirs = results[labels[0]].theta[0] * peak_height(kernel, 1.0, TR)
         np.testing.assert_allclose(mine[i], theirs, atol=1e-8)
 
 
