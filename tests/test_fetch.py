@@ -249,12 +249,14 @@ def test_a_host_that_refuses_sends_you_to_a_browser(host, tmp_path, part):
     message = str(error.value)
     assert "127.0.0.1" in message and "refuses (status 403)" in message and "\n" not in message
     assert f"open {fetch.PARTS[part].page}" in message and str(tmp_path) in message
-    assert "\\" not in message and "{" not in message
+    assert f"({fetch.PARTS[part].size()}) and put them" in message
+    assert not set("\\{|") & set(message.replace(str(tmp_path), ""))  # a pattern is no file name
 
 
 def test_a_host_that_refuses_the_file_itself_or_is_not_there(host, tmp_path, monkeypatch):
     del host.files[f"/{fetch.RELEASE_1}/BOLD5000_ROIs.zip"]
-    with pytest.raises(DataError, match=r"roi-times: .*status 404.*fetch BOLD5000_ROIs.zip and"):
+    told = r"roi-times: .*status 404.*fetch BOLD5000_ROIs.zip \(4.21 GB\) and put"
+    with pytest.raises(DataError, match=told):
         fetch.fetch(["CSI1"], ["roi-times"], tmp_path, lambda _: 0)
     monkeypatch.setattr(fetch, "FIGSHARE", "http://127.0.0.1:9/api")
     with pytest.raises(DataError, match="lists: .*cannot be reached .*by hand"):
