@@ -33,6 +33,8 @@ class Part:
         Where to find it with a browser.
     files : tuple of str
         Patterns of file names; {s} stands for the subject.
+    sign : str
+        A file that is here once the part has been fetched (as in a shell, not a regex).
     inside : str
         Pattern of the wanted names inside an archive.
     """
@@ -42,6 +44,7 @@ class Part:
     estimated: bool
     page: str
     files: tuple
+    sign: str
     inside: str = ""
 
     def size(self):
@@ -55,33 +58,42 @@ PAGE_2 = f"https://kilthub.cmu.edu/articles/dataset/BOLD5000_Release_2_0/{RELEAS
 PAGE_RAW = f"https://openneuro.org/datasets/{RAW}"
 PARTS = {
     "roi-betas": Part(
-        "single-trial betas of the visual areas (release 2): all that training needs", 0.25, True,
-        PAGE_2, (r"BOLD5000_GLMsingle_ROI_betas\.zip", r"{s}_imgnames\.txt"), r"/py/{s}_.*\.npy$"),
+        "single-trial betas of the visual areas (release 2)", 0.25, True, PAGE_2,
+        (r"BOLD5000_GLMsingle_ROI_betas\.zip", r"{s}_imgnames\.txt"), "py/{s}_*_LHPPA.npy",
+        r"/py/{s}_.*\.npy$"),
     "images": Part(
         "the pictures that were shown; their owners' terms forbid passing them on", 1.5, True,
         "https://bold5000-dataset.github.io/website/download.html", (r"BOLD5000_Stimuli\.zip",),
-        r"(Presented_Stimuli/.*\.(?i:jpg|jpeg|png)|113_list\.txt)$"),
+        "Presented_Stimuli/*/*", r"(Presented_Stimuli/.*\.(?i:jpg|jpeg|png)|113_list\.txt)$"),
     "lists": Part(
         "which picture came when, run by run", 0.005, False, PAGE_1, (r"BOLD5000_Stimuli\.zip",),
+        "Stimuli_Presentation_Lists/{s}/*/*.txt",
         r"(Stimuli_Presentation_Lists/{s}/.*\.txt|113_list\.txt)$"),
     "roi-times": Part(
         "signal of the areas volume by volume (release 1), all subjects in one archive", 4.21,
-        False, PAGE_1, (r"BOLD5000_ROIs\.zip",), r"(ROIs/{s}/h5/.*\.h5|stim_lists/.*\.txt)$"),
+        False, PAGE_1, (r"BOLD5000_ROIs\.zip",), "{s}/h5/{s}_ROIs_TR34.h5",
+        r"(ROIs/{s}/h5/.*\.h5|stim_lists/.*\.txt)$"),
     "brain-betas": Part(
         "single-trial betas of the whole brain (release 2)", 4.5, True, PAGE_2,
         (r"{s}_GLMbetas-TYPED-.*_ses-\d+\.nii\.gz", r"{s}_brainmask\.nii\.gz",
-         r"{s}_imgnames\.txt")),
+         r"{s}_imgnames\.txt"), "{s}_GLMbetas-*_ses-01.nii.gz"),
     "masks": Part(
         "where the areas lie: needed for brain-betas and runs", 0.001, True, PAGE_RAW,
-        (r"derivatives/spm/sub-{s}/.*_mask-.*\.nii\.gz",)),
+        (r"derivatives/spm/sub-{s}/.*_mask-.*\.nii\.gz",), "sub-{s}/sub-{s}_mask-LHPPA.nii.gz"),
     "runs": Part(
         "preprocessed BOLD with events and confounds, to fit a GLM of your own", 23.0, True,
         PAGE_RAW,
         (r"derivatives/fmriprep/sub-{s}/.*_task-5000scenes_.*_bold_space-T1w_preproc\.nii\.gz",
          r"derivatives/fmriprep/sub-{s}/.*_task-5000scenes_.*_bold_confounds\.tsv",
-         r"sub-{s}/.*_task-5000scenes_.*_events\.tsv")),
+         r"sub-{s}/.*_task-5000scenes_.*_events\.tsv"), "sub-{s}/*/func/*T1w_preproc.nii.gz"),
 }  # fmt: skip
+TRAINING = ("roi-betas", "images", "lists")  # all that training needs
 ARCHIVES = "archives"  # kept, so that a second subject costs no second download
+
+
+def is_here(part, subject, root):
+    """Whether a part has been fetched into `root` (or put there by hand)."""
+    return any(Path(root).glob("**/" + PARTS[part].sign.format(s=subject)))
 
 
 def remote_files(part, subject):
@@ -156,7 +168,7 @@ def unpack(archive, inside, out):
     return len(wanted)
 
 
-def fetch(subjects=("CSI1",), parts=("roi-betas", "images", "lists"), out="data/BOLD5000",
+def fetch(subjects=("CSI1",), parts=TRAINING, out="data/BOLD5000",
           say=print):
     """Fetch parts of BOLD5000 for some subjects. What is here already is kept.
 

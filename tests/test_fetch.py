@@ -194,7 +194,11 @@ def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path)
     from recon_lib.loading import load
 
     said = []
+    assert not [part for part in fetch.PARTS if fetch.is_here(part, "CSI1", tmp_path)]
     fetch.fetch(["CSI1"], ["roi-betas", "images", "lists"], tmp_path, said.append)
+    here = {name: [part for part in fetch.PARTS if fetch.is_here(part, name, tmp_path)]
+            for name in ("CSI1", "CSI4")}  # fmt: skip
+    assert here == {"CSI1": ["roi-betas", "images", "lists"], "CSI4": ["images"]}
     ours, theirs = load(tmp_path, "CSI1"), load(mini_release, "CSI1")
     assert np.array_equal(ours.betas, theirs.betas) and np.array_equal(ours.images, theirs.images)
     assert np.array_equal(ours.session, theirs.session) and np.array_equal(ours.test, theirs.test)
@@ -217,6 +221,7 @@ def test_whole_brain_masks_and_runs(host, mini_release, tmp_path):
 
     parts = ["brain-betas", "masks", "runs", "roi-times", "lists"]
     fetch.fetch(["CSI2"], parts, tmp_path, lambda _: 0)
+    assert all(fetch.is_here(part, "CSI2", tmp_path) for part in parts)
     for read in (volumes.read_r2_volumes, read_r1):
         assert np.array_equal(read(tmp_path, "CSI2").values, read(mini_release, "CSI2").values)
     ours, theirs = (next(bids.iter_runs(root, "CSI2")) for root in (tmp_path, mini_release))
