@@ -192,8 +192,8 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
     x = loading.load(mini_release, "CSI1", size=128)
     network, start = dict(channels=(8, 16), width=16, attention=(1,)), None
     for stage in ("unconditional", "conditional"):  # as notebook 08 says it for the larger plans
-        recipes.train_stage(stage, x, tmp_path / stage, start, steps=1, batch=4, device="cpu",
-                            network=network)  # fmt: skip
+        recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
+                            device="cpu", network=network)  # fmt: skip
         start = tmp_path / stage / "model.safetensors"
     assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
                                for k, v in load_model(start)[0].config.items()}.items()  # fmt: skip
