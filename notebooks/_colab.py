@@ -5,8 +5,8 @@
 A new virtual environment has Colab's kernel and widgets (not its newest Python), torch, and a
 `google.colab` that only pretends; an empty folder has the notebook file and nothing else. The setup
 cell then has to fetch the course (from a tagged copy of this repository) and install it, without
-replacing what is there, and the notebook has to run to its end. Needs a clean working tree: what is
-not committed is not fetched.
+replacing what is there, and the notebook has to run to its end. Each notebook gets a session that
+no other has touched. Needs a clean working tree: what is not committed is not fetched.
 """
 
 import json
@@ -62,6 +62,12 @@ def make_session(folder):
     return python
 
 
+def renew(session, fresh):
+    """Put the untouched session in the place of the used one: links, so that it costs nothing."""
+    shutil.rmtree(session)
+    shutil.copytree(fresh, session, symlinks=True, copy_function=os.link)
+
+
 def versions(python):
     """Name -> version of everything installed."""
     listed = run(python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check",
@@ -98,28 +104,35 @@ def execute(path, home, python):
     print(f"{path.name}: ran to the end in {time.time() - begin:.0f} s", flush=True)
 
 
+def compare(before, after):
+    """Say what the setup cell installed; refuse that it replaced what a session has."""
+    changed = [name for name in before if after.get(name) != before[name]]
+    replaced = sorted(set(changed) & set(KEPT))
+    if replaced:
+        raise SystemExit(f"the setup cell replaced {', '.join(replaced)}")
+    print(f"    {len(after) - len(before)} packages added, none of {', '.join(KEPT)} replaced"
+          + (f"; changed: {', '.join(changed)}" if changed else ""), flush=True)  # fmt: skip
+
+
 def main(paths):
     if subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=HERE.parent,
                       capture_output=True, text=True).stdout.strip():  # fmt: skip
         raise SystemExit("commit first: a Colab session gets what is committed")
     with tempfile.TemporaryDirectory(prefix="recon-lib-colab-") as folder:
         home = Path(folder)
-        python = make_session(home / "session")
+        session, fresh = home / "session", home / "fresh"
+        python = make_session(session)
         before = versions(python)
         print(", ".join(f"{name} {before[name]}" for name in KEPT), flush=True)
+        shutil.copytree(session, fresh, symlinks=True, copy_function=os.link)
         os.environ |= upstream(home / "upstream")
-        os.environ["JUPYTER_PATH"] = str(home / "session" / "share" / "jupyter")
+        os.environ["JUPYTER_PATH"] = str(session / "share" / "jupyter")
         for key in ("PYTHONPATH", "VIRTUAL_ENV"):
             os.environ.pop(key, None)
         for path in paths:
+            renew(session, fresh)
             execute(path, home, python)
-        after = versions(python)
-        changed = [name for name in before if after.get(name) != before[name]]
-        replaced = sorted(set(changed) & set(KEPT))
-        if replaced:
-            raise SystemExit(f"the setup cell replaced {', '.join(replaced)}")
-        print(f"{len(after) - len(before)} packages added, none of {', '.join(KEPT)} replaced"
-              + (f"; changed: {', '.join(changed)}" if changed else ""))  # fmt: skip
+            compare(before, versions(python))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
     python notebooks/_site.py        # build/site/index.html, from the outputs stored in notebooks/
 """
 
+import base64
 import copy
 import html
 import json
@@ -27,8 +28,10 @@ HOME = """<h1>{title}</h1>
 <p>A person looks at a picture in a scanner; this course rebuilds the picture from the signal of the
 brain, and shows how to tell what was read from what was invented. Every page is a notebook that
 runs: on a laptop (<a href="{repository}">get the code</a>) or in Colab.</p>
-<ol class="contents" start="0">{entries}</ol>
+<p><img src="{picture}" alt="{alt}"></p>
+<ol class="contents">{entries}</ol>
 <p><a href="teaching.html">Teaching with this course</a>: a day, two weeks, a term.</p>"""
+PICTURE = "docs/reconstructions.png"  # as in the README, with what it says there
 NOTE = ("<p class=note>Here is an explorer in a notebook that runs: sliders, and a figure that "
         "follows them. On this page the figure below it stands in.</p>")  # fmt: skip
 
@@ -57,6 +60,8 @@ def body_of(notebook):
             cell.source = f"{fold}```python\n{SETUP}\n```\n\n</details>"
         elif cell.cell_type == "markdown":
             cell.source = math_to_tokens(cell.source, found)
+        else:  # a word to the tests, not to a reader
+            cell.source = re.sub(r"^# NBVAL_\w+\n", "", cell.source)
         for output in cell.get("outputs", []):
             if WIDGET in output.get("data", {}):
                 output.data = {"text/html": NOTE}
@@ -178,7 +183,11 @@ def build(notebooks, target):
     entries = "".join(f'<li><a href="{name}.html">{html.escape(title)}</a>'
                       f"<small>{html.escape(question)}</small>"
                       for name, (title, question) in told.items())  # fmt: skip
-    home = HOME.format(title=TITLE, repository=REPOSITORY, entries=entries)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    alt = re.search(rf"!\[(.+?)\]\({PICTURE}\)", readme)[1]
+    picture = "data:image/png;base64," + base64.b64encode((ROOT / PICTURE).read_bytes()).decode()
+    home = HOME.format(title=TITLE, repository=REPOSITORY, entries=entries, picture=picture,
+                       alt=html.escape(alt))  # fmt: skip
     (target / "index.html").write_text(frame("index", TITLE, home, menu), encoding="utf-8")
     code = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     (target / "site.css").write_text((HERE / "_site.css").read_text() + code)

@@ -24,22 +24,33 @@ class Part:
     Attributes
     ----------
     purpose : str
-    most : float
-        GB for one subject at most, reckoned from the shapes of the arrays; the host tells the
-        true size before anything is fetched.
+    gigabytes : float
+        What has to be fetched for one subject; the host tells the true size beforehand.
+    estimated : bool
+        True where that was reckoned (from the size of one session, run or picture, times their
+        number) rather than published.
     page : str
         Where to find it with a browser.
     files : tuple of str
         Patterns of file names; {s} stands for the subject.
+    sign : str
+        A file that is here once the part has been fetched (as in a shell, not a regex).
     inside : str
         Pattern of the wanted names inside an archive.
     """
 
     purpose: str
-    most: float
+    gigabytes: float
+    estimated: bool
     page: str
     files: tuple
+    sign: str
     inside: str = ""
+
+    def size(self):
+        """The size in words: "4.21 GB", or "about 23 GB, estimated"."""
+        return f"about {self.gigabytes:g} GB, estimated" if self.estimated else (
+            f"{self.gigabytes:g} GB")  # fmt: skip
 
 
 PAGE_1 = f"https://figshare.com/articles/dataset/BOLD5000/{RELEASE_1}"
@@ -47,31 +58,42 @@ PAGE_2 = f"https://kilthub.cmu.edu/articles/dataset/BOLD5000_Release_2_0/{RELEAS
 PAGE_RAW = f"https://openneuro.org/datasets/{RAW}"
 PARTS = {
     "roi-betas": Part(
-        "single-trial betas of the visual areas (release 2): all that training needs", 0.8, PAGE_2,
-        (r"BOLD5000_GLMsingle_ROI_betas\.zip", r"{s}_imgnames\.txt"), r"/py/{s}_.*\.npy$"),
+        "single-trial betas of the visual areas (release 2)", 0.25, True, PAGE_2,
+        (r"BOLD5000_GLMsingle_ROI_betas\.zip", r"{s}_imgnames\.txt"), "py/{s}_*_LHPPA.npy",
+        r"/py/{s}_.*\.npy$"),
     "images": Part(
-        "the pictures that were shown; their owners' terms forbid passing them on", 3.0,
-        "https://bold5000-dataset.github.io/website/download.html", (r"BOLD5000_Images\.zip",),
-        r"(Presented_Stimuli/.*\.(?i:jpg|jpeg|png)|113_list\.txt)$"),
+        "the pictures that were shown; their owners' terms forbid passing them on", 1.5, True,
+        "https://bold5000-dataset.github.io/website/download.html", (r"BOLD5000_Stimuli\.zip",),
+        "Presented_Stimuli/*/*", r"(Presented_Stimuli/.*\.(?i:jpg|jpeg|png)|113_list\.txt)$"),
     "lists": Part(
-        "which picture came when, run by run", 0.01, PAGE_1, (r"BOLD5000_Stimuli\.zip",),
+        "which picture came when, run by run", 0.005, False, PAGE_1, (r"BOLD5000_Stimuli\.zip",),
+        "Stimuli_Presentation_Lists/{s}/*/*.txt",
         r"(Stimuli_Presentation_Lists/{s}/.*\.txt|113_list\.txt)$"),
     "roi-times": Part(
-        "signal of the areas volume by volume (release 1), all subjects in one archive", 4.3,
-        PAGE_1, (r"BOLD5000_ROIs\.zip",), r"(ROIs/{s}/h5/.*\.h5|stim_lists/.*\.txt)$"),
+        "signal of the areas volume by volume (release 1), all subjects in one archive", 4.21,
+        False, PAGE_1, (r"BOLD5000_ROIs\.zip",), "{s}/h5/{s}_ROIs_TR34.h5",
+        r"(ROIs/{s}/h5/.*\.h5|stim_lists/.*\.txt)$"),
     "brain-betas": Part(
-        "single-trial betas of the whole brain (release 2)", 10.0, PAGE_2,
+        "single-trial betas of the whole brain (release 2)", 4.5, True, PAGE_2,
         (r"{s}_GLMbetas-TYPED-.*_ses-\d+\.nii\.gz", r"{s}_brainmask\.nii\.gz",
-         r"{s}_imgnames\.txt")),
+         r"{s}_imgnames\.txt"), "{s}_GLMbetas-*_ses-01.nii.gz"),
     "masks": Part(
-        "where the areas lie: needed for brain-betas and runs", 0.1, PAGE_RAW,
-        (r"derivatives/spm/sub-{s}/.*_mask-.*\.nii\.gz",)),
+        "where the areas lie: needed for brain-betas and runs", 0.001, True, PAGE_RAW,
+        (r"derivatives/spm/sub-{s}/.*_mask-.*\.nii\.gz",), "sub-{s}/sub-{s}_mask-LHPPA.nii.gz"),
     "runs": Part(
-        "preprocessed BOLD with events and confounds, to fit a GLM of your own", 50.0, PAGE_RAW,
-        (r"derivatives/fmriprep/sub-{s}/.*_(bold_space-T1w_preproc\.nii\.gz|bold_confounds\.tsv)",
-         r"sub-{s}/.*_events\.tsv")),
+        "preprocessed BOLD with events and confounds, to fit a GLM of your own", 23.0, True,
+        PAGE_RAW,
+        (r"derivatives/fmriprep/sub-{s}/.*_task-5000scenes_.*_bold_space-T1w_preproc\.nii\.gz",
+         r"derivatives/fmriprep/sub-{s}/.*_task-5000scenes_.*_bold_confounds\.tsv",
+         r"sub-{s}/.*_task-5000scenes_.*_events\.tsv"), "sub-{s}/*/func/*T1w_preproc.nii.gz"),
 }  # fmt: skip
+TRAINING = ("roi-betas", "images", "lists")  # all that training needs
 ARCHIVES = "archives"  # kept, so that a second subject costs no second download
+
+
+def is_here(part, subject, root):
+    """Whether a part has been fetched into `root` (or put there by hand)."""
+    return any(Path(root).glob("**/" + PARTS[part].sign.format(s=subject)))
 
 
 def remote_files(part, subject):
@@ -84,7 +106,7 @@ def remote_files(part, subject):
     """
     patterns = [pattern.format(s=subject) for pattern in PARTS[part].files]
     if part == "images":
-        return [single(IMAGES, "BOLD5000_Images.zip")]
+        return [single(IMAGES, "BOLD5000_Images.zip")]  # the lists' archive has the same name
     if PARTS[part].page == PAGE_RAW:
         folders = {pattern.split(f"sub-{subject}/")[0] for pattern in patterns}
         found = sum((bucket(OPENNEURO, f"{RAW}/{folder}sub-{subject}/") for folder in folders), [])
@@ -103,8 +125,8 @@ def by_hand(part, subject, out, reason):
                          for pattern in PARTS[part].files)  # fmt: skip
     place = f"{out}/{RAW}" if PARTS[part].page == PAGE_RAW else out
     return DataError(
-        f"{part}: {reason}; by hand: open {PARTS[part].page} in a browser, fetch {files} and "
-        f"put it (archives unpacked) into {place}"
+        f"{part}: {reason}; by hand: open {PARTS[part].page} in a browser, fetch {files} "
+        f"({PARTS[part].size()}) and put them, archives unpacked, into {place}"
     )
 
 
@@ -146,7 +168,7 @@ def unpack(archive, inside, out):
     return len(wanted)
 
 
-def fetch(subjects=("CSI1",), parts=("roi-betas", "images", "lists"), out="data/BOLD5000",
+def fetch(subjects=("CSI1",), parts=TRAINING, out="data/BOLD5000",
           say=print):
     """Fetch parts of BOLD5000 for some subjects. What is here already is kept.
 
@@ -184,8 +206,9 @@ def fetch(subjects=("CSI1",), parts=("roi-betas", "images", "lists"), out="data/
     missing = {target: cost(part, file) for part, _, file, target in plan if not target.exists()}
     for part in dict.fromkeys(parts):
         targets = {target: file for one, _, file, target in plan if one == part}
-        size = sum(file.size or PARTS[part].most * 1e9 for file in targets.values())
-        say(f"{part:>12}  {size / 1e9:7.2f} GB  {PARTS[part].purpose}")
+        size = sum(file.size or PARTS[part].gigabytes * 1e9 for file in targets.values())
+        told = "" if all(file.size for file in targets.values()) else ", estimated"
+        say(f"{part:>12}  {size / 1e9:7.3f} GB{told}  {PARTS[part].purpose}")
     check_space(out, sum(missing.values()))
     for part, subject, file, target in plan:
         try:
@@ -208,5 +231,5 @@ def is_archive(file):
 
 def cost(part, file):
     """Bytes on disk: an archive is kept, and unpacked beside itself."""
-    size = file.size or PARTS[part].most * 1e9
+    size = file.size or PARTS[part].gigabytes * 1e9
     return 2 * size if is_archive(file) else size

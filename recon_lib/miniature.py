@@ -13,6 +13,7 @@ import numpy as np
 
 from recon_lib import bold5000, experiment, scenes, stimuli, subject, tuning, volumes
 from recon_lib.bold5000 import KEYS
+from recon_lib.fetch import TRAINING, is_here
 from recon_lib.folders import build_whole
 from recon_lib.hosted import data_folder
 from recon_lib.loading import BETAS, SIZE
@@ -116,10 +117,16 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
     return build_whole(root, info, lambda partial: write(partial, sessions, voxels, seed, snr))
 
 
-def find_or_build():
-    """BOLD5000 where it has been fetched, else the miniature (built on first use).
+def find_or_build(parts=TRAINING, subjects=("CSI1",)):
+    """BOLD5000 where these parts of it have been fetched, else the miniature (built on first use).
 
     Looks for `BOLD5000` in `hosted.data_folder()`, which is where `fetch` puts it.
+
+    Parameters
+    ----------
+    parts : sequence of str
+        Of `fetch.PARTS`.
+    subjects : sequence of str
 
     Returns
     -------
@@ -127,5 +134,5 @@ def find_or_build():
     real : bool
     """
     place = data_folder() / "BOLD5000"
-    real = any(place.glob("BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli"))
+    real = all(is_here(part, subject, place) for part in parts for subject in subjects)
     return (place, True) if real else (build(), False)

@@ -141,8 +141,8 @@ def train_own(pictures, out, size=64, **options):
 
 
 def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5e-3, seed=0,
-        device="auto", **options):
-    """Train a network of the sizes in `NETWORK` on pictures, with or without brain vectors.
+        device="auto", network=NETWORK, **options):
+    """Train a network on pictures, with or without brain vectors.
 
     Parameters
     ----------
@@ -157,12 +157,14 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
         A checkpoint to resume, or a model whose weights to start from.
     steps, batch, lr, seed, device, options
         See `training.train`; options such as `compiled` and `tensorboard`.
+    network : dict
+        Arguments of `UNet`, such as those of `training_cost.PLANS`.
     """
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UNet(image_channels=loader.channels, condition_size=loader.condition_size,
-                     **NETWORK)
+                     **network)
     options |= dict(
         epochs=-(-steps // len(loader)), lr=lr, image_size=loader.image_size, model_in=start,
         model=model, out_dir=out, max_steps=steps, seed=seed, device=device,

@@ -194,7 +194,11 @@ def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path)
     from recon_lib.loading import load
 
     said = []
+    assert not [part for part in fetch.PARTS if fetch.is_here(part, "CSI1", tmp_path)]
     fetch.fetch(["CSI1"], ["roi-betas", "images", "lists"], tmp_path, said.append)
+    here = {name: [part for part in fetch.PARTS if fetch.is_here(part, name, tmp_path)]
+            for name in ("CSI1", "CSI4")}  # fmt: skip
+    assert here == {"CSI1": ["roi-betas", "images", "lists"], "CSI4": ["images"]}
     ours, theirs = load(tmp_path, "CSI1"), load(mini_release, "CSI1")
     assert np.array_equal(ours.betas, theirs.betas) and np.array_equal(ours.images, theirs.images)
     assert np.array_equal(ours.session, theirs.session) and np.array_equal(ours.test, theirs.test)
@@ -217,6 +221,7 @@ def test_whole_brain_masks_and_runs(host, mini_release, tmp_path):
 
     parts = ["brain-betas", "masks", "runs", "roi-times", "lists"]
     fetch.fetch(["CSI2"], parts, tmp_path, lambda _: 0)
+    assert all(fetch.is_here(part, "CSI2", tmp_path) for part in parts)
     for read in (volumes.read_r2_volumes, read_r1):
         assert np.array_equal(read(tmp_path, "CSI2").values, read(mini_release, "CSI2").values)
     ours, theirs = (next(bids.iter_runs(root, "CSI2")) for root in (tmp_path, mini_release))
@@ -249,12 +254,14 @@ def test_a_host_that_refuses_sends_you_to_a_browser(host, tmp_path, part):
     message = str(error.value)
     assert "127.0.0.1" in message and "refuses (status 403)" in message and "\n" not in message
     assert f"open {fetch.PARTS[part].page}" in message and str(tmp_path) in message
-    assert "\\" not in message and "{" not in message
+    assert f"({fetch.PARTS[part].size()}) and put them" in message
+    assert not set("\\{|") & set(message.replace(str(tmp_path), ""))  # a pattern is no file name
 
 
 def test_a_host_that_refuses_the_file_itself_or_is_not_there(host, tmp_path, monkeypatch):
     del host.files[f"/{fetch.RELEASE_1}/BOLD5000_ROIs.zip"]
-    with pytest.raises(DataError, match=r"roi-times: .*status 404.*fetch BOLD5000_ROIs.zip and"):
+    told = r"roi-times: .*status 404.*fetch BOLD5000_ROIs.zip \(4.21 GB\) and put"
+    with pytest.raises(DataError, match=told):
         fetch.fetch(["CSI1"], ["roi-times"], tmp_path, lambda _: 0)
     monkeypatch.setattr(fetch, "FIGSHARE", "http://127.0.0.1:9/api")
     with pytest.raises(DataError, match="lists: .*cannot be reached .*by hand"):

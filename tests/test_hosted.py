@@ -57,6 +57,13 @@ def test_elsewhere_there_is_no_drive(monkeypatch, capsys):
 def test_fetched_data_come_before_the_miniature(monkeypatch, tmp_path):
     monkeypatch.setenv(hosted.FOLDER, str(tmp_path))
     monkeypatch.setattr(miniature, "build", lambda: "built")
-    assert miniature.find_or_build() == ("built", False)
-    (tmp_path / "BOLD5000/BOLD5000_Stimuli/Scene_Stimuli/Presented_Stimuli").mkdir(parents=True)
-    assert miniature.find_or_build() == (tmp_path / "BOLD5000", True)
+    for name in ("py/CSI1_GLMbetas_allses_LHPPA.npy", "Presented_Stimuli/COCO/a.jpg",
+                 "Stimuli_Presentation_Lists/CSI1/CSI1_sess01/CSI_sess01_run01.txt"):  # fmt: skip
+        assert miniature.find_or_build() == ("built", False)
+        path = tmp_path / "BOLD5000" / "BOLD5000_Stimuli" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    real = (tmp_path / "BOLD5000", True)
+    assert miniature.find_or_build() == miniature.find_or_build(["images"], ["CSI2"]) == real
+    assert miniature.find_or_build(["images", "runs"]) == ("built", False)
+    assert miniature.find_or_build(subjects=["CSI1", "CSI2"]) == ("built", False)

@@ -188,6 +188,19 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_images), 64, 64, 3)
 
 
+def test_another_network_for_larger_pictures(mini_release, tmp_path):
+    x = loading.load(mini_release, "CSI1", size=128)
+    network, start = dict(channels=(8, 16), width=16, attention=(1,)), None
+    for stage in ("unconditional", "conditional"):  # as notebook 08 says it for the larger plans
+        recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
+                            device="cpu", network=network)  # fmt: skip
+        start = tmp_path / stage / "model.safetensors"
+    assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
+                               for k, v in load_model(start)[0].config.items()}.items()  # fmt: skip
+    got = decoding.reconstruct(x, start, sampling=ONE_STEP, say=lambda _: 0)
+    assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_images), 128, 128, 3)
+
+
 def test_joined_source_draws_a_subject_for_each_picture():
     sources = [lambda index, g, i=i: torch.full((len(index), 3), float(i)) for i in range(3)]
     images = np.zeros((600, 4, 4, 3), np.uint8)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon_lib import training_cost, widgets_real
+from recon_lib import recipes, training_cost, widgets_real
 from recon_lib.training_cost import PEAK, PLANS, hours, operations, plan
 from recon_lib.unet import UNet
 
@@ -36,6 +36,10 @@ def test_every_plan_is_a_network_that_can_be_built(name):
                         if not n.startswith(("encoder", "null")) and ".condition." not in n)
     assert cost["parameters"] == unconditional
     assert 0.5 < cost["hours"][0] < cost["hours"][1] < 24 * 60
+
+
+def test_the_smallest_plan_is_what_the_shell_trains():
+    assert PLANS["T4"]["network"] == recipes.NETWORK
 
 
 def test_the_explorer_follows_its_controls():
