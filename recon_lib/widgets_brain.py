@@ -1,5 +1,6 @@
 """Explorers of the brain's say: how strongly it is listened to, and what goes when an area goes."""
 
+import copy
 import functools
 
 import ipywidgets
@@ -14,6 +15,7 @@ from recon_lib.features import NAMED, read_factors
 from recon_lib.metrics import pixel_correlation
 from recon_lib.plots import tile
 from recon_lib.posterior import steer
+from recon_lib.runs import autocast, pick_precision
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.stepper import trajectory
 from recon_lib.style import BLUE, GREY, INK, PALE, WIDTH, styled
@@ -21,6 +23,21 @@ from recon_lib.style import BLUE, GREY, INK, PALE, WIDTH, styled
 INTERVALS = {  # noise amplitudes between which to guide
     "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.7, 1.0),
 }  # fmt: skip
+STEPS = 6  # pictures hardly change with more, and a reader who drags a slider does not wait
+
+
+def nimble(model):
+    """The same network, quick to ask for one picture.
+
+    For one picture it takes longer to turn the weights into bfloat16 than to multiply with them,
+    so where the CPU is faster with bfloat16, this is a copy that has them so.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cpu" or pick_precision("cpu") == "no":
+        return model
+    swift = copy.deepcopy(model).to(torch.bfloat16, memory_format=torch.channels_last)
+    return swift.requires_grad_(False)
+
 
 # ---- Guidance explorer ------------------------------------------------------------------------
 
@@ -46,6 +63,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         the way; `evaluations` of the network, `misfit`: -2 log p(vector | picture) for each number
         of the vector (1 is what the picture seen would give on average), `pixcorr`.
     """
+    model = nimble(model)
     vectors = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
     alpha_bar = SCHEDULES[info["schedule"]]()
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
@@ -59,7 +77,8 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         if strength:
             denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
         noise = initial_noise(1, shape, seed, picture)
-        times, _, x0 = trajectory(dpm_solver, denoise, noise, alpha_bar, steps)
+        with autocast(vectors.device):
+            times, _, x0 = trajectory(dpm_solver, denoise, noise, alpha_bar, steps)
         with torch.no_grad():
             fit = float(likelihood(vector)(x0[-1]))
         return times, x0[:, 0], fit
@@ -82,7 +101,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         "interval": choice("guide", list(INTERVALS), "not at the end"),
         "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
         "seed": slider("another noise", 0, 0, 20, 1),
-        "steps": slider("steps", 8, 4, 24, 1),
+        "steps": slider("steps", STEPS, 4, 24, 1),
         "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
     }
     return explorer(controls, numbers, draw_guidance, lambda n: (
@@ -111,7 +130,7 @@ def draw_guidance(numbers, fig=None):
 # ---- Lesion explorer --------------------------------------------------------------------------
 
 
-def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, factors, steps=8):
+def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, factors, steps=STEPS):
     """Switch areas of the brain off and see what goes.
 
     Parameters
@@ -141,6 +160,7 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
         name, for the whole brain and for what is left; `names`: what it reads, for all three;
         `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
+    model = nimble(model)
     areas = list(dict.fromkeys(name[2:] for name in roi))
     repeats = np.broadcast_to(repeats, len(betas))
 
@@ -150,16 +170,20 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
         vector = decoder.vector(row, repeats[picture : picture + 1])
         guide = {key: SAMPLING[key] for key in ("scale", "interval")}
         drawn = sample_pictures(model, info, vector, seed=seed, steps=steps, **guide)
-        return drawn[0], float(np.linalg.norm(vector[0, :-1]))
+        return drawn[0], read_factors(judge, drawn), float(np.linalg.norm(vector[0, :-1]))
+
+    shown = read_factors(judge, seen)
 
     def numbers(picture, seed, **on):
         off = tuple(area for area in areas if not on[area])
-        (whole, full), (part, rest) = made(picture, seed, ()), made(picture, seed, off)
+        whole, of_whole, full = made(picture, seed, ())
+        part, of_part, rest = made(picture, seed, off)
         pictures = np.stack([seen[picture], whole, part])
-        read, right, names = read_factors(judge, pictures), {}, {}
+        right, names = {}, {}
         for key, label in (("kind", "object"), ("background", "scene"), ("light", "light")):
-            right[label] = read[key][1:, factors[key][picture]]
-            names[label] = [NAMED[key][i] for i in read[key].argmax(1)]
+            read = np.stack([shown[key][picture], of_whole[key][0], of_part[key][0]])
+            right[label] = read[1:, factors[key][picture]]
+            names[label] = [NAMED[key][i] for i in read.argmax(1)]
         return {
             "pictures": pictures, "right": right, "names": names, "off": off, "left": rest / full,
             "voxels": int((~np.isin([name[2:] for name in roi], off)).sum()),
@@ -198,7 +222,8 @@ def draw_lesion(numbers, fig=None):
     ax.barh(place + 0.2, part, 0.36, color=BLUE)
     for i, names in enumerate(numbers["names"].values()):
         for shift, name, colour in ((-0.2, names[1], GREY), (0.2, names[2], INK)):
-            ax.text(1.02, i + shift, f"read as {name}", va="center", color=colour, fontsize=10)
+            ax.text(1.05, i + shift, name, va="center", color=colour, fontsize=10)
+    ax.text(1.05, -0.55, "read as", va="bottom", fontsize=10)
     ax.set(xlim=(0, 1.4), ylim=(len(place) - 0.5, -0.5), xticks=(0, 0.5, 1),
            xlabel="probability of the right name (grey: whole brain)")
     ax.set_yticks(place, list(numbers["right"]))

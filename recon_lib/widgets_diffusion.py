@@ -237,6 +237,9 @@ def draw_unet(numbers, fig=None):
                             (x, 0.7 - level if ends[0] else 0.27 - level),
                             arrowprops={"arrowstyle": "->", "color": INK})  # fmt: skip
     box(ax, 0, -levels, rows["middle"], attend=True)
+    for corner, middle, style in ((-0.8, -0.53, "->"), (0.8, 0.53, "<-")):
+        ax.annotate("", (middle, -levels + 0.1), (corner, 0.7 - levels),
+                    arrowprops={"arrowstyle": style, "color": INK})  # fmt: skip
     ax.text(0, 0.12, "skip", ha="center", color=GREY, fontsize=10)
     ax.set(xlim=(-1.75, 1.75), ylim=(-levels - 0.45, 0.45))
     ax.axis("off")
@@ -261,4 +264,5 @@ def box(ax, x, y, row, attend):
     c, side, _ = row["shape"]
     rim = {"edgecolor": RED, "linewidth": 2.5} if attend else {"edgecolor": GREY, "linewidth": 1}
     ax.add_patch(Rectangle((x - 0.5, y - 0.26), 1.0, 0.52, facecolor="#DCEBF5", **rim))
-    ax.text(x, y, f"{c} × {side} × {side}", ha="center", va="center", fontsize=11)
+    shape = f"{c} × {side} × {side}"
+    ax.text(x, y, shape, ha="center", va="center", fontsize=11 if len(shape) < 13 else 9)

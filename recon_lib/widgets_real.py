@@ -9,6 +9,8 @@ from recon_lib.training_cost import PEAK, USE, hours, operations
 from recon_lib.unet_cost import count
 
 WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
+UNITS = {"years": 24 * 365, "days": 24, "h": 1, "min": 1 / 60, "s": 1 / 3600}  # hours in each
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # no line through the text
 MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
 
 
@@ -24,11 +26,11 @@ def cost_explorer():
         "size": choice("picture (px)", [64, 128, 256]),
         "channels": choice("channels on top", list(WIDTHS)),
         "patch": choice("patch (px)", [1, 2, 4, 8], 4),
-        "millions": slider("pictures seen (millions)", 20.0, 0.5, 100.0, 0.5),
+        "millions": slider("million pictures", 20.0, 0.5, 100.0, 0.5),
     }
     return explorer(controls, cost_numbers, draw_cost, lambda n: (
         f"{n['parameters'] / 1e6:.1f} M parameters, {n['operations']:.1e} operations; on one A100 "
-        f"{n['hours']['A100'][0]:.2g} to {n['hours']['A100'][1]:.2g} hours"
+        + " to ".join(map(duration, n["hours"]["A100"]))
     ))  # fmt: skip
 
 
@@ -42,6 +44,12 @@ def cost_numbers(size, channels, patch, millions):
     }  # fmt: skip
 
 
+def duration(hours):
+    """In the largest unit of which it is more than one, with two digits: 0.79 -> "47 min"."""
+    unit = next((name for name, length in UNITS.items() if hours > length), "s")
+    return f"{float(f'{hours / UNITS[unit]:.2g}'):g} {unit}"
+
+
 @styled
 def draw_cost(numbers):
     """From the fewest to the most hours on each machine."""
@@ -49,15 +57,16 @@ def draw_cost(numbers):
     ax = fig.add_subplot()
     for i, (low, high) in enumerate(numbers["hours"].values()):
         ax.plot([low, high], [i, i], color=BLUE, linewidth=12, solid_capstyle="butt")
-        ax.annotate(f"{low:.2g} – {high:.2g} h", (np.sqrt(low * high), i), ha="center",
-                    xytext=(0, -19), textcoords="offset points", fontsize=11)
+        centre = np.clip(np.sqrt(low * high), 3e-4, 4e3)  # the text stays on the sheet
+        ax.annotate(f"{duration(low)} to {duration(high)}", (centre, i), ha="center",
+                    xytext=(0, -19), textcoords="offset points", fontsize=11, bbox=BEHIND)
     for mark, label in MARKS.items():
         ax.axvline(mark, color=INK, linestyle=":", linewidth=1)
         ax.annotate(label, (mark, -0.62), ha="center", va="bottom", fontsize=10,
                     annotation_clip=False)
     ax.set_yticks(range(len(PEAK)), PEAK)
-    ax.set(xscale="log", xlim=(3e-4, 30_000), ylim=(len(PEAK) - 0.3, -0.6),
+    ax.set(xscale="log", xlim=(1e-5, 1e5), ylim=(len(PEAK) - 0.3, -0.6),
            xlabel=f"hours at {USE[0]:.0%} to {USE[1]:.0%} of the peak rate (an estimate)")
     ax.tick_params(axis="y", length=0)
-    fig.subplots_adjust(0.13, 0.24, 0.98, 0.88)
+    fig.subplots_adjust(0.13, 0.24, 0.96, 0.88)
     return fig

@@ -57,3 +57,11 @@ def test_the_explorer_follows_its_controls():
     assert high / low == pytest.approx(training_cost.USE[1] / training_cost.USE[0])
     assert before["hours"]["8 x A100"][0] == pytest.approx(low / 8)
     assert widgets_real.draw_cost(before).axes
+
+
+@pytest.mark.parametrize("hours, text", [
+    (0.5 / 3600, "0.5 s"), (0.79, "47 min"), (4.83, "4.8 h"), (36, "1.5 days"),
+    (20_000, "2.3 years"),
+])  # fmt: skip
+def test_a_duration_is_told_in_a_unit_that_fits(hours, text):
+    assert widgets_real.duration(hours) == text

@@ -64,6 +64,23 @@ def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
     box.reset.click()
 
 
+def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
+    model, info, _, decoder, betas, _ = world
+    assert widgets_brain.nimble(model) is model  # nothing is gained without fast bfloat16
+    vectors = decoder.vector(betas[:3])
+    exact = sample_pictures(model, info, vectors, **GUIDED).astype(float)
+    monkeypatch.setattr("recon_lib.runs.bf16_is_faster", lambda: True)
+    quick = widgets_brain.nimble(model)
+    assert {p.dtype for p in quick.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    off = sample_pictures(quick, info, vectors, **GUIDED) - exact
+    assert 0 < np.sqrt((off**2).mean()) < 3  # of 255; other noise makes it tens
+    box = widgets_brain.guidance_explorer(
+        model, info, partial(evidence, decoder, world[2]), vectors, IMAGES[:3])
+    box.set(steps=5, strength=1.0)  # its gradient passes through such a network
+    assert np.isfinite(box.numbers["misfit"])
+
+
 def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
     box, vectors, likelihood = guidance
     box.set(scale=0.0, interval="always", picture=0, seed=1)
