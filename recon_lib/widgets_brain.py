@@ -201,21 +201,27 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
     ))  # fmt: skip
 
 
+def lay_lesion(fig):
+    """Pictures above bars."""
+    fig.add_axes((0, 0.46, 1, 0.46)).axis("off")
+    ax = fig.add_axes((0.13, 0.14, 0.83, 0.24))
+    ax.set(xlim=(0, 1.4), ylim=(2.5, -0.5), xticks=(0, 0.5, 1), yticks=(0, 1, 2),
+           xlabel="probability of the right name (grey: whole brain)")
+
+
 @styled
 def draw_lesion(numbers, fig=None):
     """The three pictures; below, how sure the judge is of the right names."""
-    fig = sheet(fig, (WIDTH, 4.4), lambda fig: [
-        fig.add_axes((0, 0.46, 1, 0.46)), fig.add_axes((0.13, 0.14, 0.83, 0.24))])
+    fig = sheet(fig, (WIDTH, 4.4), lay_lesion)
     top, ax = fig.axes
     pictures = numbers["pictures"]
     width = pictures.shape[2]
     top.imshow(tile(pictures, 3, 6), interpolation="nearest")
-    top.axis("off")
-    off = ", ".join(numbers["off"])
+    off = ", ".join(numbers["off"]) if numbers["voxels"] else "any area"
     titles = ("seen", "whole brain", f"without {off}" if off else "nothing off")
     for i, title in enumerate(titles):
         top.text(i * (width + 6) + width / 2, -2, title, ha="center", va="bottom",
-                 fontsize=12 if len(title) < 24 else 8)
+                 fontsize=12 if len(title) < 24 else 9)
     place = np.arange(len(numbers["right"]))
     whole, part = np.array(list(numbers["right"].values())).T
     ax.barh(place - 0.2, whole, 0.36, color=PALE)
@@ -224,7 +230,5 @@ def draw_lesion(numbers, fig=None):
         for shift, name, colour in ((-0.2, names[1], GREY), (0.2, names[2], INK)):
             ax.text(1.05, i + shift, name, va="center", color=colour, fontsize=10)
     ax.text(1.05, -0.55, "read as", va="bottom", fontsize=10)
-    ax.set(xlim=(0, 1.4), ylim=(len(place) - 0.5, -0.5), xticks=(0, 0.5, 1),
-           xlabel="probability of the right name (grey: whole brain)")
-    ax.set_yticks(place, list(numbers["right"]))
+    ax.set_yticklabels(numbers["right"])
     return fig
