@@ -1,5 +1,6 @@
 """The whole road from a shell: `python -m recon_lib --help`."""
 
+import os
 import sys
 import time
 from enum import StrEnum
@@ -32,8 +33,9 @@ EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
 
 
 def say(text):
-    """Tell the user what happens now."""
-    typer.echo(text)
+    """Tell the user what happens now; of several processes (accelerate launch) the first speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        typer.echo(text)
 
 
 @app.command()
