@@ -126,7 +126,7 @@ def train(
     options = dict(start=start, steps=steps, batch=batch, lr=lr, seed=seed, device=device,
                    compiled=compiled, tensorboard=tensorboard)
     if stage == "features":
-        recipes.train_eye_and_judge(out / stage)
+        recipes.train_readers(out / stage)
     elif images is not None:
         recipes.train_own(images, out / stage, size, **options)
     else:

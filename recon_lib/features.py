@@ -2,7 +2,7 @@
 
 It is trained on TinyScenes, whose factors are known. Two of these are shipped, trained on
 different pictures from different seeds: the *eye* gives the features that betas are decoded to,
-the *judge* only ever scores.
+the *judge* only ever scores. A reader of another kind is in `referee`.
 """
 
 import json
@@ -68,8 +68,15 @@ def fitted(x):
     return x.expand(-1, 3, -1, -1)
 
 
-def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3):
-    """Fit a `FactorNet` to pictures with known factors.
+def noisy(x, generator):
+    """Pictures (b, 3, 64, 64) with noise of up to 0.3 of the range's half: learn to bear it."""
+    blur = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)
+    return x + blur * torch.randn(x.shape, generator=generator)
+
+
+def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, kind=FactorNet,
+                     spoil=noisy):
+    """Fit a network to pictures with known factors.
 
     Parameters
     ----------
@@ -81,15 +88,19 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3):
     epochs, batch_size : int
     lr : float
         Peak learning rate of a one-cycle schedule.
+    kind : class
+        `FactorNet`, or another with the same answers.
+    spoil : function (pictures (b, 3, 64, 64), generator) -> pictures
+        What is done to the pictures of each batch, so that imperfect ones can be read too.
 
     Returns
     -------
-    FactorNet, in evaluation mode
+    kind, in evaluation mode
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = FactorNet()
+        net = kind()
     named = {k: torch.from_numpy(factors[k].astype(np.int64)) for k in NAMED}
     measured = torch.from_numpy(measured_targets(factors))
     optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
@@ -97,9 +108,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches)
     for _ in tqdm(range(epochs), desc="factor net", disable=None):
         for i in torch.randperm(len(images), generator=generator).split(batch_size):
-            x = to_batch(images[i.numpy()])
-            blur = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)  # learn to bear noise
-            out = net(x + blur * torch.randn(x.shape, generator=generator))
+            out = net(spoil(to_batch(images[i.numpy()]), generator))
             loss = sum(F.cross_entropy(out[k], named[k][i]) for k in NAMED)
             loss = loss + F.mse_loss(out["measured"], measured[i])
             optimizer.zero_grad()
@@ -119,7 +128,7 @@ def embed(net, images, batch_size=256):
 
 @torch.no_grad()
 def read_factors(net, images, batch_size=256):
-    """What a `FactorNet` reads from pictures.
+    """What a `FactorNet`, or the referee, reads from pictures.
 
     Returns
     -------
@@ -135,31 +144,32 @@ def read_factors(net, images, batch_size=256):
 
 
 def save_factor_net(net, path, **card):
-    """Write a `FactorNet` as safetensors, with `card` (how it was made) as metadata."""
+    """Write a network as safetensors, with `card` (how it was made) as metadata."""
     with atomic_write(path) as partial:
-        save_file(net.state_dict(), partial, {"kind": "FactorNet", "card": json.dumps(card)})
+        save_file(net.state_dict(), partial,
+                  {"kind": type(net).__name__, "card": json.dumps(card)})
 
 
-def load_factor_net(path):
-    """Read a `FactorNet`; "eye" and "judge" are the shipped ones.
+def load_factor_net(path, kind=FactorNet):
+    """Read a `FactorNet`, or a network of another kind; "eye" and "judge" are shipped.
 
     Raises
     ------
     DataError
         If the file is missing, damaged or holds another network.
     """
-    if path in ("eye", "judge"):
+    if path in ("eye", "judge", "referee"):
         path = CHECKPOINTS / f"{path}.safetensors"
     try:
         with safe_open(path, "pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        net = FactorNet()
+        net = kind()
         net.load_state_dict(state)
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; make it with `python -m recon_lib train`") from error
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
-            f"{path} does not hold a FactorNet ({type(error).__name__}); "
+            f"{path} does not hold a {kind.__name__} ({type(error).__name__}); "
             "give a file written by save_factor_net, or download it anew"
         ) from error
     return net.eval()

@@ -13,6 +13,7 @@ from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import arrays_in, readable
 from recon_lib.identification import similarity, two_way, two_way_within
 from recon_lib.latents import fit_decoder
+from recon_lib.referee import load_referee
 from recon_lib.scenes import KINDS, draw, sample_factors
 from recon_lib.splits import folds
 
@@ -157,15 +158,16 @@ def score_blocks(result, seed=0, permutations=1000):
     -------
     dict
         `scores`: share of reconstructions in which the judge reads the right one of the eight
-        categories, for the brain and for shuffled patterns, with a permutation p-value; and
+        categories, for the brain and for shuffled patterns, with a permutation p-value, and what
+        the referee reads; and
         identification of the scene shown for a block, among all and within its category; the
         latter also for twenty other sets of scenes that might as well have been shown.
     """
     kind, eight = result["kind"], np.unique(result["kind"])
     judge = load_factor_net("judge")
 
-    def evidence(pictures):  # (96, 8)
-        return np.log(read_factors(judge, pictures)["kind"][:, eight] + 1e-9)
+    def evidence(pictures, reader=judge):  # (96, 8)
+        return np.log(read_factors(reader, pictures)["kind"][:, eight] + 1e-9)
 
     def accuracy(matrix, target):
         return float((matrix.argmax(1) == target).mean())
@@ -183,6 +185,8 @@ def score_blocks(result, seed=0, permutations=1000):
     scores = {
         "category read": observed,
         "category read, shuffled brain": accuracy(evidence(result["shuffled"]), target),
+        "category read by the referee": accuracy(
+            evidence(result["reconstruction"], load_referee()), target),
         "category read, chance": 1 / len(eight),
         "category read, p-value": (1 + sum(n >= observed for n in null)) / (1 + permutations),
         "two-way": two_way(alike, own),

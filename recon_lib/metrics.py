@@ -16,10 +16,12 @@ from recon_lib.identification import (
     two_way_within,
     unit_rows,
 )
+from recon_lib.referee import load_referee
 
+READ = {"object": "kind", "background": "background", "light": "light"}  # what the readers name
+SECOND = "_referee"  # ends the name of what the referee reads; without it, the judge
 METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category", "pixcorr",
-           "ssim", "object", "background", "light", "nearest_train", "variance")
-READ = {"object": "kind", "background": "background", "light": "light"}  # what the judge names
+           "ssim", *READ, *(name + SECOND for name in READ), "nearest_train", "variance")
 
 
 def pixel_correlation(reconstructions, truth):
@@ -143,9 +145,10 @@ def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
 
 
 def factors_read(pictures, factors):
-    """Share of pictures in which the judge reads the object, background and light that were seen.
+    """Share of pictures in which the object, background and light that were seen can be read.
 
-    The judge is a network that had no part in making any picture; see `features`.
+    By two readers that had no part in making any picture: the judge, see `features`, and the
+    `referee`, who is no relative of the eye that steers.
 
     Parameters
     ----------
@@ -156,10 +159,14 @@ def factors_read(pictures, factors):
     Returns
     -------
     dict of str to float
+        ``object``, ``background``, ``light`` by the judge; ``object_referee``, … by the referee.
     """
-    read = read_factors(load_factor_net("judge"), np.asarray(pictures))
-    return {name: float((read[key].argmax(1) == factors[key]).mean())
-            for name, key in READ.items()}
+    scores = {}
+    for reader, suffix in ((load_factor_net("judge"), ""), (load_referee(), SECOND)):
+        read = read_factors(reader, np.asarray(pictures))
+        scores |= {name + suffix: float((read[key].argmax(1) == factors[key]).mean())
+                   for name, key in READ.items()}
+    return scores
 
 
 def report(reconstructions, truth, target, features, category=None, rankings=None,
@@ -180,8 +187,7 @@ def report(reconstructions, truth, target, features, category=None, rankings=Non
     rankings : dict of str to array (trials, candidates), optional
         Decoders that rank the candidates and draw nothing: an encoding model, the ideal observer.
     factors : structured array (candidates,), optional
-        What the test images were drawn from: adds ``object``, ``background`` and ``light``, as
-        read by the judge.
+        What the test images were drawn from: adds what `factors_read` returns.
     train_images : uint8 array (m, H, W, C), optional
         Adds ``nearest_train``, the mean distance to the nearest of them.
     noise_ceiling : float, optional
@@ -217,8 +223,8 @@ def report(reconstructions, truth, target, features, category=None, rankings=Non
     if any("two_way_within_category" in row for row in table.values()):
         table["chance"]["two_way_within_category"] = 0.5
     if seen is not None:  # always naming the most common one
-        table["chance"] |= {name: float(np.bincount(seen[key]).max() / len(seen))
-                            for name, key in READ.items()}
+        table["chance"] |= {name + suffix: float(np.bincount(seen[key]).max() / len(seen))
+                            for name, key in READ.items() for suffix in ("", SECOND)}
     if noise_ceiling is not None:
         table["noise_ceiling"] = {"variance": float(noise_ceiling)}
     return table
@@ -232,15 +238,21 @@ def _beyond_identification(pictures, seen, train_images):
 
 
 def format_report(table):
-    """The table of `report` as lines of text, one decoder a row."""
-    metrics = [m for m in METRICS if any(m in row for row in table.values())]
+    """The table of `report` as lines of text, one decoder a row.
+
+    Two numbers in a cell are what the judge and what the referee read.
+    """
+    metrics = [m for m in METRICS
+               if not m.endswith(SECOND) and any(m in row for row in table.values())]
     heads = [m.replace("_category", "").replace("two_way_within", "within") for m in metrics]
     width = max(map(len, table)) + 2
-    lines = ["".ljust(width) + "".join(head.rjust(max(len(head) + 2, 9)) for head in heads)]
+    room = [max(len(head) + 2, 15 if any(m + SECOND in row for row in table.values()) else 9)
+            for m, head in zip(metrics, heads, strict=True)]
+    lines = ["".ljust(width) + "".join(map(str.rjust, heads, room))]
     for name, row in table.items():
-        cells = (f"{row[m]:.3f}" if m in row else "–" for m in metrics)
-        lines.append(name.ljust(width) + "".join(
-            cell.rjust(max(len(head) + 2, 9)) for cell, head in zip(cells, heads, strict=True)))
+        cells = (" / ".join(f"{row[k]:.3f}" for k in (m, m + SECOND) if k in row) or "–"
+                 for m in metrics)
+        lines.append(name.ljust(width) + "".join(map(str.rjust, cells, room)))
     return "\n".join(lines)
 
 

@@ -19,7 +19,14 @@ from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
 from recon_lib.decoding import judge_space
 from recon_lib.drawing import load_conditional, sample_pictures
-from recon_lib.features import load_factor_net, read_factors, save_factor_net, train_factor_net
+from recon_lib.features import (
+    FactorNet,
+    load_factor_net,
+    noisy,
+    read_factors,
+    save_factor_net,
+    train_factor_net,
+)
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source, unique_pictures
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
@@ -27,13 +34,15 @@ from recon_lib.loading import Experiment
 from recon_lib.own import load_pictures
 from recon_lib.posterior import evidence
 from recon_lib.quality import quality
+from recon_lib.referee import Referee, unsteady
 from recon_lib.splits import refuse_leak
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
 
-EYES = {  # seed, scenes, epochs: the judge's seed and pictures are not the eye's
-    "eye": (101, 20_000, 6),
-    "judge": (202, 12_000, 5),
+READERS = {  # seed, scenes, epochs: no two share a seed or a picture
+    "eye": (101, 20_000, 6, FactorNet, noisy),
+    "judge": (202, 12_000, 5, FactorNet, noisy),
+    "referee": (303, 10_000, 8, Referee, unsteady),  # another architecture, poorer drawings
 }
 # small patches draw clean edges, a thin finest level keeps them cheap
 NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))
@@ -41,13 +50,14 @@ EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
 NEW_SEED = 998  # pictures that no training sees
 
 
-def train_eye_and_judge(out):
-    """Train the network that gives features and the one that scores; see `features`."""
+def train_readers(out):
+    """Train the network that gives features and the two that score: `features`, `referee`."""
     held = scenes.sample_factors(1000, seed=999)
     pictures = scenes.draw(held)
-    for name, (seed, n, epochs) in EYES.items():
+    for name, (seed, n, epochs, kind, spoil) in READERS.items():
         factors = scenes.sample_factors(n, seed)
-        net = train_factor_net(scenes.draw(factors), factors, seed, epochs)
+        net = train_factor_net(scenes.draw(factors), factors, seed, epochs, kind=kind,
+                               spoil=spoil)
         read = read_factors(net, pictures)
         right = {k: float((read[k].argmax(1) == held[k]).mean())
                  for k in ("kind", "background", "light")}

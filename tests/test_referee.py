@@ -1,0 +1,128 @@
+"""The referee reads what is there, by other means than the eye and the judge."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+
+from recon_lib import recipes
+from recon_lib.checkpoints import CHECKPOINTS
+from recon_lib.errors import DataError
+from recon_lib.features import load_factor_net, read_factors, save_factor_net, to_batch
+from recon_lib.metrics import SECOND, factors_read
+from recon_lib.referee import CELL, DIRECTIONS, edges_and_colours, load_referee, unsteady
+from recon_lib.scenes import KINDS, draw, sample_factors
+
+NAMES = ("kind", "background", "light")
+
+
+def to_pictures(x):
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    factors = sample_factors(400, 777)
+    return factors, draw(factors)
+
+
+def right(net, pictures, factors):
+    read = read_factors(net, pictures)
+    return {key: (read[key].argmax(1) == factors[key]).mean() for key in NAMES}
+
+
+def test_it_reads_scenes_that_it_has_not_seen(scenes):
+    factors, pictures = scenes
+    assert min(right(load_referee(), pictures, factors).values()) >= 0.97
+    read = read_factors(load_referee(), pictures)
+    assert np.allclose(read["kind"].sum(1), 1, atol=1e-4)
+    for key in ("x", "y", "size"):
+        assert np.corrcoef(read[key], factors[key])[0, 1] > 0.8
+
+
+def test_it_bears_an_unsteady_hand(scenes):
+    factors, pictures = scenes
+    poor = to_pictures(unsteady(to_batch(pictures), torch.Generator().manual_seed(1)))
+    assert np.abs(poor.astype(float) - pictures).mean() > 5  # they are not what they were
+    assert min(right(load_referee(), poor, factors).values()) >= 0.95
+
+
+def test_it_is_not_content_with_what_contents_the_eye(scenes):
+    """Pixels moved a little along the eye's gradient to another thing: sisters fall for it."""
+    factors, pictures = scenes
+    factors, pictures = factors[:100], pictures[:100]
+    eye, wrong = load_factor_net("eye"), (factors["kind"] + 5) % len(KINDS)
+    start, most = to_batch(pictures), 16 / 127.5  # of 255 levels, at most 16 in any pixel
+    x = start.clone()
+    for _ in range(20):
+        x.requires_grad_(True)
+        away = F.cross_entropy(eye(x)["kind"], torch.from_numpy(wrong.astype(np.int64)))
+        x = x.detach() - most / 6 * torch.autograd.grad(away, x)[0].sign()
+        x = start + (x - start).clamp(-most, most)
+    bribed = {name: (read_factors(net, to_pictures(x))["kind"].argmax(1) == wrong).mean()
+              for name, net in (("eye", eye), ("judge", load_factor_net("judge")),
+                                ("referee", load_referee()))}
+    assert bribed["eye"] > 0.95
+    assert bribed["referee"] < 0.5 * bribed["judge"]
+
+
+def test_edges_of_a_ramp_by_hand():
+    """Brightness that rises evenly along one direction has edges of that direction everywhere."""
+    row, column = np.mgrid[:64, :64] / 64
+    for k in range(DIRECTIONS):
+        turn = np.pi * k / DIRECTIONS
+        ramp = np.cos(turn) * column + np.sin(turn) * row - 0.5
+        x = torch.from_numpy(np.tile(0.5 * ramp, (1, 3, 1, 1))).float()
+        cells = edges_and_colours(x)[0].numpy()
+        inner = cells[:DIRECTIONS, 2:-2, 2:-2] ** 2  # strength, away from the frame
+        slope = 3 * 2 * 0.5 / 64  # three colours, over two pixels
+        off = 2 * np.pi * (np.arange(DIRECTIONS) - k) / DIRECTIONS
+        expected = slope * np.clip(np.cos(off), 0, None)  # half of the directions have a share
+        np.testing.assert_allclose(inner.mean((1, 2)), expected, atol=0.03 * slope)
+        blocks = x[0].numpy().reshape(3, 16, CELL, 16, CELL).mean((2, 4))
+        np.testing.assert_allclose(cells[DIRECTIONS:], blocks, atol=1e-6)
+
+
+def test_edges_do_not_care_what_is_light_and_what_is_dark(scenes):
+    x = to_batch(scenes[1][:4])
+    one, other = edges_and_colours(x), edges_and_colours(-x)
+    torch.testing.assert_close(one[:, :DIRECTIONS], other[:, :DIRECTIONS])
+    torch.testing.assert_close(one[:, DIRECTIONS:], -other[:, DIRECTIONS:])
+
+
+def test_the_scores_have_both_readers(scenes):
+    factors, pictures = scenes
+    scores = factors_read(pictures, factors)
+    assert scores["object" + SECOND] == right(load_referee(), pictures, factors)["kind"]
+    assert scores["object"] == right(load_factor_net("judge"), pictures, factors)["kind"]
+
+
+def test_a_referee_is_no_judge(tmp_path):
+    with pytest.raises(DataError, match="does not hold a FactorNet"):
+        load_factor_net("referee")
+    with pytest.raises(DataError, match="does not hold a Referee"):
+        load_referee("judge")
+    save_factor_net(load_referee(), tmp_path / "net.safetensors", seed=1)
+    x = torch.rand(2, 3, 64, 64)
+    again = load_referee(tmp_path / "net.safetensors")
+    assert torch.equal(again(x)["kind"], load_referee()(x)["kind"])
+
+
+def test_one_command_trains_all_readers_and_the_card_says_how(tmp_path, monkeypatch):
+    seeds = [seed for seed, *_ in recipes.READERS.values()]
+    assert len(set(seeds)) == 3  # no two of them learnt from the same scenes
+    with safe_open(CHECKPOINTS / "referee.safetensors", "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert (card["seed"], card["scenes"], card["epochs"]) == recipes.READERS["referee"][:3]
+    assert min(card["held_out_accuracy"].values()) >= 0.97
+    short = {name: (seed, 64, 1, *how) for name, (seed, _, _, *how) in recipes.READERS.items()}
+    monkeypatch.setattr(recipes, "READERS", short)
+    recipes.train_readers(tmp_path)
+    grey = np.full((1, 64, 64, 3), 128, np.uint8)
+    for name, load in (("eye", load_factor_net), ("judge", load_factor_net),
+                       ("referee", load_referee)):
+        read = read_factors(load(tmp_path / f"{name}.safetensors"), grey)
+        assert read["kind"].shape == (1, len(KINDS)) and np.isfinite(read["hue"]).all()
