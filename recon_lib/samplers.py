@@ -75,6 +75,7 @@ def log_snr_ladder(alpha_bar, steps, noisiest=-5.0):
     equal = ladder(alpha_bar, steps)
     first, last = equal[0], equal[-1]
     log_ratio = snr(alpha_bar.double()).log().cpu() / 2  # (T,), falling with t
+    log_ratio = log_ratio.clamp(max=8.5)  # infinite without noise; float32 knows no less than this
     low = max(noisiest, log_ratio[first].item())
     wanted = torch.linspace(low, max(low, log_ratio[last].item()), steps, dtype=torch.float64)
     times = (wanted[:, None] - log_ratio).abs().argmin(1).tolist()
@@ -130,7 +131,7 @@ def ddim(denoise, x_T, alpha_bar, steps=50, eta=0.0, seed=0, first=0, callback=N
             callback(i, t, x, x0)
         (a, s), (a_next, s_next) = _levels(alpha_bar, t), _levels(alpha_bar, t_next)
         # the fresh noise that a Gaussian posterior of x_{t_next} given x_t and x0 asks for
-        fresh = eta * (s_next / s) * max(0.0, 1 - (a / a_next) ** 2) ** 0.5
+        fresh = eta * (s_next / s) * max(0.0, 1 - (a / a_next) ** 2) ** 0.5 if s else 0.0
         eps = to_eps(x0, x, _times(x, t), alpha_bar)
         x = a_next * x0 + max(0.0, s_next**2 - fresh**2) ** 0.5 * eps
         if fresh > 0:
@@ -167,7 +168,7 @@ def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
         ratio = (a * s_next) / (s * a_next)  # exp(-h), h the step in log(a / s)
         h = -torch.tensor(ratio, dtype=torch.float64).log().item()
         guess = x0
-        if before is not None:  # extrapolate the estimate to the middle of the step
+        if before is not None and s_next > 0:  # extrapolate the estimate to the middle of the step
             guess = x0 + h / (2 * h_before) * (x0 - before)
         x = (s_next / s) * x + a_next * (1 - ratio) * guess
         before, h_before = x0, h
