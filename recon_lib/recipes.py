@@ -44,8 +44,7 @@ READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "judge": (202, 12_000, 5, FactorNet, noisy),
     "referee": (303, 10_000, 8, Referee, unsteady),  # another architecture, poorer drawings
 }
-# small patches draw clean edges, a thin finest level keeps them cheap
-NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))
+NETWORK = dict(channels=(64, 128, 192), patch=4, attention=(2,))  # of the shipped models
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
 NEW_SEED = 998  # pictures that no training sees
 
