@@ -29,7 +29,7 @@ $(STAMP): pyproject.toml
 run: $(STAMP)    ## the main job: simulate, estimate betas, reconstruct, score; see results/
 	$(BIN)/python -m recon_lib run
 
-test: lint strict  ## style, spelling, unit tests and every notebook
+test: lint strict browser  ## style, spelling, unit tests and every notebook
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(NBVAL) --nbval-lax \
 	    --ignore=$(BROWSER) tests $(filter-out $(STRICT),$(NOTEBOOKS))
 

@@ -21,7 +21,7 @@ from recon_lib.stepper import trajectory
 from recon_lib.style import BLUE, GREY, INK, PALE, WIDTH, styled
 
 INTERVALS = {  # noise amplitudes between which to guide
-    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.7, 1.0),
+    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.9, 1.0),
 }  # fmt: skip
 STEPS = 6  # pictures hardly change with more, and a reader who drags a slider does not wait
 

@@ -62,6 +62,12 @@ def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
         assert box.numbers["evaluations"] == sum(rows)  # a guided step is a batch of two
     handle.remove()
     box.reset.click()
+    spent = []
+    for interval in widgets_brain.INTERVALS:  # each is seen to differ, as the explorer opens
+        box.set(interval=interval)
+        spent.append(box.numbers["evaluations"])
+    assert len(set(spent)) == len(spent)
+    box.reset.click()
 
 
 def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
