@@ -31,6 +31,7 @@ from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source, unique_pictures
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
 from recon_lib.loading import Experiment
+from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
 from recon_lib.posterior import evidence
 from recon_lib.quality import quality
@@ -184,8 +185,8 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
     return train_conditional_diffusion(loader, drop=0.12, **options)
 
 
-def choose_sampling(experiment, model_path, settings, n=113, seed=0):
-    """Top-1 identification of training trials for some ways of sampling.
+def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
+    """How well pictures of training trials are named and read, for some ways of sampling.
 
     The brain vectors are out-of-fold predictions, as noisy as those of test trials; the candidates
     are the pictures of `n` training trials. No test trial is touched.
@@ -193,17 +194,22 @@ def choose_sampling(experiment, model_path, settings, n=113, seed=0):
     Parameters
     ----------
     experiment : Experiment
+        Of TinyScenes.
     model_path : path
     settings : sequence of dict
         Options of `drawing.sample_pictures`.
     n : int
         Number of trials, each of another picture.
+    repeats : int
+        More than 1: vectors as averages of so many trials would give them. Training pictures are
+        shown once, so these are simulated from the decoder's own errors.
     seed : int
 
     Returns
     -------
-    list of float
-        For each setting the share named right among `n`.
+    list of dict
+        For each setting ``top1``, the share named right among `n`, and what the two readers see,
+        see `metrics.factors_read`.
     """
     x = experiment
     model, info, latent = load_conditional(model_path, "cpu", *x.images.shape[2:])
@@ -212,16 +218,20 @@ def choose_sampling(experiment, model_path, settings, n=113, seed=0):
     order = np.random.default_rng(seed).permutation(int(train.sum()))
     _, first = np.unique(x.image[train][order], return_index=True)
     some = order[np.sort(first)[:n]]
+    seen, factors = x.train_images[some], x.factors[x.image[train][some]]
     vectors = np.column_stack([decoder.ridge.out_of_fold[some], np.ones(n)]).astype(np.float32)
-    features = judge_space(x.train_images)
-    known = features(x.train_images[some])
-    likelihood = partial(evidence, decoder, latent)
-    return [
-        top_k(similarity(features(sample_pictures(
-            model, info, vectors, seed=seed, likelihood=likelihood, **setting
-        )), known), np.arange(n))
-        for setting in settings
-    ]
+    if repeats > 1:
+        vectors = decoder.simulate(
+            torch.from_numpy(latent.transform(seen)), torch.full((n,), repeats),
+            torch.Generator().manual_seed(seed),
+        ).numpy()
+    features, rows = judge_space(x.train_images), []
+    for setting in settings:
+        pictures = sample_pictures(model, info, vectors, seed=seed,
+                                   likelihood=partial(evidence, decoder, latent), **setting)
+        named = top_k(similarity(features(pictures), features(seen)), np.arange(n))
+        rows.append({"top1": named, **factors_read(pictures, factors)})
+    return rows
 
 
 def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu"):

@@ -97,7 +97,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         }  # fmt: skip
 
     controls = {
-        "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 6.0, 0.5),
+        "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 10.0, 0.5),
         "interval": choice("guide", list(INTERVALS), "not at the end"),
         "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
         "seed": slider("another noise", 0, 0, 20, 1),

@@ -8,13 +8,14 @@ import pytest
 import torch
 from conftest import random_unet
 
-from recon_lib import decoding, drawing, experiment
+from recon_lib import decoding, drawing, experiment, recipes
 from recon_lib.checkpoints import load_model, save_model
 from recon_lib.decoding import judge_space, reconstruct, score
 from recon_lib.drawing import SAMPLING, sample_pictures, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
+from recon_lib.latents import fit_decoder
 from recon_lib.metrics import METRICS
 from recon_lib.scenes import KINDS, draw, sample_factors
 
@@ -291,3 +292,29 @@ def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby):
 def test_the_shipped_model_is_the_default():
     assert drawing.MODEL.name == "conditional.safetensors"
     assert drawing.MODEL.with_name(drawing.LATENT).exists()
+
+
+def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
+    """With the pictures seen in place of samples all are named; with another's, none."""
+    shown, given = loaded.train_images, []
+
+    def pictures_seen(model, info, vectors, seed, likelihood, turn):
+        given.append(vectors)
+        whole = np.linalg.norm(fold[:, None] - given[0][None, :, :-1], axis=2).argmin(0)
+        return np.roll(shown[whole], turn, axis=0)
+
+    def watched(betas, latents, groups, seed):
+        decoder = fit_decoder(betas, latents, groups, seed)
+        fold[:] = decoder.ridge.out_of_fold
+        assert len(betas) == (~loaded.test).sum()  # no test trial is touched
+        return decoder
+
+    latent = drawing.load_conditional(tiny_model)[2]
+    fold = np.zeros((len(shown), sum(latent.blocks)), np.float32)
+    monkeypatch.setattr(recipes, "sample_pictures", pictures_seen)
+    monkeypatch.setattr(recipes, "fit_decoder", watched)
+    right, wrong = recipes.choose_sampling(loaded, tiny_model, [{"turn": 0}, {"turn": 1}], n=12)
+    assert right["top1"] == 1 and wrong["top1"] == 0
+    assert right["object"] > 0.9 > wrong["object"]
+    recipes.choose_sampling(loaded, tiny_model, [{"turn": 0}], n=12, repeats=4)
+    assert (given[0][:, -1] == 1).all() and (given[-1][:, -1] == 0.5).all()
