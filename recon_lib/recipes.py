@@ -225,11 +225,12 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
             torch.from_numpy(latent.transform(seen)), torch.full((n,), repeats),
             torch.Generator().manual_seed(seed),
         ).numpy()
-    features, rows = judge_space(x.train_images), []
+    features, likelihood = judge_space(x.train_images), partial(evidence, decoder, latent)
+    known, rows = features(seen), []
     for setting in settings:
-        pictures = sample_pictures(model, info, vectors, seed=seed,
-                                   likelihood=partial(evidence, decoder, latent), **setting)
-        named = top_k(similarity(features(pictures), features(seen)), np.arange(n))
+        pictures = sample_pictures(model, info, vectors, seed=seed, likelihood=likelihood,
+                                   **setting)
+        named = top_k(similarity(features(pictures), known), np.arange(n))
         rows.append({"top1": named, **factors_read(pictures, factors)})
     return rows
 
