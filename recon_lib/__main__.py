@@ -26,6 +26,7 @@ Model = Annotated[Path | None, typer.Option(help="Conditional model; default: th
 Scale = Annotated[float | None, typer.Option(help="Guidance scale; 1: none.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
 Strength = Annotated[float | None, typer.Option(help="Of the likelihood's pull; 0: none.")]
+Trust = Annotated[float | None, typer.Option(help="In the likeliest memory, in trials; 0: none.")]
 Candidates = Annotated[int | None, typer.Option(help="Drawn a picture; the likeliest is kept.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
@@ -167,18 +168,19 @@ def reconstruct(
     folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
     train_steps: Annotated[int, typer.Option(help="0: no network, the exact denoiser.")] = 0,
     model: Model = None, seed: Seed = 0, scale: Scale = None, steps: Steps = None,
-    strength: Strength = None, candidates: Candidates = None, device: Device = "auto",
+    strength: Strength = None, candidates: Candidates = None, trust: Trust = None,
+    device: Device = "auto",
 ):
     """Reconstruct held-out pictures: from a release (--data), or from your own arrays.
 
-    How to sample was chosen on training trials; --scale, --steps, --strength and --candidates
-    choose otherwise.
+    How to sample was chosen on training trials; --scale, --steps, --strength, --candidates and
+    --trust choose otherwise.
     """
     from recon_lib import results
     from recon_lib.drawing import MODEL, SAMPLING
     from recon_lib.runs import pick_device
 
-    asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates)
+    asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates, trust=trust)
     sampling = SAMPLING | {k: v for k, v in asked.items() if v is not None}
     device = pick_device(device)
     if (images is None) != (betas is None):

@@ -21,6 +21,7 @@ from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures, to_ui
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
+from recon_lib.memory import recall
 from recon_lib.metrics import report
 from recon_lib.posterior import evidence
 from recon_lib.samplers import dpm_solver, initial_noise
@@ -186,8 +187,10 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         latents = latent.transform(shown[train])
         decoder = fit_decoder(betas, latents, seen, seed)
         if ready:
-            sample = partial(sample_pictures, ready[0], ready[1], seed=seed,
-                             likelihood=partial(evidence, decoder, latent), **sampling)
+            aids = dict(likelihood=partial(evidence, decoder, latent))
+            if latent.memory is not None:
+                aids["recall"] = partial(recall, decoder, latent.memory)
+            sample = partial(sample_pictures, *ready[:2], seed=seed, **aids, **sampling)
         elif train_steps:
             folder = Path(out_dir, f"fold_{number + 1}")
             sample = trained_sampler(decoder, pool, latent.transform(pool), latent.blocks,

@@ -15,6 +15,7 @@ from recon_lib.features import embed, load_factor_net
 from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder
 from recon_lib.loading import read_truth
+from recon_lib.memory import recall, remembered
 from recon_lib.metrics import report
 from recon_lib.posterior import evidence
 
@@ -100,7 +101,8 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
         A conditional model; its latent lies beside it.
     seed : int
     sampling : dict
-        Options of `sample_pictures`. The likelihood is that of the brain decoder.
+        Options of `sample_pictures`. The likelihood is that of the brain decoder, the memory that
+        of the model.
     device : str
     say : function
         Told what is being done.
@@ -129,11 +131,12 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     elif x.truth is not None:
         say("voxels were dropped: the ideal observer is left out")
 
-    likelihood = partial(evidence, decoder, latent)
+    aids = dict(likelihood=partial(evidence, decoder, latent))
+    if latent.memory is not None:
+        aids["recall"] = partial(recall, decoder, latent.memory)
 
     def sample(vectors, seed, label):
-        return sample_pictures(model, info, vectors, seed=seed, label=label, likelihood=likelihood,
-                               **sampling)
+        return sample_pictures(model, info, vectors, seed=seed, label=label, **aids, **sampling)
 
     averaged, counts = x.averaged()
     free = sample_pictures(model, info, n=len(x.test_images), seed=seed + 1000,
@@ -153,7 +156,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
             "pictures": {
                 "diffusion": sample(vectors, seed, "diffusion"),
                 "conditional": sample_pictures(model, info, vectors, seed=seed,
-                                               label="without likelihood", **unaided),
+                                               label="network alone", **unaided),
                 "ridge": ridge(betas),
                 "retrieval": retrieval(vectors[:, :-1], train_latents, x.train_images),
                 "mean_image": mean_image(x.train_images, n),
@@ -162,6 +165,9 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
             },
             "rankings": {key: observer(betas) for key, observer in observers.items()},
         }
+        memories = remembered(x, decoder, latent, vectors)
+        if memories is not None:
+            results[name]["pictures"]["remembered"] = memories
     for extra in (1, 2):  # for the eye only: the scores are of the first seed
         results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = sample(
             decoder.vector(averaged, counts), seed + extra, f"seed {extra}"

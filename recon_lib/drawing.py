@@ -64,7 +64,8 @@ def load_conditional(path, device="cpu", size=None, channels=3):
 
 
 def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
-                    batch_size=64, label="sample", likelihood=None, strength=1.0, candidates=1):
+                    batch_size=64, label="sample", likelihood=None, strength=1.0, candidates=1,
+                    recall=None, trust=30.0):
     """Draw pictures from a diffusion model, one for each brain vector.
 
     Parameters
@@ -90,6 +91,11 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         How strongly the likelihood steers, see `posterior.steer`; 0: not at all.
     candidates : int
         Pictures drawn for each vector; the one that explains it best is kept.
+    recall : function (vectors (b, d), trust) -> vectors (b, d), optional
+        `partial(memory.recall, decoder, latent.memory)`: what the network is told in place of the
+        vectors. The likelihood stays that of the vectors.
+    trust : float
+        See `memory.recall`.
 
     Returns
     -------
@@ -112,12 +118,14 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     pictures = []
     for first in tqdm(range(0, n, batch_size), label, disable=None, leave=False):
         count = min(batch_size, n - first)
-        condition = None
+        told = measured = None
         if vectors is not None:
-            condition = np.ascontiguousarray(vectors[first : first + count], np.float32)
-            condition = torch.from_numpy(condition).to(device)
-        denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
-        fit = None if likelihood is None else likelihood(condition)
+            told = measured = np.ascontiguousarray(vectors[first : first + count], np.float32)
+            if recall is not None:
+                told = recall(measured, trust)
+            told, measured = (torch.from_numpy(v).to(device) for v in (told, measured))
+        denoise = denoiser(model, info["prediction"], alpha_bar, told, scale, interval)
+        fit = None if likelihood is None else likelihood(measured)
         if fit is not None and strength:
             denoise = steer(denoise, fit, alpha_bar, strength, interval)
         drawn = []  # candidate k of sample i starts from noise number i + k n

@@ -59,11 +59,14 @@ class ImageLatent:
     ----------
     eye : FactorNet
     pixels, features : Basis
+    memory : (n, d) array or None
+        Latents of the pictures that a diffusion model was trained on, see `memory.recall`.
     """
 
     eye: torch.nn.Module
     pixels: Basis
     features: Basis
+    memory: np.ndarray | None = None
 
     @property
     def blocks(self):
@@ -109,11 +112,16 @@ def fit_latent(train_images, eye, pixels=40, features=56):
 
 
 def save_latent(latent, path):
-    """Write an `ImageLatent` as safetensors: a model conditioned on it is of no use without it."""
+    """Write an `ImageLatent` as safetensors: a model conditioned on it is of no use without it.
+
+    The memory is kept in half precision.
+    """
     arrays = {f"eye.{k}": v.numpy() for k, v in latent.eye.state_dict().items()}
     for name in ("pixels", "features"):
         basis = getattr(latent, name)
         arrays[f"{name}.mean"], arrays[f"{name}.axes"] = basis.mean, basis.axes
+    if latent.memory is not None:
+        arrays["memory"] = latent.memory.astype(np.float16)
     with atomic_write(path) as partial:
         save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
 
@@ -133,6 +141,7 @@ def load_latent(path):
         eye.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
                              for k, v in arrays.items() if k.startswith(prefix)})
         parts = [Basis(arrays[f"{n}.mean"], arrays[f"{n}.axes"]) for n in ("pixels", "features")]
+        memory = arrays["memory"].astype(np.float32) if "memory" in arrays else None
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; it stands beside the conditional model") from error
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
@@ -140,7 +149,7 @@ def load_latent(path):
             f"{path} does not hold a latent ({type(error).__name__}); use a file that training "
             "wrote"
         ) from error
-    return ImageLatent(eye.eval(), *parts)
+    return ImageLatent(eye.eval(), *parts, memory)
 
 
 @dataclass
@@ -235,7 +244,9 @@ def fit_decoder(betas, latents, groups=None, seed=0):
     return BrainDecoder(ridge, channel, np.linalg.cholesky(covariance))
 
 
-def vector_source(decoder, latents, blocks, repeats=(1, 2, 3, 4), weaken=0.2):
+def vector_source(
+    decoder, latents, blocks, repeats=(1, 2, 3, 4, 16, 64, 256), weaken=0.2
+):  # fmt: skip
     """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
 
     Now and then a block of the vector (pixels, features) is weakened as a noisier brain would
@@ -250,7 +261,8 @@ def vector_source(decoder, latents, blocks, repeats=(1, 2, 3, 4), weaken=0.2):
     blocks : sequence of int
         Sizes of the blocks of the latent; they sum to d.
     repeats : sequence of int
-        Numbers of averaged trials to simulate, drawn with equal probability.
+        Numbers of averaged trials to simulate, drawn with equal probability. Few brains give more
+        than four; the others are for `memory.recall`, and teach the network what a vector means.
     weaken : float
         Share of blocks to weaken.
 

@@ -12,7 +12,8 @@ from recon_lib.style import BLUE, GREY, INK, PALE, RED, WIDTH, styled
 LABELS = {  # how the decoders of scores.json are called in figures
     "truth": "seen",
     "diffusion": "diffusion",
-    "conditional": "diffusion without likelihood",
+    "conditional": "the network alone",
+    "remembered": "likeliest memory",
     "ridge": "ridge to pixels",
     "retrieval": "nearest training image",
     "mean_image": "mean image",

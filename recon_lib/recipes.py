@@ -4,8 +4,8 @@
     python -m recon_lib train unconditional
     python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
 
-No test picture is seen by any of them; `training_pictures` refuses if one would be. `train_own`
-trains the unconditional model on anybody's pictures in the same way.
+No test picture is seen by any of them; `memory.training_pictures` refuses if one would be.
+`train_own` trains the unconditional model on anybody's pictures in the same way.
 """
 
 from functools import partial
@@ -28,15 +28,14 @@ from recon_lib.features import (
     train_factor_net,
 )
 from recon_lib.identification import similarity, top_k
-from recon_lib.joined import joined_source, unique_pictures
+from recon_lib.joined import joined_source
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
-from recon_lib.loading import Experiment
+from recon_lib.memory import EXTRA, EXTRA_SEED, recall, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
 from recon_lib.posterior import evidence
 from recon_lib.quality import quality
 from recon_lib.referee import Referee, unsteady
-from recon_lib.splits import refuse_leak
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
 
@@ -46,7 +45,6 @@ READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "referee": (303, 10_000, 8, Referee, unsteady),  # another architecture, poorer drawings
 }
 NETWORK = dict(channels=(64, 128, 192), patch=4, attention=(2,))  # of the shipped models
-EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
 NEW_SEED = 998  # pictures that no training sees
 
 
@@ -65,40 +63,6 @@ def train_readers(out):
                         held_out_accuracy=right)
 
 
-def several(experiment):
-    """A list of subjects, for one or for several of them."""
-    return [experiment] if isinstance(experiment, Experiment) else list(experiment)
-
-
-def training_pictures(experiment, extra=None):
-    """The pictures of the training trials, and scenes that no brain has seen.
-
-    Parameters
-    ----------
-    experiment : Experiment, or sequence of Experiment
-    extra : int, optional
-        TinyScenes to add; default: `EXTRA` to TinyScenes, none to pictures of another kind.
-
-    Returns
-    -------
-    (n, size, size, 3) uint8 array
-
-    Raises
-    ------
-    DataError
-        If a test picture is among them.
-    """
-    people = several(experiment)
-    if extra is None:
-        extra = 0 if people[0].factors is None else EXTRA
-    own = unique_pictures(people)
-    more = scenes.draw(scenes.sample_factors(extra, EXTRA_SEED), own.shape[1])
-    pictures = np.concatenate([own, more])
-    for x in people:
-        refuse_leak(pictures, x.images[x.test_images])
-    return pictures
-
-
 def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     """Train the unconditional or the conditional diffusion model on an experiment.
 
@@ -111,9 +75,9 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     experiment : Experiment, or sequence of Experiment
     out : path
         Gets `model.safetensors` and what `training.train` writes; for the conditional model
-        also `latent.safetensors`, without which it is of no use.
+        also `latent.safetensors`, without which it is of no use: the latent, and the memory.
     extra : int, optional
-        See `training_pictures`.
+        See `memory.training_pictures`.
     seed, options
         See `fit`.
     """
@@ -123,8 +87,9 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     if stage == "conditional":
         shown = np.concatenate([x.train_images for x in people])
         latent = fit_latent(shown, load_factor_net("eye"))
+        latent.memory = known = latent.transform(pictures)
         save_latent(latent, Path(out, "latent.safetensors"))
-        known, sources = latent.transform(pictures), []
+        sources = []
         for x in people:
             mine = latent.transform(x.train_images)
             decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
@@ -226,10 +191,11 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
             torch.Generator().manual_seed(seed),
         ).numpy()
     features, likelihood = judge_space(x.train_images), partial(evidence, decoder, latent)
+    unseen = latent.memory[len(np.unique(x.image[train])) :]  # pictures that no trial showed
     known, rows = features(seen), []
     for setting in settings:
         pictures = sample_pictures(model, info, vectors, seed=seed, likelihood=likelihood,
-                                   **setting)
+                                   recall=partial(recall, decoder, unseen), **setting)
         named = top_k(similarity(features(pictures), known), np.arange(n))
         rows.append({"top1": named, **factors_read(pictures, factors)})
     return rows

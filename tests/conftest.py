@@ -9,6 +9,7 @@ from recon_lib.bold5000 import KEYS
 from recon_lib.checkpoints import save_model
 from recon_lib.features import load_factor_net
 from recon_lib.latents import fit_latent, save_latent
+from recon_lib.memory import training_pictures
 from recon_lib.unet import UNet
 
 VOXELS = dict(zip(KEYS, (12, 12, 10, 10, 4, 4, 8, 8, 3, 3), strict=True))
@@ -46,6 +47,7 @@ def tiny_model(loaded, tmp_path_factory):
     """Path of a random conditional model, its latent beside it."""
     folder = tmp_path_factory.mktemp("model")
     latent = fit_latent(loaded.train_images, load_factor_net("eye"), pixels=6, features=8)
+    latent.memory = latent.transform(training_pictures(loaded, extra=25))
     save_latent(latent, folder / "latent.safetensors")
     info = dict(prediction="x0", schedule="cosine", image_size=64)
     save_model(random_unet(15), folder / "model.safetensors", info)

@@ -16,9 +16,9 @@ from recon_lib import runs
 from recon_lib.checkpoints import load_model, save_model
 from recon_lib.drawing import sample_pictures
 
-DECODERS = {"diffusion", "conditional", "ridge", "retrieval", "mean_image", "unconditional",
-            "shuffled_brain", "encoding_model", "ideal_observer", "chance", "truth",
-            "noise_ceiling"}
+DECODERS = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
+            "unconditional", "shuffled_brain", "encoding_model", "ideal_observer", "chance",
+            "truth", "noise_ceiling"}
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 RNG = np.random.default_rng(0)
 

@@ -21,8 +21,8 @@ from recon_lib.scenes import KINDS, draw, sample_factors
 
 ONE_STEP = SAMPLING | dict(steps=1, candidates=1)
 TWO_STEPS = SAMPLING | dict(steps=2)
-PICTURES = {"diffusion", "conditional", "ridge", "retrieval", "mean_image", "unconditional",
-            "shuffled_brain"}
+PICTURES = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
+            "unconditional", "shuffled_brain"}
 VECTORS = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
 
 
@@ -298,7 +298,7 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
     """With the pictures seen in place of samples all are named; with another's, none."""
     shown, given = loaded.train_images, []
 
-    def pictures_seen(model, info, vectors, seed, likelihood, turn):
+    def pictures_seen(model, info, vectors, seed, likelihood, recall, turn):
         given.append(vectors)
         whole = np.linalg.norm(fold[:, None] - given[0][None, :, :-1], axis=2).argmin(0)
         return np.roll(shown[whole], turn, axis=0)

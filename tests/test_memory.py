@@ -1,0 +1,140 @@
+"""Memory: the likeliest picture against scipy, its vote against a plain mean over trials."""
+
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import multivariate_normal
+
+from recon_lib import memory
+from recon_lib.checkpoints import load_model
+from recon_lib.drawing import sample_pictures
+from recon_lib.errors import DataError
+from recon_lib.latents import fit_decoder, load_latent, save_latent
+from recon_lib.scenes import draw, sample_factors
+
+D, VOXELS, EXTRA = 5, 30, 25
+
+
+@pytest.fixture(scope="module")
+def world():
+    """A decoder of noisy linear voxels, sixty remembered latents, vectors of seven trials."""
+    rng = np.random.default_rng(0)
+    weights = rng.normal(size=(D, VOXELS))
+    latents = rng.normal(size=(600, D)).astype(np.float32)
+    decoder = fit_decoder(latents @ weights + 2 * rng.normal(size=(600, VOXELS)), latents)
+    known = rng.normal(size=(60, D)).astype(np.float32)
+    seen = known[[3, 59, 0, 17, 17, 8, 30]]
+    betas = seen @ weights + rng.normal(size=(7, VOXELS))
+    return decoder, known, decoder.vector(betas, np.array([1, 1, 2, 4, 4, 3, 1]))
+
+
+def test_the_likeliest_is_the_one_of_the_largest_density(world):
+    decoder, known, vectors = world
+    covariance = decoder.root @ decoder.root.T
+    expected = [
+        np.argmax([multivariate_normal.logpdf(v[:-1], mean, covariance * v[-1] ** 2)
+                   for mean in decoder.channel.predict(known)])
+        for v in vectors.astype(float)
+    ]  # fmt: skip
+    found = memory.likeliest(decoder, known, vectors)
+    assert found.tolist() == expected
+    assert (found == [3, 59, 0, 17, 17, 8, 30]).sum() >= 5  # and it is mostly the one seen
+
+
+def test_what_was_seen_without_noise_is_recalled(world):
+    decoder, known, _ = world
+    vectors = np.column_stack([decoder.channel.predict(known), np.ones(60)]).astype(np.float32)
+    assert memory.likeliest(decoder, known, vectors).tolist() == list(range(60))
+    told = memory.recall(decoder, known, vectors, 8)
+    assert np.allclose(told[:, :-1], vectors[:, :-1], atol=1e-5)
+    assert np.allclose(told[:, -1], 1 / 3)
+
+
+def test_a_memory_counts_as_so_many_trials(world):
+    """Against the mean over a list of trials, measured and imagined."""
+    decoder, known, vectors = world
+    told = memory.recall(decoder, known, vectors, 6)
+    for v, new, best in zip(vectors, told, memory.likeliest(decoder, known, vectors), strict=True):
+        imagined = decoder.channel.predict(known[best : best + 1])[0]
+        trials = [v[:-1]] * round(v[-1] ** -2) + [imagined] * 6
+        assert np.allclose(new[:-1], np.mean(trials, axis=0), atol=1e-5)
+        assert np.isclose(new[-1], 1 / np.sqrt(len(trials)))
+    assert told.dtype == np.float32
+    assert np.allclose(memory.recall(decoder, known, vectors, 0), vectors, atol=1e-6)
+    sure = memory.recall(decoder, known, vectors, 1e9)
+    best = decoder.channel.predict(known[memory.likeliest(decoder, known, vectors)])
+    assert np.allclose(sure[:, :-1], best, atol=1e-5) and (sure[:, -1] < 1e-4).all()
+
+
+@pytest.mark.parametrize("trust", [-1, np.nan])
+def test_no_fewer_than_no_trials(world, trust):
+    with pytest.raises(DataError, match="expected 0 or more"):
+        memory.recall(*world, trust)
+
+
+@pytest.mark.parametrize("rows", [np.s_[:0], np.s_[:, :-1]])
+def test_a_memory_of_something_else_is_refused(world, rows):
+    decoder, known, vectors = world
+    with pytest.raises(DataError, match="found a memory of shape"):
+        memory.likeliest(decoder, known[rows], vectors)
+
+
+def test_some_rows_are_those_rows(loaded):
+    whole = memory.training_pictures(loaded, EXTRA)
+    own = len(whole) - EXTRA
+    assert own == len(np.unique(loaded.image[~loaded.test]))
+    rows = np.array([own + 2, 0, own - 1, own + EXTRA - 1, 0])
+    assert np.array_equal(memory.training_pictures(loaded, EXTRA, rows), whole[rows])
+    assert np.array_equal(whole[own:], draw(sample_factors(EXTRA, memory.EXTRA_SEED)))
+
+
+def test_a_test_picture_is_refused(loaded):
+    images = loaded.images.copy()
+    images[loaded.test_images[0]] = images[np.unique(loaded.image[~loaded.test])[0]]
+    with pytest.raises(DataError):
+        memory.training_pictures(replace(loaded, images=images), 0)
+
+
+def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
+    latent = load_latent(tiny_model.with_name("latent.safetensors"))
+    decoder = fit_decoder(loaded.betas[~loaded.test], latent.transform(loaded.train_images))
+    pictures = memory.training_pictures(loaded, len(latent.memory) - len(
+        np.unique(loaded.image[~loaded.test])))
+    vectors = decoder.vector(loaded.betas[loaded.test])
+    found = memory.remembered(loaded, decoder, latent, vectors)
+    assert np.array_equal(found, pictures[memory.likeliest(decoder, latent.memory, vectors)])
+    for other in (None, latent.memory[::-1], latent.memory[:5]):  # none, or of other pictures
+        assert memory.remembered(loaded, decoder, replace(latent, memory=other), vectors) is None
+
+
+def test_a_latent_keeps_its_memory(tiny_model, tmp_path):
+    latent = load_latent(tiny_model.with_name("latent.safetensors"))
+    assert latent.memory.dtype == np.float32
+    save_latent(latent, tmp_path / "a.safetensors")
+    assert np.array_equal(load_latent(tmp_path / "a.safetensors").memory, latent.memory)
+    save_latent(replace(latent, memory=None), tmp_path / "b.safetensors")
+    assert load_latent(tmp_path / "b.safetensors").memory is None
+
+
+def test_the_network_is_told_and_the_likelihood_is_not(tiny_model):
+    model, info = load_model(tiny_model)
+    vectors = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
+    other = vectors[::-1].copy()
+    draw_some = partial(sample_pictures, model, info, seed=1, steps=2)
+    told = draw_some(vectors, recall=lambda v, trust: other[: len(v)])
+    assert np.array_equal(told, draw_some(other))
+    asked, trusted = [], []
+
+    def likelihood(v):
+        asked.append(v)
+        return lambda pictures: torch.zeros(len(pictures))
+
+    def recall(v, trust):
+        trusted.append(trust)
+        return other
+
+    draw_some(vectors, likelihood=likelihood, strength=0.0, candidates=2, recall=recall, trust=3.0)
+    assert np.array_equal(asked[0].numpy(), vectors) and trusted == [3.0]
