@@ -21,7 +21,7 @@ from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures, to_ui
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
-from recon_lib.memory import recall
+from recon_lib.memory import recall, refuse_remembered
 from recon_lib.metrics import report
 from recon_lib.posterior import evidence
 from recon_lib.samplers import dpm_solver, initial_noise
@@ -140,7 +140,8 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         Number of folds; default: each group is a fold, or ten folds where there are more groups
         and no ready model.
     model_path : path, optional
-        A ready conditional model with its latent beside it. It must never have seen the pictures.
+        A ready conditional model with its latent beside it. It must never have seen the pictures;
+        one that remembers them is refused.
     train_steps : int
         Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
         the pool, the better choice below a few thousand pictures.
@@ -170,6 +171,7 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
     ready, eye, steps = None, load_factor_net("eye"), sampling["steps"]
     if model_path is not None:
         ready = load_conditional(model_path, device, *data.images.shape[2:])
+        refuse_remembered(ready[2], data.images)
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
     for number, (train, test) in enumerate(splits):

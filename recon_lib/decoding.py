@@ -15,7 +15,7 @@ from recon_lib.features import embed, load_factor_net
 from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder
 from recon_lib.loading import read_truth
-from recon_lib.memory import recall, remembered
+from recon_lib.memory import recall, refuse_remembered, remembered
 from recon_lib.metrics import report
 from recon_lib.posterior import evidence
 
@@ -116,6 +116,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     x = experiment
     model, info, latent = load_conditional(model_path, device, x.images.shape[1])
     refuse_other_split(model_path, info, x)
+    refuse_remembered(latent, x.images[x.test_images])
     train = ~x.test
     train_latents = latent.transform(x.images)[x.image[train]]
     say("fitting the brain decoder on the training trials")
@@ -134,6 +135,8 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     aids = dict(likelihood=partial(evidence, decoder, latent))
     if latent.memory is not None:
         aids["recall"] = partial(recall, decoder, latent.memory)
+    else:
+        say(f"{model_path} has no memory: it does without")
 
     def sample(vectors, seed, label):
         return sample_pictures(model, info, vectors, seed=seed, label=label, **aids, **sampling)
@@ -168,6 +171,8 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
         memories = remembered(x, decoder, latent, vectors)
         if memories is not None:
             results[name]["pictures"]["remembered"] = memories
+        elif latent.memory is not None:
+            say("the memory is not of this experiment alone: what it recalls cannot be shown")
     for extra in (1, 2):  # for the eye only: the scores are of the first seed
         results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = sample(
             decoder.vector(averaged, counts), seed + extra, f"seed {extra}"

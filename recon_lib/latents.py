@@ -261,8 +261,9 @@ def vector_source(
     blocks : sequence of int
         Sizes of the blocks of the latent; they sum to d.
     repeats : sequence of int
-        Numbers of averaged trials to simulate, drawn with equal probability. Few brains give more
-        than four; the others are for `memory.recall`, and teach the network what a vector means.
+        Numbers of averaged trials to simulate, drawn with equal probability. Few experiments
+        average more than four; the others are for `memory.recall`, and teach the network what a
+        vector means.
     weaken : float
         Share of blocks to weaken.
 

@@ -3,14 +3,16 @@
 A network that hesitates between two things draws a bit of both. A memory does not hesitate: each of
 its pictures is whole, but none is the one that was seen. So the likeliest of them is taken for so
 many further trials: the brain vector moves towards what that picture would evoke, and is said to
-be less noisy. The network, which knows vectors of every noise, then draws with more decision. What
-was really measured still steers the sampler and chooses among its pictures, see `posterior`.
+be less noisy. The network, trained on vectors of many levels of noise, then draws with more
+decision. What was really measured still steers the sampler and chooses among its pictures, see
+`posterior`. So the vector is used more than once, and the pictures are surer than it allows.
 
 In Bayes' terms the memory is an empirical prior, and what is recalled its most probable picture
 after the brain has spoken (cf. Nishimoto et al. 2011, doi:10.1016/j.cub.2011.08.031).
 """
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from recon_lib import scenes
 from recon_lib.errors import DataError
@@ -19,6 +21,7 @@ from recon_lib.loading import Experiment
 from recon_lib.splits import refuse_leak
 
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
+SAME = 0.05  # no number of two latents of one picture differs by more, in half precision
 
 
 def several(experiment):
@@ -33,7 +36,8 @@ def training_pictures(experiment, extra=None, rows=None):
     ----------
     experiment : Experiment, or sequence of Experiment
     extra : int, optional
-        TinyScenes to add; default: `EXTRA` to TinyScenes, none to pictures of another kind.
+        TinyScenes to add, none of them of a category that is held out; default: those among the
+        first `EXTRA` for TinyScenes, none for pictures of another kind.
     rows : (m,) int array, optional
         Only these of them, in this order.
 
@@ -49,17 +53,55 @@ def training_pictures(experiment, extra=None, rows=None):
     people = several(experiment)
     if extra is None:
         extra = 0 if people[0].factors is None else EXTRA
-    own = unique_pictures(people)
-    rows = np.arange(len(own) + extra) if rows is None else np.asarray(rows)
+    own, more = unique_pictures(people), scenes.sample_factors(max(extra, EXTRA), EXTRA_SEED)
+    held = [kind in set().union(*(x.held for x in people)) for kind in scenes.KINDS]
+    more = more[:extra][~np.array(held)[more[:extra]["kind"]]]
+    rows = np.arange(len(own) + len(more)) if rows is None else np.asarray(rows)
     pictures = np.empty((len(rows), *own.shape[1:]), np.uint8)
     mine = rows < len(own)
     pictures[mine] = own[rows[mine]]
     if not mine.all():
-        more = scenes.sample_factors(extra, EXTRA_SEED)[rows[~mine] - len(own)]
-        pictures[~mine] = scenes.draw(more, own.shape[1])
+        pictures[~mine] = scenes.draw(more[rows[~mine] - len(own)], own.shape[1])
     for x in people:
         refuse_leak(pictures, x.images[x.test_images])
     return pictures
+
+
+def found(memory, latents):
+    """Which row of the memory is each picture, if any.
+
+    Parameters
+    ----------
+    memory : (m, d) array
+    latents : (n, d) array
+
+    Returns
+    -------
+    (n,) int array
+        -1 for pictures that are not remembered.
+    """
+    distance, index = KDTree(memory).query(latents, p=np.inf, distance_upper_bound=SAME)
+    return np.where(np.isfinite(distance), index, -1)
+
+
+def refuse_remembered(latent, images):
+    """Stop if a model remembers one of these pictures, which it is to be tested on.
+
+    Parameters
+    ----------
+    latent : ImageLatent
+    images : (n, H, W, C) uint8 array
+
+    Raises
+    ------
+    DataError
+    """
+    known = [] if latent.memory is None else found(latent.memory, latent.transform(images)) >= 0
+    if np.any(known):
+        raise DataError(
+            f"the model was trained on {np.sum(known)} of the {len(images)} test pictures: it "
+            "remembers them; test it on others, or train one without them"
+        )
 
 
 def likeliest(decoder, memory, vectors):
@@ -78,10 +120,12 @@ def likeliest(decoder, memory, vectors):
     (n,) int array
         Rows of `memory`.
     """
-    if memory.ndim != 2 or not len(memory) or memory.shape[1] != vectors.shape[1] - 1:
+    width = vectors.shape[1] - 1
+    if memory is None or not len(memory) or memory.shape[1:] != (width,):
         raise DataError(
-            f"found a memory of shape {memory.shape} and brain vectors {vectors.shape}; expected "
-            f"(pictures, {vectors.shape[1] - 1}): use the latent that the vectors came from"
+            f"found a memory of shape {np.shape(memory)} and brain vectors {vectors.shape}; "
+            f"expected (pictures, {width}): use the latent that the vectors came from, of a model "
+            "trained with `train conditional`"
         )
     return decoder.log_likelihood(vectors, memory).argmax(1)
 
@@ -97,14 +141,16 @@ def recall(decoder, memory, vectors, trust):
     decoder, memory, vectors
         As for `likeliest`.
     trust : float
-        0 leaves the vectors as they are.
+        Finite; 0 leaves the vectors as they are, whatever the memory.
 
     Returns
     -------
     (n, d + 1) float32 array
     """
-    if not trust >= 0:
+    if not 0 <= trust < np.inf:
         raise DataError(f"trust is {trust}; expected 0 or more imagined trials")
+    if trust == 0:
+        return vectors
     best = memory[likeliest(decoder, memory, vectors)]
     trials = vectors[:, -1:] ** -2.0  # (n, 1) measured
     mean = (trials * vectors[:, :-1] + trust * decoder.channel.predict(best)) / (trials + trust)
@@ -128,10 +174,12 @@ def remembered(experiment, decoder, latent, vectors):
     (n, size, size, 3) uint8 array or None
         None where the memory is not that of this experiment, or there is none.
     """
-    extra = 0 if latent.memory is None else len(latent.memory) - len(unique_pictures([experiment]))
-    if latent.memory is None or extra < 0 or (extra and experiment.factors is None):
+    if latent.memory is None:
         return None
     index = likeliest(decoder, latent.memory, vectors)
-    pictures = training_pictures(experiment, extra, index)
-    same = np.abs(latent.transform(pictures) - latent.memory[index]).max() < 0.05
+    try:
+        pictures = training_pictures(experiment, None, index)
+    except IndexError:
+        return None
+    same = np.abs(latent.transform(pictures) - latent.memory[index]).max() < SAME
     return pictures if same else None

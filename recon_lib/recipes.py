@@ -30,13 +30,14 @@ from recon_lib.features import (
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
-from recon_lib.memory import EXTRA, EXTRA_SEED, recall, several, training_pictures
+from recon_lib.memory import EXTRA, EXTRA_SEED, found, recall, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
 from recon_lib.posterior import evidence
 from recon_lib.quality import quality
 from recon_lib.referee import Referee, unsteady
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.training_cost import PLANS
 from recon_lib.unet import UNet
 
 READERS = {  # seed, scenes, epochs: no two share a seed or a picture
@@ -44,7 +45,7 @@ READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "judge": (202, 12_000, 5, FactorNet, noisy),
     "referee": (303, 10_000, 8, Referee, unsteady),  # another architecture, poorer drawings
 }
-NETWORK = dict(channels=(64, 128, 192), patch=4, attention=(2,))  # of the shipped models
+NETWORK = PLANS["T4"]["network"]  # of the shipped models
 NEW_SEED = 998  # pictures that no training sees
 
 
@@ -191,7 +192,8 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
             torch.Generator().manual_seed(seed),
         ).numpy()
     features, likelihood = judge_space(x.train_images), partial(evidence, decoder, latent)
-    unseen = latent.memory[len(np.unique(x.image[train])) :]  # pictures that no trial showed
+    shown = found(latent.memory, latent.transform(x.train_images))
+    unseen = np.delete(latent.memory, shown[shown >= 0], axis=0)  # what was seen is forgotten
     known, rows = features(seen), []
     for setting in settings:
         pictures = sample_pictures(model, info, vectors, seed=seed, likelihood=likelihood,

@@ -10,7 +10,7 @@ USE = (0.05, 0.30)
 
 PLANS = {  # for BOLD5000, one subject; 1 step sees `batch` pictures over all GPUs
     "T4": dict(size=64, batch=64, steps=100_000,  # the network of `recipes`
-               network=dict(channels=(64, 128, 192), patch=4, attention=(2,))),
+               network=dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))),
     "A100": dict(size=128, batch=256, steps=150_000,
                  network=dict(channels=(128, 256, 384, 512), attention=(2, 3))),
     "8 x A100": dict(size=256, batch=512, steps=200_000,

@@ -42,7 +42,7 @@ def nimble(model):
 # ---- Guidance explorer ------------------------------------------------------------------------
 
 
-def guidance_explorer(model, info, likelihood, vectors, seen):
+def guidance_explorer(model, info, likelihood, recall, vectors, seen):
     """One picture, sampled anew at each change: how loudly should the brain speak?
 
     Parameters
@@ -50,6 +50,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
     model, info
         A conditional model, see `checkpoints.load_model`.
     likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,)
+    recall : function (vectors, trust) -> vectors
         See `drawing.sample_pictures`.
     vectors : (n, d) array
         Brain vectors to choose from.
@@ -69,11 +70,10 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
 
     @functools.lru_cache(256)
-    def way(picture, scale, interval, strength, seed, steps):
+    def way(picture, scale, interval, strength, trust, seed, steps):
         vector = vectors[picture : picture + 1]
-        denoise = denoiser(
-            model, info["prediction"], alpha_bar, vector, scale, INTERVALS[interval]
-        )
+        told = torch.from_numpy(recall(vector.numpy(), trust))
+        denoise = denoiser(model, info["prediction"], alpha_bar, told, scale, INTERVALS[interval])
         if strength:
             denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
         noise = initial_noise(1, shape, seed, picture)
@@ -83,8 +83,8 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
             fit = float(likelihood(vector)(x0[-1]))
         return times, x0[:, 0], fit
 
-    def numbers(picture, scale, interval, strength, seed, steps):
-        times, x0, fit = way(picture, scale, interval, strength, seed, steps)
+    def numbers(picture, scale, interval, strength, trust, seed, steps):
+        times, x0, fit = way(picture, scale, interval, strength, trust, seed, steps)
         s = (1 - alpha_bar[torch.from_numpy(times)]).sqrt()
         low, high = INTERVALS[interval]
         twice = int(((s >= low) & (s <= high)).sum()) if scale != 1 else 0
@@ -100,6 +100,7 @@ def guidance_explorer(model, info, likelihood, vectors, seen):
         "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 10.0, 0.5),
         "interval": choice("guide", list(INTERVALS), "not at the end"),
         "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
+        "trust": slider("trust in memory", 0, 0, 100, 5),
         "seed": slider("another noise", 0, 0, 20, 1),
         "steps": slider("steps", STEPS, 4, 24, 1),
         "picture": slider("test picture", 0, 0, len(seen) - 1, 1),

@@ -7,6 +7,7 @@ import numpy as np
 from recon_lib import (
     browser,
     chance,
+    memory,
     stepper,
     widgets,
     widgets_brain,
@@ -75,8 +76,9 @@ def simple_brain(each=40):
 def guidance_explorer():
     model, info, latent, decoder, betas, _ = simple_brain()
     likelihood = partial(evidence, decoder, latent)
+    recall = partial(memory.recall, decoder, latent.transform(IMAGES[::-1]))
     return widgets_brain.guidance_explorer(
-        model, info, likelihood, decoder.vector(betas), IMAGES)
+        model, info, likelihood, recall, decoder.vector(betas), IMAGES)
 
 
 def lesion_explorer():

@@ -16,6 +16,7 @@ from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
 from recon_lib.latents import fit_decoder
+from recon_lib.memory import found
 from recon_lib.metrics import METRICS
 from recon_lib.scenes import KINDS, draw, sample_factors
 
@@ -300,6 +301,8 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
 
     def pictures_seen(model, info, vectors, seed, likelihood, recall, turn):
         given.append(vectors)
+        assert (found(recall.args[1], latent.transform(shown)) < 0).all()  # what was seen is not
+        assert len(recall.args[1]) == 25  # remembered, and nothing else is forgotten
         whole = np.linalg.norm(fold[:, None] - given[0][None, :, :-1], axis=2).argmin(0)
         return np.roll(shown[whole], turn, axis=0)
 

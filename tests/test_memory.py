@@ -13,7 +13,7 @@ from recon_lib.checkpoints import load_model
 from recon_lib.drawing import sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.latents import fit_decoder, load_latent, save_latent
-from recon_lib.scenes import draw, sample_factors
+from recon_lib.scenes import KINDS, draw, sample_factors
 
 D, VOXELS, EXTRA = 5, 30, 25
 
@@ -63,13 +63,14 @@ def test_a_memory_counts_as_so_many_trials(world):
         assert np.allclose(new[:-1], np.mean(trials, axis=0), atol=1e-5)
         assert np.isclose(new[-1], 1 / np.sqrt(len(trials)))
     assert told.dtype == np.float32
-    assert np.allclose(memory.recall(decoder, known, vectors, 0), vectors, atol=1e-6)
+    assert np.array_equal(memory.recall(decoder, None, vectors, 0), vectors)
+    assert np.allclose(memory.recall(decoder, known, vectors, 1e-9), vectors, atol=1e-6)
     sure = memory.recall(decoder, known, vectors, 1e9)
     best = decoder.channel.predict(known[memory.likeliest(decoder, known, vectors)])
     assert np.allclose(sure[:, :-1], best, atol=1e-5) and (sure[:, -1] < 1e-4).all()
 
 
-@pytest.mark.parametrize("trust", [-1, np.nan])
+@pytest.mark.parametrize("trust", [-1, np.nan, np.inf])
 def test_no_fewer_than_no_trials(world, trust):
     with pytest.raises(DataError, match="expected 0 or more"):
         memory.recall(*world, trust)
@@ -78,8 +79,9 @@ def test_no_fewer_than_no_trials(world, trust):
 @pytest.mark.parametrize("rows", [np.s_[:0], np.s_[:, :-1]])
 def test_a_memory_of_something_else_is_refused(world, rows):
     decoder, known, vectors = world
-    with pytest.raises(DataError, match="found a memory of shape"):
-        memory.likeliest(decoder, known[rows], vectors)
+    for other in (known[rows], None):
+        with pytest.raises(DataError, match="found a memory of shape"):
+            memory.likeliest(decoder, other, vectors)
 
 
 def test_some_rows_are_those_rows(loaded):
@@ -88,7 +90,32 @@ def test_some_rows_are_those_rows(loaded):
     assert own == len(np.unique(loaded.image[~loaded.test]))
     rows = np.array([own + 2, 0, own - 1, own + EXTRA - 1, 0])
     assert np.array_equal(memory.training_pictures(loaded, EXTRA, rows), whole[rows])
-    assert np.array_equal(whole[own:], draw(sample_factors(EXTRA, memory.EXTRA_SEED)))
+    first = sample_factors(memory.EXTRA, memory.EXTRA_SEED)[:EXTRA]
+    assert np.array_equal(whole[own:], draw(first))
+
+
+def test_no_scene_of_a_category_that_is_held_out(loaded):
+    """Against the kinds of the scenes: the others come, in their order."""
+    held = ("cat", "house")
+    factors = sample_factors(memory.EXTRA, memory.EXTRA_SEED)[:EXTRA]
+    rest = factors[~np.isin(np.array(KINDS)[factors["kind"]], held)]
+    assert 0 < len(rest) < EXTRA
+    pictures = memory.training_pictures(replace(loaded, held=held), EXTRA)
+    assert np.array_equal(pictures[-len(rest) :], draw(rest))
+    assert len(pictures) == len(np.unique(loaded.image[~loaded.test])) + len(rest)
+
+
+def test_a_model_that_remembers_the_test_is_refused(loaded, tiny_model):
+    latent = load_latent(tiny_model.with_name("latent.safetensors"))
+    test = loaded.images[loaded.test_images]
+    memory.refuse_remembered(latent, test)
+    memory.refuse_remembered(replace(latent, memory=None), test)
+    seen = np.concatenate([latent.memory, latent.transform(test[3:5])]).astype(np.float16)
+    with pytest.raises(DataError, match=f"trained on 2 of the {len(test)} test pictures"):
+        memory.refuse_remembered(replace(latent, memory=seen.astype(np.float32)), test)
+    where = memory.found(seen, latent.transform(test))
+    assert where[3:5].tolist() == [len(seen) - 2, len(seen) - 1]
+    assert (np.delete(where, [3, 4]) == -1).all()
 
 
 def test_a_test_picture_is_refused(loaded):
@@ -101,12 +128,12 @@ def test_a_test_picture_is_refused(loaded):
 def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
     decoder = fit_decoder(loaded.betas[~loaded.test], latent.transform(loaded.train_images))
-    pictures = memory.training_pictures(loaded, len(latent.memory) - len(
-        np.unique(loaded.image[~loaded.test])))
+    pictures = memory.training_pictures(loaded, 25)
     vectors = decoder.vector(loaded.betas[loaded.test])
     found = memory.remembered(loaded, decoder, latent, vectors)
     assert np.array_equal(found, pictures[memory.likeliest(decoder, latent.memory, vectors)])
-    for other in (None, latent.memory[::-1], latent.memory[:5]):  # none, or of other pictures
+    many = np.concatenate([*[latent.memory + 100] * 250, latent.memory])  # more than there are
+    for other in (None, latent.memory[::-1], latent.memory[5:], many):
         assert memory.remembered(loaded, decoder, replace(latent, memory=other), vectors) is None
 
 

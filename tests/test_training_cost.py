@@ -6,6 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from recon_lib import recipes, training_cost, widgets_real
+from recon_lib.checkpoints import load_model
 from recon_lib.training_cost import PEAK, PLANS, hours, operations, plan
 from recon_lib.unet import UNet
 
@@ -38,8 +39,11 @@ def test_every_plan_is_a_network_that_can_be_built(name):
     assert 0.5 < cost["hours"][0] < cost["hours"][1] < 24 * 60
 
 
-def test_the_smallest_plan_is_what_the_shell_trains():
-    assert PLANS["T4"]["network"] == recipes.NETWORK
+@pytest.mark.parametrize("name", ["unconditional", "conditional"])
+def test_the_shipped_models_are_what_the_shell_trains(name):
+    config = load_model(name)[0].config
+    assert {k: config[k] for k in recipes.NETWORK} == {
+        k: list(v) if isinstance(v, tuple) else v for k, v in recipes.NETWORK.items()}
 
 
 def test_the_explorer_follows_its_controls():

@@ -7,7 +7,7 @@ import pytest
 import torch
 from explorers import FACTORS, IMAGES, simple_brain
 
-from recon_lib import widgets_brain
+from recon_lib import memory, widgets_brain
 from recon_lib.betas import silence
 from recon_lib.drawing import SAMPLING, sample_pictures
 from recon_lib.features import load_factor_net, read_factors
@@ -26,8 +26,9 @@ def guidance(world):
     model, info, latent, decoder, betas, _ = world
     vectors = decoder.vector(betas)
     likelihood = partial(evidence, decoder, latent)
-    box = widgets_brain.guidance_explorer(model, info, likelihood, vectors, IMAGES)
-    return box, vectors, likelihood
+    recall = partial(memory.recall, decoder, latent.transform(IMAGES))
+    box = widgets_brain.guidance_explorer(model, info, likelihood, recall, vectors, IMAGES)
+    return box, vectors, likelihood, recall
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +40,14 @@ def lesion(world):
 
 def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
-    box, vectors, likelihood = guidance
+    box, vectors, likelihood, recall = guidance
     for settings, options in (
         ({"steps": 5}, GUIDED),
         ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3},
          {"steps": 5, "seed": 3, "likelihood": likelihood}),
+        ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "trust": 20},
+         {"steps": 5, "scale": 2.0, "interval": (0.0, 1.0), "likelihood": likelihood,
+          "recall": recall, "trust": 20}),
     ):  # fmt: skip
         box.set(**settings)
         expected = sample_pictures(model, info, vectors[:1], **options)[0]
@@ -81,14 +85,15 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     off = sample_pictures(quick, info, vectors, **GUIDED) - exact
     assert 0 < np.sqrt((off**2).mean()) < 3  # of 255; other noise makes it tens
-    box = widgets_brain.guidance_explorer(
-        model, info, partial(evidence, decoder, world[2]), vectors, IMAGES[:3])
+    latent = world[2]
+    aids = partial(evidence, decoder, latent), partial(memory.recall, decoder, latent.memory)
+    box = widgets_brain.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
     box.set(steps=5, strength=1.0)  # its gradient passes through such a network
     assert np.isfinite(box.numbers["misfit"])
 
 
 def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
-    box, vectors, likelihood = guidance
+    box, vectors, likelihood, _ = guidance
     box.set(scale=0.0, interval="always", picture=0, seed=1)
     deaf, misfit = box.numbers["made"], box.numbers["misfit"]
     x = torch.from_numpy(deaf).permute(2, 0, 1)[None] / 127.5 - 1
