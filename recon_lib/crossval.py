@@ -21,9 +21,8 @@ from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures, to_ui
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
-from recon_lib.memory import recall, refuse_remembered
+from recon_lib.memory import aids, refuse_remembered
 from recon_lib.metrics import report
-from recon_lib.posterior import evidence
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.splits import folds as make_folds
 from recon_lib.splits import refuse_leak
@@ -189,10 +188,8 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         latents = latent.transform(shown[train])
         decoder = fit_decoder(betas, latents, seen, seed)
         if ready:
-            aids = dict(likelihood=partial(evidence, decoder, latent))
-            if latent.memory is not None:
-                aids["recall"] = partial(recall, decoder, latent.memory)
-            sample = partial(sample_pictures, *ready[:2], seed=seed, **aids, **sampling)
+            options = aids(decoder, latent) | sampling
+            sample = partial(sample_pictures, *ready[:2], seed=seed, **options)
         elif train_steps:
             folder = Path(out_dir, f"fold_{number + 1}")
             sample = trained_sampler(decoder, pool, latent.transform(pool), latent.blocks,

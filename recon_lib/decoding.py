@@ -1,7 +1,5 @@
 """The main job: betas of test trials in; pictures, controls and scores out."""
 
-from functools import partial
-
 import h5py
 import numpy as np
 from sklearn.covariance import ledoit_wolf
@@ -15,9 +13,8 @@ from recon_lib.features import embed, load_factor_net
 from recon_lib.files import readable
 from recon_lib.latents import coarse_pixels, fit_decoder
 from recon_lib.loading import read_truth
-from recon_lib.memory import recall, refuse_remembered, remembered
+from recon_lib.memory import aids, refuse_remembered, remembered
 from recon_lib.metrics import report
-from recon_lib.posterior import evidence
 
 
 def refuse_other_split(path, info, experiment):
@@ -132,14 +129,12 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     elif x.truth is not None:
         say("voxels were dropped: the ideal observer is left out")
 
-    aids = dict(likelihood=partial(evidence, decoder, latent))
-    if latent.memory is not None:
-        aids["recall"] = partial(recall, decoder, latent.memory)
-    else:
+    options = aids(decoder, latent) | sampling
+    if latent.memory is None:
         say(f"{model_path} has no memory: it does without")
 
     def sample(vectors, seed, label):
-        return sample_pictures(model, info, vectors, seed=seed, label=label, **aids, **sampling)
+        return sample_pictures(model, info, vectors, seed=seed, label=label, **options)
 
     averaged, counts = x.averaged()
     free = sample_pictures(model, info, n=len(x.test_images), seed=seed + 1000,

@@ -11,6 +11,8 @@ In Bayes' terms the memory is an empirical prior, and what is recalled its most 
 after the brain has spoken (cf. Nishimoto et al. 2011, doi:10.1016/j.cub.2011.08.031).
 """
 
+from functools import partial
+
 import numpy as np
 from scipy.spatial import KDTree
 
@@ -18,6 +20,7 @@ from recon_lib import scenes
 from recon_lib.errors import DataError
 from recon_lib.joined import unique_pictures
 from recon_lib.loading import Experiment
+from recon_lib.posterior import evidence
 from recon_lib.splits import refuse_leak
 
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
@@ -54,8 +57,8 @@ def training_pictures(experiment, extra=None, rows=None):
     if extra is None:
         extra = 0 if people[0].factors is None else EXTRA
     own, more = unique_pictures(people), scenes.sample_factors(max(extra, EXTRA), EXTRA_SEED)
-    held = [kind in set().union(*(x.held for x in people)) for kind in scenes.KINDS]
-    more = more[:extra][~np.array(held)[more[:extra]["kind"]]]
+    held = np.isin(scenes.KINDS, [kind for x in people for kind in x.held])  # (kinds,)
+    more = more[:extra][~held[more[:extra]["kind"]]]
     rows = np.arange(len(own) + len(more)) if rows is None else np.asarray(rows)
     pictures = np.empty((len(rows), *own.shape[1:]), np.uint8)
     mine = rows < len(own)
@@ -155,6 +158,25 @@ def recall(decoder, memory, vectors, trust):
     trials = vectors[:, -1:] ** -2.0  # (n, 1) measured
     mean = (trials * vectors[:, :-1] + trust * decoder.channel.predict(best)) / (trials + trust)
     return np.column_stack([mean, (trials + trust) ** -0.5]).astype(np.float32)
+
+
+def aids(decoder, latent):
+    """What helps `drawing.sample_pictures`: the likelihood and, if there is one, the memory.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    latent : ImageLatent
+
+    Returns
+    -------
+    dict
+        Its options `likelihood` and `recall`.
+    """
+    likelihood = partial(evidence, decoder, latent)
+    if latent.memory is None:
+        return {"likelihood": likelihood}
+    return {"likelihood": likelihood, "recall": partial(recall, decoder, latent.memory)}
 
 
 def remembered(experiment, decoder, latent, vectors):

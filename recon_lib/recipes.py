@@ -8,7 +8,7 @@ No test picture is seen by any of them; `memory.training_pictures` refuses if on
 `train_own` trains the unconditional model on anybody's pictures in the same way.
 """
 
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +30,9 @@ from recon_lib.features import (
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
-from recon_lib.memory import EXTRA, EXTRA_SEED, found, recall, several, training_pictures
+from recon_lib.memory import EXTRA, EXTRA_SEED, aids, found, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
-from recon_lib.posterior import evidence
 from recon_lib.quality import quality
 from recon_lib.referee import Referee, unsteady
 from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
@@ -191,13 +190,13 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
             torch.from_numpy(latent.transform(seen)), torch.full((n,), repeats),
             torch.Generator().manual_seed(seed),
         ).numpy()
-    features, likelihood = judge_space(x.train_images), partial(evidence, decoder, latent)
+    features = judge_space(x.train_images)
     shown = found(latent.memory, latent.transform(x.train_images))
     unseen = np.delete(latent.memory, shown[shown >= 0], axis=0)  # what was seen is forgotten
+    helpers = aids(decoder, replace(latent, memory=unseen))
     known, rows = features(seen), []
     for setting in settings:
-        pictures = sample_pictures(model, info, vectors, seed=seed, likelihood=likelihood,
-                                   recall=partial(recall, decoder, unseen), **setting)
+        pictures = sample_pictures(model, info, vectors, seed=seed, **helpers, **setting)
         named = top_k(similarity(features(pictures), known), np.arange(n))
         rows.append({"top1": named, **factors_read(pictures, factors)})
     return rows

@@ -70,10 +70,15 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
 
     @functools.lru_cache(256)
+    def told(picture, trust):  # a search among all that is remembered: once is enough
+        return torch.from_numpy(recall(vectors[picture : picture + 1].numpy(), trust))
+
+    @functools.lru_cache(256)
     def way(picture, scale, interval, strength, trust, seed, steps):
         vector = vectors[picture : picture + 1]
-        told = torch.from_numpy(recall(vector.numpy(), trust))
-        denoise = denoiser(model, info["prediction"], alpha_bar, told, scale, INTERVALS[interval])
+        denoise = denoiser(
+            model, info["prediction"], alpha_bar, told(picture, trust), scale, INTERVALS[interval]
+        )
         if strength:
             denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
         noise = initial_noise(1, shape, seed, picture)
