@@ -5,7 +5,8 @@
 
 All on one thread, in one process, on 64 x 64 TinyScenes, with batches of the same size, the same
 optimiser and, unless `--precision` says otherwise, the precision that `recon_lib` would choose
-here. A step is a whole one: batch, noise, loss, gradient, clipping, AdamW. Seconds are CPU seconds
+here. Ours is `UNet()`, the network of the live trainings; the shipped one stands among the peers.
+A step is a whole one: batch, noise, loss, gradient, clipping, AdamW. Seconds are CPU seconds
 of the one thread, so that other processes on the machine cost nobody anything but cache. diffusers'
 example is the network of its unconditional training script at that script's default size, 64 x 64.
 Peers train with the objective that they are published with (epsilon; v for
@@ -30,6 +31,7 @@ from recon_lib.checkpoints import load_model
 from recon_lib.descent import learning_rate, update_average
 from recon_lib.drawing import to_uint8
 from recon_lib.features import to_batch
+from recon_lib.recipes import NETWORK
 from recon_lib.runs import pick_precision
 from recon_lib.samplers import ddpm, dpm_solver, initial_noise
 from recon_lib.unet import UNet
@@ -64,6 +66,8 @@ def networks():
     diffusers = _table.package("diffusers")
     return {
         OURS: (UNet().to(memory_format=torch.channels_last), plain, "x0", 1e-3),
+        "the shipped, finer network": (UNet(**NETWORK).to(memory_format=torch.channels_last),
+                                       plain, "x0", 1e-3),
         f"{diffusers}, equal size": (equal, wrapped, "eps", 3e-4),
         f"{diffusers}, its 64 x 64 example": (example, wrapped, "eps", 3e-4),
         _table.package("denoising-diffusion-pytorch"): (LucidUnet(64), plain, "v", 3e-4),

@@ -14,6 +14,7 @@ after the brain has spoken (cf. Nishimoto et al. 2011, doi:10.1016/j.cub.2011.08
 from functools import partial
 
 import numpy as np
+import torch
 from scipy.spatial import KDTree
 
 from recon_lib import scenes
@@ -107,6 +108,16 @@ def refuse_remembered(latent, images):
         )
 
 
+def check_memory(memory, width):
+    """Stop unless there is a memory of so many numbers a picture."""
+    if memory is None or not len(memory) or memory.shape[1:] != (width,):
+        raise DataError(
+            f"found a memory of shape {np.shape(memory)} for brain vectors of {width} numbers; "
+            f"expected (pictures, {width}): use the latent that the vectors came from, of a model "
+            "trained with `train conditional`"
+        )
+
+
 def likeliest(decoder, memory, vectors):
     """Which remembered picture explains each brain vector best.
 
@@ -123,13 +134,7 @@ def likeliest(decoder, memory, vectors):
     (n,) int array
         Rows of `memory`.
     """
-    width = vectors.shape[1] - 1
-    if memory is None or not len(memory) or memory.shape[1:] != (width,):
-        raise DataError(
-            f"found a memory of shape {np.shape(memory)} and brain vectors {vectors.shape}; "
-            f"expected (pictures, {width}): use the latent that the vectors came from, of a model "
-            "trained with `train conditional`"
-        )
+    check_memory(memory, vectors.shape[1] - 1)
     return decoder.log_likelihood(vectors, memory).argmax(1)
 
 
@@ -158,6 +163,34 @@ def recall(decoder, memory, vectors, trust):
     trials = vectors[:, -1:] ** -2.0  # (n, 1) measured
     mean = (trials * vectors[:, :-1] + trust * decoder.channel.predict(best)) / (trials + trust)
     return np.column_stack([mean, (trials + trust) ** -0.5]).astype(np.float32)
+
+
+def imagine(decoder, memory, n, trust=60.0, seed=0):
+    """Brain vectors that no brain sent: what memories drawn at random would evoke.
+
+    Each is a mean over `trust` trials of one remembered picture, errors included; together they are
+    draws from a kernel density estimate over the memory. A conditional network that is told them
+    draws new pictures in two stages: first what, then how (cf. Li et al. 2024, arXiv 2312.03701).
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    memory : (m, d) array
+    n : int
+    trust : float
+        Above 0: the more trials, the closer to the remembered picture.
+    seed : int
+
+    Returns
+    -------
+    (n, d + 1) float32 array
+    """
+    if not 0 < trust < np.inf:
+        raise DataError(f"trust is {trust}; expected more than 0 imagined trials")
+    check_memory(memory, len(decoder.root))
+    generator = torch.Generator().manual_seed(seed)
+    some = torch.from_numpy(memory)[torch.randint(len(memory), (n,), generator=generator)]
+    return decoder.simulate(some, torch.full((n,), float(trust)), generator).numpy()
 
 
 def aids(decoder, latent):

@@ -18,7 +18,7 @@ from recon_lib import scenes
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
 from recon_lib.decoding import judge_space
-from recon_lib.drawing import load_conditional, sample_pictures
+from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures
 from recon_lib.features import (
     FactorNet,
     load_factor_net,
@@ -30,7 +30,7 @@ from recon_lib.features import (
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
-from recon_lib.memory import EXTRA, EXTRA_SEED, aids, found, several, training_pictures
+from recon_lib.memory import EXTRA, EXTRA_SEED, aids, found, imagine, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
 from recon_lib.quality import quality
@@ -150,6 +150,14 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
     return train_conditional_diffusion(loader, drop=0.12, **options)
 
 
+def with_decoder(model_path, experiment, seed=0, device="cpu"):
+    """A conditional model, its info and latent, and a decoder of the training trials."""
+    x, train = experiment, ~experiment.test
+    model, info, latent = load_conditional(model_path, device, *x.images.shape[2:])
+    decoder = fit_decoder(x.betas[train], latent.transform(x.train_images), x.image[train], seed)
+    return model, info, latent, decoder
+
+
 def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     """How well pictures of training trials are named and read, for some ways of sampling.
 
@@ -177,9 +185,8 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
         see `metrics.factors_read`.
     """
     x = experiment
-    model, info, latent = load_conditional(model_path, "cpu", *x.images.shape[2:])
+    model, info, latent, decoder = with_decoder(model_path, x, seed)
     train = ~x.test
-    decoder = fit_decoder(x.betas[train], latent.transform(x.train_images), x.image[train], seed)
     order = np.random.default_rng(seed).permutation(int(train.sum()))
     _, first = np.unique(x.image[train][order], return_index=True)
     some = order[np.sort(first)[:n]]
@@ -202,8 +209,8 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     return rows
 
 
-def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu"):
-    """Scores of unconditional samples, for the card of a model of TinyScenes.
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", imagined=None):
+    """Scores of samples without a brain, for the card of a model of TinyScenes.
 
     Parameters
     ----------
@@ -213,6 +220,9 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu")
         Samples, and as many new scenes to compare with.
     steps : int
         Of DPM-Solver++(2M).
+    imagined : Experiment, optional
+        Then a conditional model draws brain vectors that it imagines first, as a subject of this
+        experiment would have sent them; see `memory.imagine`. `path` is a file.
 
     Returns
     -------
@@ -222,9 +232,15 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu")
     pictures : (n, H, W, 3) uint8 array
         The samples.
     """
-    model, info = load_model(path, device)
+    told = {}
+    if imagined is None:
+        model, info = load_model(path, device)
+    else:
+        model, info, latent, decoder = with_decoder(path, imagined, seed, device)
+        told = {"vectors": imagine(decoder, latent.memory, n, SAMPLING["trust"], seed),
+                "scale": SAMPLING["scale"], "interval": SAMPLING["interval"]}
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
-    made = sample_pictures(model, info, n=n, seed=seed, steps=steps)
+    made = sample_pictures(model, info, n=n, seed=seed, steps=steps, **told)
     rows = {"samples": made, "new scenes": new[:n]}
     return {name: quality(pictures, new[n:], known) for name, pictures in rows.items()}, made

@@ -12,6 +12,7 @@ from recon_lib import __main__ as shell
 from recon_lib import checkpoints, quality, recipes
 from recon_lib.checkpoints import save_model
 from recon_lib.errors import DataError
+from recon_lib.memory import imagine
 from recon_lib.scenes import draw, sample_factors
 
 
@@ -157,6 +158,30 @@ def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
     assert scores["samples"]["recall"] < 0.2 < scores["new scenes"]["recall"]
     assert f"{scores['samples']['kid']:.4f}" in capsys.readouterr().out
     assert (tmp_path / "samples.png").stat().st_size > 1000
+
+
+def test_a_conditional_model_draws_what_is_imagined(
+    miniature, loaded, tiny_model, tmp_path, monkeypatch
+):
+    """The sampler is given one imagined vector a sample, and draws without them otherwise."""
+    given = []
+
+    def noted(model, info, vectors=None, n=None, **options):
+        given.append((vectors, n, options))
+        return np.random.default_rng(0).integers(0, 256, (n, 64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(recipes, "EXTRA", 50)
+    monkeypatch.setattr(recipes, "sample_pictures", noted)
+    command = ["quality", "--model", tiny_model, "--out", tmp_path, "--n", 40, "--device", "cpu"]
+    for more in ([], ["--imagine", miniature]):
+        monkeypatch.setattr("sys.argv", ["recon_lib", *map(str, [*command, *more])])
+        with pytest.raises(SystemExit):
+            shell.main()
+    (without, *_), (vectors, n, options) = given
+    assert without is None and n == 40 and options["scale"] == recipes.SAMPLING["scale"]
+    *_, latent, decoder = recipes.with_decoder(tiny_model, loaded)
+    expected = imagine(decoder, latent.memory, 40, recipes.SAMPLING["trust"])
+    assert np.array_equal(vectors, expected) and np.ptp(vectors[:, 0]) > 0
 
 
 def test_shipped_models_are_found_by_name(tmp_path, monkeypatch):
