@@ -141,15 +141,15 @@ def quality(
     model: Annotated[str, typer.Option(help="A model of TinyScenes.")] = "unconditional",
     out: Out = RESULTS / "quality", n: Annotated[int, typer.Option(help="Samples.")] = 1000,
     steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
-    imagine: Annotated[Path | None, typer.Option(help="Experiment to imagine with.")] = None,
+    dream: Annotated[Path | None, typer.Option(help="Experiment to dream with.")] = None,
 ):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
     from recon_lib import plots, recipes, results
     from recon_lib.loading import load
     from recon_lib.runs import pick_device
 
-    imagined = None if imagine is None else load(imagine)
-    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), imagined)
+    dreamer = None if dream is None else load(dream)
+    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), dreamer)
     results.write_scores(out, table)
     results.save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
     for name, value in table["samples"].items():

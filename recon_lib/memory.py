@@ -165,7 +165,7 @@ def recall(decoder, memory, vectors, trust):
     return np.column_stack([mean, (trials + trust) ** -0.5]).astype(np.float32)
 
 
-def imagine(decoder, memory, n, trust=60.0, seed=0):
+def dream(decoder, memory, n, trust=60.0, seed=0):
     """Brain vectors that no brain sent: what memories drawn at random would evoke.
 
     Each is a mean over `trust` trials of one remembered picture, errors included; together they are

@@ -30,7 +30,7 @@ from recon_lib.features import (
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source
 from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
-from recon_lib.memory import EXTRA, EXTRA_SEED, aids, found, imagine, several, training_pictures
+from recon_lib.memory import EXTRA, EXTRA_SEED, aids, dream, found, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
 from recon_lib.quality import quality
@@ -209,7 +209,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     return rows
 
 
-def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", imagined=None):
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", dreamer=None):
     """Scores of samples without a brain, for the card of a model of TinyScenes.
 
     Parameters
@@ -220,9 +220,9 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         Samples, and as many new scenes to compare with.
     steps : int
         Of DPM-Solver++(2M).
-    imagined : Experiment, optional
-        Then a conditional model draws brain vectors that it imagines first, as a subject of this
-        experiment would have sent them; see `memory.imagine`. `path` is a file.
+    dreamer : Experiment, optional
+        Then a conditional model draws brain vectors that it dreams first, as a subject of this
+        experiment would have sent them; see `memory.dream`. `path` is a file.
 
     Returns
     -------
@@ -233,11 +233,11 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         The samples.
     """
     told = {}
-    if imagined is None:
+    if dreamer is None:
         model, info = load_model(path, device)
     else:
-        model, info, latent, decoder = with_decoder(path, imagined, seed, device)
-        told = {"vectors": imagine(decoder, latent.memory, n, SAMPLING["trust"], seed),
+        model, info, latent, decoder = with_decoder(path, dreamer, seed, device)
+        told = {"vectors": dream(decoder, latent.memory, n, SAMPLING["trust"], seed),
                 "scale": SAMPLING["scale"], "interval": SAMPLING["interval"]}
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])

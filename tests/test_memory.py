@@ -70,10 +70,10 @@ def test_a_memory_counts_as_so_many_trials(world):
     assert np.allclose(sure[:, :-1], best, atol=1e-5) and (sure[:, -1] < 1e-4).all()
 
 
-def test_what_is_imagined_has_the_moments_of_the_density_it_is_drawn_from(world):
+def test_what_is_dreamt_has_the_moments_of_the_density_it_is_drawn_from(world):
     """Mean and covariance of a kernel density estimate, in closed form."""
     decoder, known, _ = world
-    made = memory.imagine(decoder, known, 20_000, trust=4, seed=3)
+    made = memory.dream(decoder, known, 20_000, trust=4, seed=3)
     centres = decoder.channel.predict(known)
     spread = np.cov(centres.T, ddof=0) + decoder.root @ decoder.root.T / 4
     deviation = np.sqrt(np.diag(spread))
@@ -81,18 +81,18 @@ def test_what_is_imagined_has_the_moments_of_the_density_it_is_drawn_from(world)
     assert np.abs((made[:, :-1].mean(0) - centres.mean(0)) / deviation).max() < 0.04
     error = np.cov(made[:, :-1].T) - spread
     assert np.abs(error / np.outer(deviation, deviation)).max() < 0.05
-    assert np.array_equal(made, memory.imagine(decoder, known, 20_000, trust=4, seed=3))
-    assert not np.array_equal(made, memory.imagine(decoder, known, 20_000, trust=4, seed=4))
+    assert np.array_equal(made, memory.dream(decoder, known, 20_000, trust=4, seed=3))
+    assert not np.array_equal(made, memory.dream(decoder, known, 20_000, trust=4, seed=4))
 
 
-def test_nothing_can_be_imagined_without_memory_or_trust(world):
+def test_nothing_can_be_dreamt_without_memory_or_trust(world):
     decoder, known, _ = world
     for trust in (0, -1, np.nan, np.inf):
         with pytest.raises(DataError, match="more than 0"):
-            memory.imagine(decoder, known, 3, trust)
+            memory.dream(decoder, known, 3, trust)
     for other in (None, known[:0], known[:, :-1]):
         with pytest.raises(DataError, match="expected \\(pictures, 5\\)"):
-            memory.imagine(decoder, other, 3)
+            memory.dream(decoder, other, 3)
 
 
 @pytest.mark.parametrize("trust", [-1, np.nan, np.inf])

@@ -12,7 +12,7 @@ from recon_lib import __main__ as shell
 from recon_lib import checkpoints, quality, recipes
 from recon_lib.checkpoints import save_model
 from recon_lib.errors import DataError
-from recon_lib.memory import imagine
+from recon_lib.memory import dream
 from recon_lib.scenes import draw, sample_factors
 
 
@@ -160,10 +160,10 @@ def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "samples.png").stat().st_size > 1000
 
 
-def test_a_conditional_model_draws_what_is_imagined(
+def test_a_conditional_model_draws_what_is_dreamt(
     miniature, loaded, tiny_model, tmp_path, monkeypatch
 ):
-    """The sampler is given one imagined vector a sample, and draws without them otherwise."""
+    """The sampler is given one dreamt vector a sample, and draws without them otherwise."""
     given = []
 
     def noted(model, info, vectors=None, n=None, **options):
@@ -173,14 +173,14 @@ def test_a_conditional_model_draws_what_is_imagined(
     monkeypatch.setattr(recipes, "EXTRA", 50)
     monkeypatch.setattr(recipes, "sample_pictures", noted)
     command = ["quality", "--model", tiny_model, "--out", tmp_path, "--n", 40, "--device", "cpu"]
-    for more in ([], ["--imagine", miniature]):
+    for more in ([], ["--dream", miniature]):
         monkeypatch.setattr("sys.argv", ["recon_lib", *map(str, [*command, *more])])
         with pytest.raises(SystemExit):
             shell.main()
     (without, *_), (vectors, n, options) = given
     assert without is None and n == 40 and options["scale"] == recipes.SAMPLING["scale"]
     *_, latent, decoder = recipes.with_decoder(tiny_model, loaded)
-    expected = imagine(decoder, latent.memory, 40, recipes.SAMPLING["trust"])
+    expected = dream(decoder, latent.memory, 40, recipes.SAMPLING["trust"])
     assert np.array_equal(vectors, expected) and np.ptp(vectors[:, 0]) > 0
 
 
