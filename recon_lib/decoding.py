@@ -21,7 +21,7 @@ def refuse_other_split(path, info, experiment):
     """Stop if a model was trained on another split: it may have seen the pictures to be tested."""
     trained, held = info.get("split", "repeated"), info.get("held", [])
     if trained != experiment.split or not set(experiment.held) <= set(held):
-        what = [f"{name} split{' without ' if gone else ''}{', '.join(gone)}"
+        what = [f"{name} split" + (f" (held out: {', '.join(gone)})" if gone else "")
                 for name, gone in ((trained, held), (experiment.split, experiment.held))]
         raise DataError(
             f"{path} was trained with the {what[0]}, so it may have seen the test pictures of the "

@@ -143,9 +143,9 @@ def test_simulated_scenes_are_held_out_by_what_was_drawn(miniature):
 def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature):
     x = loading.load(miniature, split="category")
     refuses(lambda: decoding.reconstruct(x, tiny_model), "model.safetensors",
-            "trained with the repeated split", f"category split without {x.held[0]}")
+            "trained with the repeated split", f"category split (held out: {x.held[0]})")
     refuses(lambda: decoding.refuse_other_split("m", {"split": "category", "held": ["n1"]}, x),
-            "category split without n1")
+            "category split (held out: n1)")
     decoding.refuse_other_split("m", {"split": "category", "held": [*x.held, "more"]}, x)
     decoding.refuse_other_split("m", {}, loading.load(mini_release, "CSI1"))
 
