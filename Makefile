@@ -9,7 +9,6 @@ STAMP := $(VENV)/.installed
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 # Nothing in these is random or timed: every output has to be the stored one.
 STRICT := notebooks/01_hrf_and_glm.ipynb
-# Not yet part of `make test`: not seen to pass often enough on a core that others share.
 BROWSER := tests/test_browser_lab.py
 NBVAL := -p no:randomly --nbval-current-env --nbval-cell-timeout=300
 
@@ -66,7 +65,8 @@ train: $(STAMP)  ## train every network from scratch (hours); see recon_lib/reci
 	$(BIN)/python -m recon_lib betas
 	$(BIN)/python -m recon_lib train features
 	$(BIN)/python -m recon_lib train unconditional
-	$(BIN)/python -m recon_lib train conditional
+	$(BIN)/python -m recon_lib train conditional \
+	    --start results/unconditional/model.safetensors
 
 bench: $(VENV)/.bench  ## run every benchmark (an hour or so): one table and build/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/_gather.py

@@ -122,7 +122,10 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     ridge = ridge_to_pixels(x.betas[train], x.train_images, x.image[train], seed=seed)
     encoding = fit_encoding_model(train_latents, x.betas[train], x.image[train], seed=seed)
     known = latent.transform(x.images[x.test_images])
-    observers = {"encoding_model": lambda betas: encoding.rank(betas, known)}
+    observers = {
+        "brain_vector": lambda betas: decoder.log_likelihood(decoder.vector(betas), known),
+        "encoding_model": lambda betas: encoding.rank(betas, known),
+    }
     ideal = None if x.truth is None else ideal_observer(x)
     if ideal is not None:
         observers["ideal_observer"] = ideal

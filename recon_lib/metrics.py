@@ -20,8 +20,9 @@ from recon_lib.referee import load_referee
 
 READ = {"object": "kind", "background": "background", "light": "light"}  # what the readers name
 SECOND = "_referee"  # ends the name of what the referee reads; without it, the judge
-METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category", "pixcorr",
-           "ssim", *READ, *(name + SECOND for name in READ), "nearest_train", "variance")
+METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category",
+           "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + SECOND for name in READ),
+           "nearest_train", "variance")
 
 
 def pixel_correlation(reconstructions, truth):
@@ -187,7 +188,8 @@ def report(reconstructions, truth, target, features, category=None, rankings=Non
     rankings : dict of str to array (trials, candidates), optional
         Decoders that rank the candidates and draw nothing: an encoding model, the ideal observer.
     factors : structured array (candidates,), optional
-        What the test images were drawn from: adds what `factors_read` returns.
+        What the test images were drawn from: adds what `factors_read` returns, and
+        ``two_way_within_scene``, two-way where the wrong candidate has the same background.
     train_images : uint8 array (m, H, W, C), optional
         Adds ``nearest_train``, the mean distance to the nearest of them.
     noise_ceiling : float, optional
@@ -204,24 +206,32 @@ def report(reconstructions, truth, target, features, category=None, rankings=Non
     known = features(truth)
     seen = None if factors is None else factors[target]
     table = {}
+
+    def named(matrix):
+        row = score_ranking(matrix, target, category, permutations, seed)
+        if factors is not None:
+            row["two_way_within_scene"] = two_way_within(matrix, target, factors["background"])
+        return {metric: value for metric, value in row.items() if np.isfinite(value)}
+
     for name, pictures in reconstructions.items():
         if len(pictures) != len(target):
             raise DataError(f"found {len(pictures)} pictures by {name} for {len(target)} trials: "
                             "give one for each trial")
         matrix = similarity(features(np.asarray(pictures)), known)
-        table[name] = score_ranking(matrix, target, category, permutations, seed)
+        table[name] = named(matrix)
         table[name]["pixcorr"] = float(pixel_correlation(pictures, truth[target]).mean())
         if min(truth.shape[1:3]) >= 11:
             table[name]["ssim"] = float(ssim(pictures, truth[target]).mean())
         table[name] |= _beyond_identification(pictures, seen, train_images)
     for name, matrix in (rankings or {}).items():
-        table[name] = score_ranking(matrix, target, category, permutations, seed)
+        table[name] = named(matrix)
     itself = _beyond_identification(truth[target], seen, train_images)
     if itself:
         table["truth"] = itself
     table["chance"] = {"top1": 1 / len(truth), "two_way": 0.5}
-    if any("two_way_within_category" in row for row in table.values()):
-        table["chance"]["two_way_within_category"] = 0.5
+    for within in ("two_way_within_category", "two_way_within_scene"):
+        if any(within in row for row in table.values()):
+            table["chance"][within] = 0.5
     if seen is not None:  # always naming the most common one
         table["chance"] |= {name + suffix: float(np.bincount(seen[key]).max() / len(seen))
                             for name, key in READ.items() for suffix in ("", SECOND)}
@@ -237,12 +247,12 @@ def _beyond_identification(pictures, seen, train_images):
     return scores
 
 
-def format_report(table):
-    """The table of `report` as lines of text, one decoder a row.
+def format_report(table, metrics=METRICS):
+    """The table of `report` as lines of text, one decoder a row, for some of its metrics or all.
 
     Two numbers in a cell are what the judge and what the referee read.
     """
-    metrics = [m for m in METRICS
+    metrics = [m for m in metrics
                if not m.endswith(SECOND) and any(m in row for row in table.values())]
     heads = [m.replace("_category", "").replace("two_way_within", "within") for m in metrics]
     width = max(map(len, table)) + 2

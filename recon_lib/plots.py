@@ -19,13 +19,15 @@ LABELS = {  # how the decoders of scores.json are called in figures
     "mean_image": "mean image",
     "unconditional": "no brain",
     "shuffled_brain": "shuffled brain",
-    "encoding_model": "encoding model",
+    "brain_vector": "brain vector, ranking",
+    "encoding_model": "encoding model, ranking",
     "ideal_observer": "ideal observer",
 }
 METRIC_LABELS = {
     "top1": "named right, of all test images",
     "two_way": "two-way identification",
     "two_way_within_category": "two-way identification within a category",
+    "two_way_within_scene": "two-way identification within a scene",
     "pixcorr": "pixel correlation",
     "ssim": "structural similarity",
 }

@@ -149,8 +149,8 @@ def train(
     precision : {"no", "bf16"}, optional
         Default: bf16 where it is faster, see `runs.pick_precision`.
     compiled : bool
-        Compile the network: about a quarter faster, after a minute or more of compiling (needs a
-        C++ compiler on a CPU). For trainings of an hour.
+        Compile the network, for trainings of an hour: up to a quarter faster, or not at all
+        (measure), after a minute or more of compiling; needs a C++ compiler on a CPU.
     tensorboard : bool
         Log to TensorBoard too, into `out_dir` (needs the package).
     info : dict, optional

@@ -162,7 +162,7 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
     -------
     ipywidgets.VBox
         `numbers`: `pictures` (3, H, W, C): seen, from the whole brain, from what is left;
-        `right`: for object, scene and light the probability that the judge gives to the right
+        `right`: for thing, scene and light the probability that the judge gives to the right
         name, for the whole brain and for what is left; `names`: what it reads, for all three;
         `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
@@ -186,7 +186,7 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
         part, of_part, rest = made(picture, seed, off)
         pictures = np.stack([seen[picture], whole, part])
         right, names = {}, {}
-        for key, label in (("kind", "object"), ("background", "scene"), ("light", "light")):
+        for key, label in (("kind", "thing"), ("background", "scene"), ("light", "light")):
             read = np.stack([shown[key][picture], of_whole[key][0], of_part[key][0]])
             right[label] = read[1:, factors[key][picture]]
             names[label] = [NAMED[key][i] for i in read.argmax(1)]

@@ -17,8 +17,8 @@ from recon_lib.checkpoints import load_model, save_model
 from recon_lib.drawing import sample_pictures
 
 DECODERS = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
-            "unconditional", "shuffled_brain", "encoding_model", "ideal_observer", "chance",
-            "truth", "noise_ceiling"}
+            "unconditional", "shuffled_brain", "brain_vector", "encoding_model", "ideal_observer",
+            "chance", "truth", "noise_ceiling"}
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 RNG = np.random.default_rng(0)
 

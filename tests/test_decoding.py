@@ -94,7 +94,8 @@ def test_all_decoders_are_there(results, loaded):
         for pictures in part["pictures"].values():
             assert pictures.shape == (n, 64, 64, 3) and pictures.dtype == np.uint8
         assert {k: v.shape for k, v in part["rankings"].items()} == {
-            "encoding_model": (n, 6), "ideal_observer": (n, 6)}
+            "brain_vector": (n, 6), "encoding_model": (n, 6),
+            "ideal_observer": (n, 6)}
     assert np.array_equal(results["single_trial"]["target"], loaded.target)
     assert results["averaged"]["target"].tolist() == list(range(6))
 
@@ -131,8 +132,8 @@ def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, resu
 
 def test_scores_have_every_decoder_and_metric(scores):
     for table in scores.values():
-        assert set(table) == PICTURES | {"encoding_model", "ideal_observer", "chance", "truth",
-                                         "noise_ceiling"}
+        assert set(table) == PICTURES | {"brain_vector", "encoding_model", "ideal_observer",
+                                         "chance", "truth", "noise_ceiling"}
         for name, row in table.items():
             assert set(row) <= set(METRICS)
             if name not in ("truth", "noise_ceiling"):
@@ -211,14 +212,14 @@ def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
     said = []
     out = reconstruct(lost, tiny_model, sampling=ONE_STEP, say=said.append)
     rankings = out["averaged"]["rankings"]
-    assert set(rankings) == {"encoding_model"}
+    assert set(rankings) == {"brain_vector", "encoding_model"}
     assert any("ideal observer" in text for text in said)
 
 
 def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model):
     real = replace(loaded, truth=None, factors=None)
     out = reconstruct(real, tiny_model, sampling=ONE_STEP, say=lambda text: None)
-    assert set(out["averaged"]["rankings"]) == {"encoding_model"}
+    assert set(out["averaged"]["rankings"]) == {"brain_vector", "encoding_model"}
     table = score(real, out, permutations=10)["averaged"]
     assert "two_way_within_category" not in table["diffusion"]
 

@@ -265,7 +265,8 @@ def test_report(rng):
         category=np.repeat([0, 1], 6), rankings={"ideal_observer": np.eye(12)[target]},
         permutations=199,
     )
-    assert set(table["diffusion"]) == set(metrics.METRICS[:7])  # no factors, no training images
+    without = {"two_way_within_scene"}  # no factors, no training images
+    assert set(table["diffusion"]) == set(metrics.METRICS[:8]) - without
     assert table["diffusion"]["top1"] == 1 and table["diffusion"]["p_value"] == 1 / 200
     assert table["shuffled_brain"]["p_value"] > 0.01
     assert "pixcorr" not in table["ideal_observer"] and table["ideal_observer"]["two_way"] == 1
@@ -289,6 +290,11 @@ def test_the_whole_checklist_against_answers_that_are_known(rng):
         factors=factors, train_images=train, noise_ceiling=0.04,
     )
     assert set().union(*table.values()) == set(metrics.METRICS)
+    seen = similarity(draw(moved).reshape(20, -1), truth.reshape(20, -1))
+    place = factors["background"]
+    wins = [np.mean([seen[i, i] > seen[i, j] for j in range(20) if j != i and place[j] == place[i]])
+            for i in range(20) if (place == place[i]).sum() > 1]
+    assert table["moved"]["two_way_within_scene"] == pytest.approx(np.mean(wins))
     assert table["truth"]["object"] > 0.9 < table["moved"]["object"]
     assert table["truth"]["light"] > 0.9 and table["moved"]["light"] < 0.1
     assert table["copies"]["nearest_train"] == 0 and table["copies"]["object"] < 0.4
