@@ -8,6 +8,7 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -148,10 +149,11 @@ def read_weights(path):
 
 
 def start_from(model, path):
-    """Load into a fresh network the weights of `path`: its own kind, or its unconditional one.
+    """Load into a fresh network the weights of `path`: of its own kind, or of the other one.
 
-    The condition's own layers may be missing (they start at zero, so that the conditional
-    network begins exactly as the unconditional one); nothing else may differ.
+    A conditional network begins as exactly the unconditional one (the condition's own layers
+    start at zero), an unconditional network as exactly the null branch of the conditional one.
+    Nothing else may differ.
 
     Raises
     ------
@@ -159,6 +161,8 @@ def start_from(model, path):
         If the architectures differ.
     """
     weights, config, _ = read_weights(path)
+    if model.config["condition_size"] is None and config["condition_size"] is not None:
+        weights = null_branch(weights)
     mine = {name: tensor.shape for name, tensor in model.state_dict().items()}
     differ = [n for n, w in weights.items() if n not in mine or w.shape != mine[n]]
     missing = [n for n in mine if n not in weights and not is_conditional(n)]
@@ -169,6 +173,23 @@ def start_from(model, path):
             f"({ {k: model.config.get(k) for k in different} }); build the UNet with its config"
         )
     model.load_state_dict(weights, strict=False)
+
+
+def null_branch(weights):
+    """Weights of the unconditional network that lives inside a conditional one.
+
+    Without a vector the condition's layers shift and scale each block by the same numbers,
+    whatever the picture and the time. Added to the biases of the block's time layer, they leave an
+    unconditional network with exactly the same output.
+    """
+    alone = {name: w for name, w in weights.items() if not is_conditional(name)}
+    embedding = F.silu(weights["null"])  # (width,)
+    for name, w in weights.items():
+        if name.endswith(".condition.weight"):
+            block = name.removesuffix("condition.weight")
+            constant = w @ embedding + weights[f"{block}condition.bias"]
+            alone[f"{block}time.bias"] = alone[f"{block}time.bias"] + constant
+    return alone
 
 
 def is_conditional(name):

@@ -130,8 +130,8 @@ def unpack(item, device):
 def begin(path, model, optimizer, average, info):
     """Load `path` into all three; return step, finished epochs, batch and seconds to go on from.
 
-    A checkpoint of the same network is resumed. A model, or a checkpoint of the unconditional
-    network, gives its averaged weights to a new training.
+    A checkpoint of the same network is resumed. A model, or a checkpoint of the other kind of
+    network (with or without a condition), gives its averaged weights to a new training.
 
     Raises
     ------

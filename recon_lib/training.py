@@ -57,7 +57,8 @@ def train_unconditional_diffusion(
         Height and width of the pictures, checked against the loader.
     model_in : str or Path, optional
         A checkpoint (.pt) of the same network: training goes on where it stopped. A
-        .safetensors model: a new training starts from its weights.
+        .safetensors model: a new training starts from its weights. Of a conditional network it
+        starts from the null branch, see `checkpoints.null_branch`.
     model : UNet, optional
         The network; by default a `UNet` as it comes, or the one of `model_in`.
     epochs, lr, device, out_dir, options
@@ -70,7 +71,7 @@ def train_unconditional_diffusion(
     """
     images, _ = first_batch(loader, image_size)
     if model is None:
-        model = UNet(**config_of(model_in, images))
+        model = UNet(**{**config_of(model_in, images), "condition_size": None})
     return train(model, loader, epochs, lr, device, model_in, out_dir, **options)
 
 

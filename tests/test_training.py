@@ -143,6 +143,21 @@ def test_warm_start_is_the_unconditional_network(tmp_path):
     assert losses(tmp_path / "warm")[0][0] == 1  # a new training, not a resumed one
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
+def test_an_unconditional_start_is_the_null_branch_of_the_conditional_network(tmp_path, name):
+    told = fit(tmp_path, "told", True, epochs=3, drop=0.5, lr=0.02)
+    assert told.null.abs().max() > 1e-3  # the null embedding has been trained
+    alone = network(seed=5)
+    start_from(alone, tmp_path / "told" / name)
+    x, t = torch.randn(4, 3, 16, 16), torch.tensor([10, 300, 600, 900])
+    atol = 2e-3 if name[0] == "m" else 1e-5
+    torch.testing.assert_close(alone.eval()(x, t), told(x, t), atol=atol, rtol=0)
+    assert (told(x, t) - told(x, t, torch.randn(4, 3))).abs().max() > 10 * atol
+    after = fit(tmp_path, "alone", model_in=tmp_path / "told" / name, model=None)
+    assert after.config == {**told.config, "condition_size": None}
+    assert losses(tmp_path / "alone")[0][0] == 1
+
+
 def test_limits_of_steps_and_seconds(tmp_path):
     fit(tmp_path, "steps", max_steps=2, epochs=50)
     assert len(losses(tmp_path / "steps")) == 2
