@@ -93,8 +93,7 @@ def reconstructions(rows, title=None, columns=None):
     Parameters
     ----------
     rows : dict of str to uint8 array (n, H, W, C)
-        Label and pictures of each row, the pictures seen first. Keys of `LABELS` are
-        spelt out.
+        Label and pictures of each row. Keys of `LABELS` are spelt out; "seen" is in bold.
     columns : sequence of str, optional
         A heading for each column.
 
@@ -113,9 +112,9 @@ def reconstructions(rows, title=None, columns=None):
     ax = fig.add_axes((margin / wide, 0, 1 - margin / wide, 1 - head / high))
     ax.imshow(canvas)
     ax.axis("off")
-    for i, label in enumerate(rows):
-        ax.text(-gap * 2, i * (height + gap) + height / 2, LABELS.get(label, label),
-                ha="right", va="center", fontweight="bold" if i == 0 else "normal")
+    for i, label in enumerate(LABELS.get(name, name) for name in rows):
+        ax.text(-gap * 2, i * (height + gap) + height / 2, label, ha="right", va="center",
+                fontweight="bold" if label == "seen" else "normal")
     for i, label in enumerate(columns or []):
         ax.text(i * (width + gap) + width / 2, -gap, label, ha="center", va="bottom", fontsize=10)
     if title:

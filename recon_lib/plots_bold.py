@@ -60,7 +60,7 @@ def time_courses(series, tr, onsets=(), ylabel="% signal change", title=None):
                 **(TRUTH if name == "truth" else {"color": colour}))
     low, high = ax.get_ylim()
     ax.vlines(onsets, low - 0.08 * (high - low), low, color=RED, linewidth=1.2)
-    ax.set(xlabel="seconds (red ticks: pictures)", ylabel=ylabel, title=title or "")
+    ax.set(xlabel="seconds (ticks: pictures)", ylabel=ylabel, title=title or "")
     ax.legend(loc="upper right", ncols=len(series))
     ax.set_ylim(top=high + 0.2 * (high - low))
     return fig
@@ -196,7 +196,8 @@ def two_histograms(values, x, title=None):
     """Distributions laid over one another, each scaled to the same area."""
     fig = Figure(figsize=(WIDTH, 3), layout="constrained")
     ax = fig.add_subplot()
-    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), 60)
+    bins = np.clip(min(map(len, values.values())) // 8, 10, 60)  # some eight numbers in each
+    edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
     for (name, numbers), colour in zip(values.items(), (GREY, BLUE, RED), strict=False):
         ax.hist(numbers, edges, density=True, color=colour, alpha=0.6, label=name)
         ax.axvline(np.mean(numbers), color=colour)
