@@ -24,10 +24,12 @@ Release = Annotated[int, typer.Option(help="1: ROI time points; 2: single-trial 
 Split = Annotated[str, typer.Option(help="What is test: repeated (pictures), or category.")]
 Model = Annotated[Path | None, typer.Option(help="Conditional model; default: the shipped one.")]
 Scale = Annotated[float | None, typer.Option(help="Guidance scale; 1: none.")]
-Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.", min=1)]
 Strength = Annotated[float | None, typer.Option(help="Of the likelihood's pull; 0: none.")]
 Trust = Annotated[float | None, typer.Option(help="In the likeliest memory, in trials; 0: none.")]
-Candidates = Annotated[int | None, typer.Option(help="Drawn a picture; the likeliest is kept.")]
+Candidates = Annotated[
+    int | None, typer.Option(help="Drawn for each picture; the likeliest is kept.", min=1)
+]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 
 EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
@@ -103,8 +105,8 @@ def train(
     subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
     start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
     = None,
-    steps: Annotated[int, typer.Option(help="Training steps.")] = 30_000,
-    batch: Annotated[int, typer.Option(help="Pictures a step.")] = 32,
+    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 30_000,
+    batch: Annotated[int, typer.Option(help="Pictures a step, in each process.", min=1)] = 32,
     extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
     = None,
     images: Annotated[Path | None, typer.Option(
@@ -117,9 +119,13 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
     = False,
 ):
-    """Train a stage: the networks that see, the unconditional or the conditional model."""
+    """Train a stage: the networks that see, the unconditional or the conditional model.
+
+    The networks that see (features) have a recipe of their own; for them only --out counts.
+    """
     from recon_lib import recipes
     from recon_lib.joined import load_joined
+    from recon_lib.runs import part
 
     if images is not None and (stage != "unconditional" or extra is not None):
         raise DataError("--images is for the unconditional model alone, without --extra; to train "
@@ -133,6 +139,7 @@ def train(
     else:
         people = load_joined(data, subject.split(","), release, split).values()
         recipes.train_stage(stage, people, out / stage, extra, **options)
+    part()
     say(f"done: see {out / stage}")
 
 
@@ -188,6 +195,9 @@ def reconstruct(
     device = pick_device(device)
     if (images is None) != (betas is None):
         raise DataError("--images and --betas belong together; give both, or neither for --data")
+    if images is None and any(v is not None for v in (trials, groups, runs, folds)):
+        raise DataError("--trials, --groups, --runs and --folds are for your own data; give "
+                        "--images and --betas too")
     if images is None:
         results.reconstruct_release(out, data, subject, release, split, model or MODEL, seed,
                                     sampling, device, say)
@@ -203,7 +213,7 @@ def reconstruct(
 @app.command()
 def score(
     out: Out = RESULTS,
-    permutations: Annotated[int, typer.Option(help="For p-values.")] = 1000,
+    permutations: Annotated[int, typer.Option(help="For p-values.", min=1)] = 1000,
 ):
     """Score what `reconstruct` left in the folder of results, and draw the figure."""
     from recon_lib import results

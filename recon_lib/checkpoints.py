@@ -71,6 +71,11 @@ def save_model(model, path, info=None, half=True):
         partial.write_bytes(save(tensors, metadata))
 
 
+def located(path):
+    """The path of a model: of a shipped one by its name."""
+    return CHECKPOINTS / f"{path}.safetensors" if path in SHIPPED else Path(path)
+
+
 def load_model(path, device="cpu"):
     """Read a network from safetensors or from a checkpoint (then its averaged weights).
 
@@ -93,9 +98,7 @@ def load_model(path, device="cpu"):
     DataError
         If the file is missing, damaged or of another architecture.
     """
-    if path in SHIPPED:
-        path = CHECKPOINTS / f"{path}.safetensors"
-    weights, config, info = read_weights(path)
+    weights, config, info = read_weights(located(path))
     model = UNet(**config)
     model.load_state_dict(weights)
     model.to(device, memory_format=torch.channels_last)

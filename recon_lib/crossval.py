@@ -127,6 +127,32 @@ def trained_sampler(decoder, pool, latents, blocks, train_steps, seed, steps, de
     return lambda vectors: sample_pictures(model, info, vectors, seed=seed, steps=steps)
 
 
+def wrong_vectors(decoder, donors, train, betas):
+    """Brain vectors of other trials, for the shuffled brain, as noisy as those of new trials.
+
+    A trial that the decoder was fitted to is predicted out of fold; the others are decoded.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    donors : (n,) int array
+        Trials.
+    train : (m,) int array
+        The trials that the decoder was fitted to, in its order.
+    betas : (trials, voxels) array
+        Of all trials, standardised as for the decoder.
+
+    Returns
+    -------
+    (n, d + 1) float32 array
+    """
+    vectors = decoder.vector(betas[donors])
+    fitted = np.isin(donors, train)
+    rows = np.argsort(train)[np.searchsorted(np.sort(train), donors[fitted])]
+    vectors[fitted, :-1] = decoder.ridge.out_of_fold[rows]
+    return vectors
+
+
 def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, seed=0,
                     sampling=SAMPLING, device="cpu", out_dir="results/own", say=print):
     """Cross-validated reconstructions of every trial of `own.OwnData`.
@@ -177,8 +203,6 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
         refuse_leak(shown[train], shown[test])
         betas, held = zscore(data.betas[train], data.betas[test])
-        # the wrong brain: betas of another picture, standardised like those of this fold
-        _, wrong = zscore(data.betas[train], data.betas[order[test]])
         seen = data.trial_image[train]
         pool = data.images[np.unique(seen)]
         if ready is None and len(pool) < pictures:
@@ -197,9 +221,10 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         else:
             sample = exact_sampler(decoder, pool, latent.transform(pool), seed, steps)
         vectors = decoder.vector(held)
+        wrong = wrong_vectors(decoder, order[test], train, zscore(data.betas[train], data.betas)[1])
         parts = {
             "diffusion": sample(vectors),
-            "shuffled_brain": sample(decoder.vector(wrong)),
+            "shuffled_brain": sample(wrong),
             "ridge": ridge_to_pixels(betas, shown[train], seen, seed=seed)(held),
             "retrieval": retrieval(vectors[:, :-1], latents, shown[train]),
             "mean_image": mean_image(shown[train], len(test)),

@@ -20,9 +20,13 @@ def shard(loader, accelerator):
     return loader
 
 
-def endless(loader, epoch, batch):
-    """Yield items from `batch` of `epoch` on, each with the (epoch, batch) that comes after it."""
+def endless(loader, epoch, batch, seed):
+    """Yield items from `batch` of `epoch` on, each with the (epoch, batch) that comes after it.
+
+    A DataLoader that shuffles does so by seed and epoch alone.
+    """
     while True:
+        torch.manual_seed(2**40 + seed * 1_000_003 + epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         for i, item in enumerate(loader, start=1):

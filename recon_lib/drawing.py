@@ -1,15 +1,13 @@
 """Pictures drawn from a diffusion model: at will, or one for each brain vector."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from recon_lib.checkpoints import CHECKPOINTS, load_model
+from recon_lib.checkpoints import CHECKPOINTS, load_model, located
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.errors import DataError, enough_memory
-from recon_lib.latents import load_latent
+from recon_lib.latents import fingerprint, load_latent
 from recon_lib.posterior import steer
 from recon_lib.runs import autocast
 from recon_lib.samplers import dpm_solver, initial_noise
@@ -27,7 +25,7 @@ def load_conditional(path, device="cpu", size=None, channels=3):
 
     Parameters
     ----------
-    path : path
+    path : path, or the name of a shipped model
     device : str
     size, channels : int, optional
         Of the pictures that are to be reconstructed.
@@ -44,7 +42,7 @@ def load_conditional(path, device="cpu", size=None, channels=3):
         If a file is missing or damaged, or they do not fit each other or the pictures.
     """
     model, info = load_model(path, device)
-    latent = load_latent(Path(path).with_name(LATENT))
+    latent = load_latent(located(path).with_name(LATENT))
     silent = {"prediction", "schedule", "image_size"} - info.keys()
     if silent:
         raise DataError(
@@ -55,6 +53,11 @@ def load_conditional(path, device="cpu", size=None, channels=3):
         raise DataError(
             f"{path} takes brain vectors of {model.config['condition_size']} numbers, the "
             f"latent beside it gives {width}; use a model and a latent of the same training"
+        )
+    if info.get("latent") not in (None, fingerprint(latent)):
+        raise DataError(
+            f"the {LATENT} beside {path} is of another training than the model; use the pair that "
+            "one training wrote"
         )
     made = info["image_size"], model.config["image_channels"]
     if size is not None and made != (size, channels):
@@ -106,8 +109,13 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     Raises
     ------
     DataError
-        If there are several candidates and nothing to choose by.
+        If there are several candidates and nothing to choose by, or there is nothing to draw.
     """
+    wanted = {"n": n if vectors is None else len(vectors), "candidates": candidates,
+              "batch_size": batch_size}
+    for name, number in wanted.items():
+        if number is None or number < 1:
+            raise DataError(f"{name} is {number}; expected 1 or more")
     if (likelihood is None and candidates > 1) or (likelihood is not None and vectors is None):
         raise DataError(
             "found candidates without a likelihood to choose by, or a likelihood without brain "
@@ -115,19 +123,20 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         )
     device = next(model.parameters()).device
     alpha_bar = SCHEDULES[info["schedule"]]().to(device)
-    n = len(vectors) if vectors is not None else n
+    n = wanted["n"]
+    if vectors is not None:
+        measured = told = np.ascontiguousarray(vectors, np.float32)
+        if recall is not None:
+            told = recall(measured, trust)
+        told, measured = (torch.from_numpy(v).to(device) for v in (told, measured))
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
     pictures = []
     for first in tqdm(range(0, n, batch_size), label, disable=None, leave=False):
         count = min(batch_size, n - first)
-        told = measured = None
-        if vectors is not None:
-            told = measured = np.ascontiguousarray(vectors[first : first + count], np.float32)
-            if recall is not None:
-                told = recall(measured, trust)
-            told, measured = (torch.from_numpy(v).to(device) for v in (told, measured))
-        denoise = denoiser(model, info["prediction"], alpha_bar, told, scale, interval)
-        fit = None if likelihood is None else likelihood(measured)
+        rows = slice(first, first + count)
+        condition = None if vectors is None else told[rows]
+        denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
+        fit = None if likelihood is None else likelihood(measured[rows])
         if fit is not None and strength:
             denoise = steer(denoise, fit, alpha_bar, strength, interval)
         drawn = []  # candidate k of sample i starts from noise number i + k n

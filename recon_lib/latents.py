@@ -8,6 +8,7 @@ simulated for any picture, as often as one likes, so the network never learns a 
 heart.
 """
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,15 +112,29 @@ def fit_latent(train_images, eye, pixels=40, features=56):
     )
 
 
+def arrays_of(latent):
+    """The eye's weights and both bases by name: all that makes a latent of a picture."""
+    arrays = {f"eye.{k}": v.cpu().numpy() for k, v in latent.eye.state_dict().items()}
+    for name in ("pixels", "features"):
+        basis = getattr(latent, name)
+        arrays[f"{name}.mean"], arrays[f"{name}.axes"] = basis.mean, basis.axes
+    return arrays
+
+
+def fingerprint(latent):
+    """A hash by which a model knows the latent that it was trained with."""
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays_of(latent).items()):
+        digest.update(name.encode() + np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
 def save_latent(latent, path):
     """Write an `ImageLatent` as safetensors: a model conditioned on it is of no use without it.
 
     The memory is kept in half precision.
     """
-    arrays = {f"eye.{k}": v.numpy() for k, v in latent.eye.state_dict().items()}
-    for name in ("pixels", "features"):
-        basis = getattr(latent, name)
-        arrays[f"{name}.mean"], arrays[f"{name}.axes"] = basis.mean, basis.axes
+    arrays = arrays_of(latent)
     if latent.memory is not None:
         arrays["memory"] = latent.memory.astype(np.float16)
     with atomic_write(path) as partial:

@@ -135,7 +135,8 @@ def likeliest(decoder, memory, vectors):
         Rows of `memory`.
     """
     check_memory(memory, vectors.shape[1] - 1)
-    return decoder.log_likelihood(vectors, memory).argmax(1)
+    few = np.array_split(vectors, len(vectors) // 512 + 1)  # a number for each of all memories
+    return np.concatenate([decoder.log_likelihood(v, memory).argmax(1) for v in few])
 
 
 def recall(decoder, memory, vectors, trust):

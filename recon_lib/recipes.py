@@ -9,6 +9,7 @@ No test picture is seen by any of them; `memory.training_pictures` refuses if on
 """
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from recon_lib import scenes
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
 from recon_lib.decoding import judge_space
-from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures
+from recon_lib.drawing import LATENT, SAMPLING, load_conditional, sample_pictures
+from recon_lib.errors import DataError
 from recon_lib.features import (
     FactorNet,
     load_factor_net,
@@ -29,7 +31,7 @@ from recon_lib.features import (
 )
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source
-from recon_lib.latents import fit_decoder, fit_latent, save_latent, vector_source
+from recon_lib.latents import fingerprint, fit_decoder, fit_latent, save_latent, vector_source
 from recon_lib.memory import EXTRA, EXTRA_SEED, aids, dream, found, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
@@ -83,19 +85,19 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     """
     people = several(experiment)
     pictures = training_pictures(people, extra)
-    vectors = None
+    vectors, info = None, {"split": people[0].split, "held": list(people[0].held)}
     if stage == "conditional":
         shown = np.concatenate([x.train_images for x in people])
         latent = fit_latent(shown, load_factor_net("eye"))
         latent.memory = known = latent.transform(pictures)
-        save_latent(latent, Path(out, "latent.safetensors"))
         sources = []
         for x in people:
             mine = latent.transform(x.train_images)
             decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
             sources.append(vector_source(decoder, known, latent.blocks))
         vectors = joined_source(sources)
-    info = {"split": people[0].split, "held": list(people[0].held)}
+        options["prepare"] = partial(save_latent, latent, Path(out, LATENT))
+        info["latent"] = fingerprint(latent)
     return fit(pictures, vectors, out, info, seed=seed, **options)
 
 
@@ -141,7 +143,7 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
         model = UNet(image_channels=loader.channels, condition_size=loader.condition_size,
                      **network)
     options |= dict(
-        epochs=-(-steps // len(loader)), lr=lr, image_size=loader.image_size, model_in=start,
+        epochs=steps, lr=lr, image_size=loader.image_size, model_in=start,
         model=model, out_dir=out, max_steps=steps, seed=seed, device=device,
         info={"pictures": len(pictures), "batch": batch, **info},
     )
@@ -172,7 +174,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     settings : sequence of dict
         Options of `drawing.sample_pictures`.
     n : int
-        Number of trials, each of another picture.
+        Number of trials, each of another picture; fewer where there are fewer.
     repeats : int
         More than 1: vectors as averages of so many trials would give them. Training pictures are
         shown once, so these are simulated from the decoder's own errors.
@@ -184,12 +186,15 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
         For each setting ``top1``, the share named right among `n`, and what the two readers see,
         see `metrics.factors_read`.
     """
-    x = experiment
+    x, train = experiment, ~experiment.test
     model, info, latent, decoder = with_decoder(model_path, x, seed)
-    train = ~x.test
+    if x.factors is None or latent.memory is None:
+        raise DataError("found pictures without factors, or a model without a memory; use "
+                        "TinyScenes and a model that `train conditional` made")
     order = np.random.default_rng(seed).permutation(int(train.sum()))
     _, first = np.unique(x.image[train][order], return_index=True)
     some = order[np.sort(first)[:n]]
+    n = len(some)
     seen, factors = x.train_images[some], x.factors[x.image[train][some]]
     vectors = np.column_stack([decoder.ridge.out_of_fold[some], np.ones(n)]).astype(np.float32)
     if repeats > 1:

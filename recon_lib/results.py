@@ -19,7 +19,9 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 def reconstruct_release(out, data, subject, release, split, model, seed, sampling, device, say):
     """Reconstruct the test pictures of a release into `out`; see `decoding.reconstruct`."""
-    held = None if split == "repeated" else read_weights(model)[2].get("held")  # never seen by it
+    held = None
+    if split != "repeated":
+        held = read_weights(model)[2].get("held") or None  # what the model never saw
     x = load(data, subject, release, split=split, held=held)
     begin = time.time()
     results = decoding.reconstruct(x, model, seed, sampling, device, say)
@@ -67,7 +69,7 @@ def score_release(out, permutations, say):
         "permutations": permutations,
     }
     write_scores(out, table)
-    show = spread(len(x.test_images), 8)
+    show = spread(len(x.test_images), min(8, len(x.test_images)))
     pictures = results["averaged"]["pictures"]
     rows = {"seen": x.images[x.test_images], "ridge to pixels": pictures["ridge"]}
     for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
@@ -101,9 +103,12 @@ def score_own(out, permutations, say):
 
 
 def score(out, permutations, say):
-    """Score what is in `out`: of a release, or else of anybody's data."""
-    own = (out / OWN).exists() and not (out / RELEASE).exists()
-    (score_own if own else score_release)(out, permutations, say)
+    """Score what is in `out`: of a release or of anybody's data, whichever was made last."""
+    there = [out / name for name in (RELEASE, OWN) if (out / name).exists()]
+    last = max(there, key=lambda path: path.stat().st_mtime_ns, default=out / RELEASE)
+    if len(there) > 1:
+        say(f"scoring {last}, the newer of the two results in {out}")
+    (score_own if last.name == OWN else score_release)(out, permutations, say)
 
 
 def spread(n, some):

@@ -83,6 +83,12 @@ def make_accelerator(device="auto", precision=None, **options):
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
 
 
+def part():
+    """The processes of `accelerate launch` take leave of one another, after the last training."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def tracking(out_dir, tensorboard):
     """Options of an Accelerator that logs to TensorBoard into `out_dir`, or of one that does not.
 
@@ -105,7 +111,7 @@ def first_batch(loader, image_size=None):
     Raises
     ------
     DataError
-        If it is empty or its pictures are not `image_size` square.
+        If it is empty, its pictures are not `image_size` square or not in [-1, 1].
     """
     item = next(iter(loader), None)
     if item is None:
@@ -117,12 +123,18 @@ def first_batch(loader, image_size=None):
             f"the loader yields pictures of {height}x{width}, image_size is {image_size}; "
             "give create_loader and the training the same size"
         )
+    low, high = images.aminmax()
+    if not -1.01 <= low <= high <= 1.01:
+        raise DataError(
+            f"the loader yields pictures with values from {low:.3g} to {high:.3g}; bring them to "
+            "[-1, 1], as create_loader does (0 to 255: x / 127.5 - 1)"
+        )
     return images, vectors
 
 
 def unpack(item, device):
     """Pictures and vectors (or None) of a loader's item, on the device."""
-    images, vectors = item[:2] if isinstance(item, (tuple, list)) else (item, None)
+    images, vectors = (*item, None)[:2] if isinstance(item, (tuple, list)) else (item, None)
     images = images.to(device, torch.float32, memory_format=torch.channels_last)
     return images, None if vectors is None else vectors.to(device)
 
@@ -136,7 +148,8 @@ def begin(path, model, optimizer, average, info):
     Raises
     ------
     DataError
-        If the file is damaged, of another architecture, or trained for another prediction.
+        If the file is damaged, of another architecture, trained for another prediction, or has
+        seen pictures that this training holds out.
     """
     if path is None:
         return 0, 0, 0, 0.0
@@ -147,6 +160,13 @@ def begin(path, model, optimizer, average, info):
                 f"{path} was trained with {key} {stored[key]!r}, not {info[key]!r}; "
                 f"pass {key}={stored[key]!r} or start without model_in"
             )
+    both = stored.keys() & info.keys() >= {"split", "held"}
+    if both and (stored["split"] != info["split"] or not {*info["held"]} <= {*stored["held"]}):
+        raise DataError(
+            f"{path} was trained with the split {stored['split']!r} (held out: {stored['held']}), "
+            f"so it has seen what {info['split']!r} (held out: {info['held']}) keeps for the test; "
+            "start from a model of the same split, or without one"
+        )
     if Path(path).suffix == ".safetensors" or config != model.config:
         start_from(model, path)
         average.load_state_dict(model.state_dict())
@@ -245,13 +265,14 @@ def all_present(accelerator, path):
 def draw_grid(model, info, images, vectors, path, n=16):
     """Save samples from fixed noise; with vectors, the pictures they belong to stand above."""
     if vectors is not None:
+        n = min(n, len(vectors))
+        n -= n % 8 if n > 8 else 0  # whole rows
         images, vectors = images[:n], vectors[:n]
-        n = len(vectors)
     noise = initial_noise(n, images.shape[1:]).to(images.device, memory_format=torch.channels_last)
     alpha_bar = SCHEDULES[info["schedule"]]().to(images.device)
     samples = dpm_solver(denoiser(model, info["prediction"], alpha_bar, vectors), noise, alpha_bar)
     if vectors is not None:
         samples = torch.cat([images, samples])
-    grid = make_grid(samples.cpu(), nrow=8, normalize=True, value_range=(-1, 1))
+    grid = make_grid(samples.cpu(), nrow=min(8, n), normalize=True, value_range=(-1, 1))
     with atomic_write(path) as partial:
         save_image(grid, partial)

@@ -7,6 +7,7 @@ All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a
 import torch
 
 from recon_lib.diffusion import snr, to_eps
+from recon_lib.errors import DataError
 
 
 def initial_noise(n, shape, seed=0, first=0):
@@ -48,7 +49,7 @@ def ladder(alpha_bar, steps):
     list of int, length `steps`, strictly falling
     """
     if not 1 <= steps <= len(alpha_bar):
-        raise ValueError(f"steps is {steps}; choose 1 to {len(alpha_bar)}")
+        raise DataError(f"steps is {steps}; choose 1 to {len(alpha_bar)}")
     return (torch.linspace(len(alpha_bar), 0, steps + 1)[:-1].round().long() - 1).tolist()
 
 

@@ -113,7 +113,7 @@ def train(
     model, loader, epochs=10, lr=3e-4, device="cuda", model_in=None, out_dir="results/run", *,
     prediction="x0", schedule="cosine", drop=0.0, ema=0.999, warmup=200, seed=0,
     max_steps=None, seconds=None, checkpoint_minutes=5.0, grids=10, precision=None,
-    compiled=False, tensorboard=False, info=None, quiet=False,
+    compiled=False, tensorboard=False, info=None, prepare=None, quiet=False,
 ):  # fmt: skip
     """Run the loop that both kinds of training share.
 
@@ -156,6 +156,8 @@ def train(
         Log to TensorBoard too, into `out_dir` (needs the package).
     info : dict, optional
         Stored with the model.
+    prepare : function, optional
+        Called without arguments once this training has `out_dir` to itself, before its first step.
     quiet : bool
         No progress bar.
 
@@ -167,11 +169,14 @@ def train(
     Raises
     ------
     DataError
-        If `model_in` does not fit the network, another training writes into `out_dir`, a batch
-        does not fit in memory, TensorBoard is missing, or another process of the training is gone.
+        If `model_in` does not fit the network or its split, epochs or steps are below 1, another
+        training writes into `out_dir`, a batch does not fit in memory, TensorBoard is missing, or
+        another process of the training is gone.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
+    if epochs < 1 or (max_steps is not None and max_steps < 1):
+        raise DataError(f"epochs is {epochs} and max_steps {max_steps}; expected 1 or more")
     out_dir = Path(out_dir)
     tracker = tracking(out_dir, tensorboard)
     if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
@@ -190,8 +195,8 @@ def train(
     net, optimizer = accelerator.prepare(net, optimizer)
     alpha_bar = SCHEDULES[schedule]().to(accelerator.device)
 
-    end = min(epochs * len(loader), max_steps or math.inf)
-    progress = step / end if end else 1.0
+    end = min(epochs * len(loader), math.inf if max_steps is None else max_steps)
+    progress = max(step / end, spent / (seconds or math.inf))
     main = accelerator.is_main_process
     if tensorboard:
         accelerator.init_trackers("tensorboard")
@@ -204,7 +209,9 @@ def train(
           lasting):
         if main:
             trim_log(out_dir / "loss.csv", COLUMNS, step)
-        for item, (epoch, batch) in endless(loader, *place):
+            if prepare is not None:
+                prepare()
+        for item, (epoch, batch) in endless(loader, *place, seed):
             if progress >= 1:
                 break
             torch.manual_seed(seed * 1_000_003 + step)
@@ -247,7 +254,9 @@ def train(
                 break
         if main:
             save_model(average, out_dir / "model.safetensors", {**info, "steps": step})
-    accelerator.end_training()
+    for track in accelerator.trackers:
+        track.finish()
+    accelerator.wait_for_everyone()  # the processes stay together: another training may follow
     return average
 
 

@@ -1,6 +1,7 @@
 """The shell: what works, and one line on stderr with exit status 2 for what cannot."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from PIL import Image
 from recon_lib import __main__ as shell
 from recon_lib import runs
 from recon_lib.checkpoints import load_model, save_model
-from recon_lib.drawing import sample_pictures
+from recon_lib.drawing import load_conditional, sample_pictures
+from recon_lib.latents import load_latent, save_latent
 
 DECODERS = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
             "unconditional", "shuffled_brain", "brain_vector", "encoding_model", "ideal_observer",
@@ -243,6 +245,25 @@ def test_bad_models(refused, miniature, tmp_path):
     attempt("not a readable checkpoint", folder / "virus.pt")
 
 
+def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
+    """A training that is refused leaves the old pair; a pair that is none is refused."""
+    train = ["train", "conditional", "--data", miniature, "--device", "cpu", "--steps", 1,
+             "--batch", 4, "--out", tmp_path]  # fmt: skip
+    assert run(*train, "--extra", 0)[0] == 0
+    latent = tmp_path / "conditional" / "latent.safetensors"
+    before = latent.read_bytes()
+    other = tmp_path / "other.safetensors"
+    save_model(random_unet(None), other, dict(prediction="x0", schedule="cosine", image_size=64))
+    refused("another architecture", *train, "--extra", 9, "--start", other)
+    assert latent.read_bytes() == before
+    load_conditional(latent.with_name("model.safetensors"))
+    changed = load_latent(latent)
+    changed.pixels.mean[0] += 1
+    save_latent(changed, latent)
+    refused("is of another training", *release_args(
+        miniature, latent.with_name("model.safetensors"), tmp_path / "out"))
+
+
 def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(random_unet(None), path, dict(prediction="x0", schedule="cosine", image_size=64))
@@ -278,6 +299,23 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     refused("side of the pictures is 0", *pictures, "--size", 0)
     monkeypatch.setattr(runs, "is_tensorboard_available", lambda: False)
     refused("pip install tensorboard", *pictures, "--tensorboard")
+
+
+def test_numbers_without_a_meaning_are_refused(refused, miniature, tiny_model, tmp_path):
+    base = release_args(miniature, tiny_model, tmp_path / "out")
+    refused("are for your own data", *base, "--folds", 3)
+    refused("steps is 1001; choose 1 to 1000", *base, "--steps", 1001)
+
+
+def test_the_newer_results_are_scored(run, miniature, own, tiny_model, tmp_path):
+    out = tmp_path / "both"
+    assert run(*release_args(miniature, tiny_model, out))[0] == 0
+    assert run(*own_args(own, out=out))[0] == 0
+    assert "own.npz, the newer" in run("score", "--out", out, "--permutations", 9)[1]
+    assert json.loads((out / "scores.json").read_text())["info"]["folds"]
+    os.utime(out / "reconstructions.npz", (2**32, 2**32))
+    assert "reconstructions.npz, the newer" in run("score", "--out", out, "--permutations", 9)[1]
+    assert json.loads((out / "scores.json").read_text())["info"]["split"] == "repeated"
 
 
 def test_score_before_reconstruct(refused, tmp_path):

@@ -5,9 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recon_lib.crossval import cut_and_paste, reconstruct_own, score_own, small_unet, zscore
+from recon_lib.crossval import (
+    cut_and_paste,
+    reconstruct_own,
+    score_own,
+    small_unet,
+    wrong_vectors,
+    zscore,
+)
 from recon_lib.drawing import SAMPLING
 from recon_lib.errors import DataError
+from recon_lib.latents import fit_decoder
 from recon_lib.own import load_own
 from recon_lib.pictures import square_arrays
 
@@ -115,6 +123,21 @@ def test_a_picture_on_both_sides_is_refused(tiny_model):
         reconstruct_own(by_run, model_path=tiny_model, sampling=ONE_STEP, say=lambda text: None)
     with pytest.raises(DataError, match="13 folds of 6 groups"):
         reconstruct_own(data, k=13, model_path=tiny_model, sampling=ONE_STEP, say=lambda text: None)
+
+
+def test_wrong_vectors_are_never_fitted_ones():
+    rng = np.random.default_rng(0)
+    betas, latents = rng.standard_normal((60, 300)), rng.standard_normal((60, 2))
+    train = rng.permutation(60)[:50]
+    decoder = fit_decoder(betas[train], latents[train])
+    donors = np.concatenate([train[[3, 40, 7]], np.setdiff1d(np.arange(60), train)[:2]])
+    wrong = wrong_vectors(decoder, donors, train, betas)
+    assert np.allclose(wrong[:3, :-1], decoder.ridge.out_of_fold[[3, 40, 7]], atol=1e-6)
+    assert np.allclose(wrong[3:], decoder.vector(betas[donors[3:]])) and (wrong[:, -1] == 1).all()
+    everyone = wrong_vectors(decoder, train, train, betas)[:, :-1]
+    fitted = decoder.vector(betas[train])[:, :-1]
+    r = [np.corrcoef(v.ravel(), latents[train].ravel())[0, 1] for v in (everyone, fitted)]
+    assert abs(r[0]) < 0.35 < 0.7 < r[1]  # nothing can be read, and the fit remembers it all
 
 
 def test_zscore_uses_the_training_trials():

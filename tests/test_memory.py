@@ -143,11 +143,16 @@ def test_a_model_that_remembers_the_test_is_refused(loaded, tiny_model):
     assert (np.delete(where, [3, 4]) == -1).all()
 
 
-def test_a_test_picture_is_refused(loaded):
+def test_a_picture_that_trains_one_subject_and_tests_another_is_refused(loaded):
     images = loaded.images.copy()
-    images[loaded.test_images[0]] = images[np.unique(loaded.image[~loaded.test])[0]]
-    with pytest.raises(DataError):
-        memory.training_pictures(replace(loaded, images=images), 0)
+    images[np.unique(loaded.image[~loaded.test])[0]] = 77  # of no use to the other's test …
+    other = replace(loaded, images=images)
+    assert len(memory.training_pictures([loaded, other], 0))
+    images = images.copy()
+    images[loaded.test_images[0]], images[np.unique(loaded.image[~loaded.test])[0]] = (
+        images[np.unique(loaded.image[~loaded.test])[0]], images[loaded.test_images[0]])
+    with pytest.raises(DataError, match="1 of .* test pictures"):  # … and its very test picture
+        memory.training_pictures([loaded, replace(loaded, images=images)], 0)
 
 
 def test_remembered_pictures_are_those_recalled(loaded, tiny_model):

@@ -1,5 +1,6 @@
 """The likelihood against the density it claims to be, the steered sampler against Bayes' rule."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -41,6 +42,15 @@ def test_a_tensor_has_the_latent_of_its_picture(world):
     grey = pictures[:5, ::2, ::2, :1]
     x = torch.from_numpy(grey).permute(0, 3, 1, 2) / 127.5 - 1
     assert np.allclose(latent.encode(x).detach().numpy(), latent.transform(grey), atol=1e-4)
+
+
+def test_evidence_goes_where_the_vectors_are(world, monkeypatch):
+    """The "meta" device stands for a GPU: it refuses to compute with what is elsewhere."""
+    _, latent, decoder, vectors = world
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
+    fit = evidence(decoder, latent, torch.from_numpy(vectors).to("meta"))
+    assert fit(torch.zeros(12, 3, 64, 64, device="meta")).shape == (12,)
+    assert {p.device.type for p in latent.eye.parameters()} == {"cpu"}  # others use it there
 
 
 def test_evidence_is_the_decoders_log_likelihood(world):

@@ -144,6 +144,20 @@ def test_warm_start_is_the_unconditional_network(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
+def test_a_start_that_has_seen_the_test_is_refused(tmp_path, name):
+    told = {kind: {"split": "category", "held": kind.split("+")} for kind in ("cat", "cat+dog")}
+    told["repeated"] = {"split": "repeated", "held": []}
+    for kind, info in told.items():
+        fit(tmp_path, kind, max_steps=1, info=info)
+    for first, then in (("repeated", "cat"), ("cat", "cat+dog"), ("cat", "repeated")):
+        with pytest.raises(DataError, match=r"split .*has seen what .*held out"):
+            fit(tmp_path, "new", True, model_in=tmp_path / first / name, info=told[then])
+    for first, then in (("cat", "cat"), ("cat+dog", "cat"), ("repeated", "repeated")):
+        start = tmp_path / first / name
+        fit(tmp_path, "new", True, model_in=start, info=told[then], max_steps=2)
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
 def test_an_unconditional_start_is_the_null_branch_of_the_conditional_network(tmp_path, name):
     told = fit(tmp_path, "told", True, epochs=3, drop=0.5, lr=0.02)
     assert told.null.abs().max() > 1e-3  # the null embedding has been trained
@@ -163,6 +177,76 @@ def test_limits_of_steps_and_seconds(tmp_path):
     assert len(losses(tmp_path / "steps")) == 2
     fit(tmp_path, "seconds", seconds=0.5, epochs=100_000)
     assert 0 < len(losses(tmp_path / "seconds")) < 1000
+
+
+def test_a_training_without_an_end_or_a_step_is_refused(tmp_path):
+    for wrong in ({"max_steps": 0}, {"max_steps": -1}, {"epochs": 0}):
+        with pytest.raises(DataError, match="expected 1 or more"):
+            fit(tmp_path, **wrong)
+
+
+def test_seconds_that_are_over_stay_over(tmp_path):
+    fit(tmp_path, seconds=0.5, epochs=100_000)
+    curve = losses(tmp_path / "run")
+    resume = tmp_path / "run" / "checkpoint.pt"
+    fit(tmp_path, seconds=0.5, epochs=100_000, model_in=resume)
+    assert losses(tmp_path / "run") == curve
+
+
+class Shuffled(torch.utils.data.DataLoader):
+    """Pictures alone, in one-tuples, as `TensorDataset` yields them, shuffled anew every epoch."""
+
+    def __init__(self):
+        g = torch.Generator().manual_seed(0)
+        pictures = torch.rand(24, 1, 1, 3, generator=g).permute(0, 3, 1, 2).expand(24, 3, 16, 16)
+        dataset = torch.utils.data.TensorDataset(2 * pictures - 1)
+        super().__init__(dataset, batch_size=8, shuffle=True)
+
+
+def test_a_dataloader_is_shuffled_by_the_seed_and_resumed_where_it_was(tmp_path):
+    torch.manual_seed(1)
+    fit(tmp_path, "whole", loader=Shuffled(), epochs=3)
+    torch.manual_seed(2)
+    fit(tmp_path, "cut", loader=Shuffled(), epochs=3, max_steps=4)
+    state = torch.load(tmp_path / "cut" / "checkpoint.pt", weights_only=True)
+    assert (state["last_epoch"], state["batch"]) == (1, 1)
+    fit(tmp_path, "cut", loader=Shuffled(), epochs=3, model_in=tmp_path / "cut" / "checkpoint.pt")
+    rows = [losses(tmp_path / name) for name in ("whole", "cut")]
+    assert len(rows[0]) == len(rows[1]) == 9
+    # the rate follows the end that was planned, so the losses of the cut one are only near
+    torch.testing.assert_close(*map(torch.tensor, rows), rtol=0.05, atol=1e-3)
+    assert rows[0][:2] == rows[1][:2]
+
+
+@pytest.mark.parametrize("low, high", [(0, 255), (-1, 1.2), (float("nan"), 1.0)])
+def test_pictures_on_another_scale_are_refused(tmp_path, low, high):
+    pictures = torch.rand(8, 3, 16, 16) * 2 - 1
+    pictures[3, 0, 0, :2] = torch.tensor([low, high])
+    with pytest.raises(DataError, match="values from .*bring them to"):
+        fit(tmp_path, loader=torch.utils.data.DataLoader(pictures, batch_size=8))
+
+
+def test_what_prepares_runs_only_when_the_training_may_write(tmp_path):
+    called = []
+    fit(tmp_path, max_steps=1, prepare=lambda: called.append((tmp_path / "run").exists()))
+    assert called == [True]
+    with pytest.raises(DataError, match="another architecture"):
+        fit(tmp_path, model=network(width=16), model_in=tmp_path / "run" / "model.safetensors",
+            prepare=lambda: called.append("too early"))
+    with training.alone(tmp_path / "run"), pytest.raises(DataError, match="another training"):
+        fit(tmp_path, prepare=lambda: called.append("too early"))
+    assert called == [True]
+
+
+@pytest.mark.parametrize("n, samples, shape", [(4, 4, (2, 4)), (11, 8, (2, 8)), (24, 16, (4, 8))])
+def test_grids_hold_whole_rows(tmp_path, n, samples, shape):
+    from PIL import Image
+
+    images, vectors = torch.zeros(n, 3, 16, 16), torch.randn(n, 3)
+    info = {"prediction": "x0", "schedule": "cosine"}
+    runs.draw_grid(network(condition_size=3), info, images, vectors, tmp_path / "grid.png")
+    width, height = Image.open(tmp_path / "grid.png").size
+    assert (height // 18, width // 18) == shape and shape[0] * shape[1] == 2 * samples
 
 
 def test_same_seed_same_training_and_the_global_generator_is_left_alone(tmp_path):
@@ -297,6 +381,12 @@ fit(
     Path(sys.argv[2]), "two", True, loader=loader(batch_size=4, vectors=True), lr=3e-3,
     model=network(condition_size=3, dropout=0.0),
 )
+import numpy as np
+from recon_lib import recipes
+recipes.fit(
+    np.zeros((24, 16, 16, 3), np.uint8), None, Path(sys.argv[2], "steps"), {}, steps=7, batch=4,
+    device="cpu", network=dict(channels=[16], patch=2, attention=[], width=16), grids=0, quiet=True,
+)
 """
 
 
@@ -315,3 +405,4 @@ def test_two_processes_train_as_one(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     pair = torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one"))
     torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4)
+    assert len(losses(tmp_path / "steps")) == 7  # as many as were asked for, whatever the number
