@@ -208,7 +208,8 @@ def bars(values, x="", chance=None, highlight=(), errors=None, title=None):
     ax.barh(place, length, color=colours, height=0.7, xerr=half, ecolor=INK)
     for i, value in enumerate(length):
         ax.annotate(f"{value:.2f}", (max(value, 0) + (half[i] if half else 0), i), va="center",
-                    xytext=(5, 0), textcoords="offset points")
+                    xytext=(5, 0), textcoords="offset points",
+                    bbox=dict(facecolor="white", edgecolor="none", pad=1))
     if chance is not None:
         ax.axvline(chance, color=RED, linestyle="--", linewidth=1.5)
         ax.annotate("chance", (chance, -0.55), color=RED, va="bottom", ha="left",
