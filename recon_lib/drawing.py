@@ -16,7 +16,7 @@ MODEL = CHECKPOINTS / "conditional.safetensors"
 LATENT = "latent.safetensors"  # stands beside the model
 # Chosen by `recipes.choose_sampling`, on training trials: see the card, data/checkpoints/README.md.
 SAMPLING = dict(
-    scale=4.0, interval=(0.3, 1.0), steps=20, strength=2.0, candidates=2, trust=60.0
+    scale=3.0, interval=(0.3, 1.0), steps=20, strength=1.0, candidates=2, trust=60.0
 )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def quality(made, real, train_images=None):
     real : (m, H, W, C) uint8 array
         Real pictures that no training saw, about as many.
     train_images : (·, H, W, C) uint8 array, optional
-        What the model was trained on, for the share of samples that are `memorised`.
+        What the model was trained on, or part of it, for the share of samples that are `memorised`.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from recon_lib.drawing import SAMPLING, sample_pictures, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
-from recon_lib.latents import fit_decoder
+from recon_lib.latents import fingerprint, fit_decoder
 from recon_lib.memory import found
 from recon_lib.metrics import METRICS
 from recon_lib.scenes import KINDS, draw, sample_factors
@@ -322,3 +322,16 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
     assert right["object"] > 0.9 > wrong["object"]
     recipes.choose_sampling(loaded, tiny_model, [{"turn": 0}], n=12, repeats=4)
     assert (given[0][:, -1] == 1).all() and (given[-1][:, -1] == 0.5).all()
+
+
+def test_the_shipped_model_is_found_by_its_name_and_fits_its_latent():
+    _, info, latent = drawing.load_conditional("conditional", size=64)
+    assert info["latent"] == fingerprint(latent) and latent.memory is not None
+
+
+@pytest.mark.parametrize("wrong", [dict(n=0), dict(n=None), dict(n=3, batch_size=0),
+                                   dict(n=3, candidates=0), dict(vectors=np.zeros((0, 15)))])
+def test_nothing_to_draw_is_refused(tiny_model, wrong):
+    model, info, _ = drawing.load_conditional(tiny_model)
+    with pytest.raises(DataError, match="expected 1 or more"):
+        sample_pictures(model, info, **wrong)
