@@ -8,8 +8,9 @@ simulated for any picture, as often as one likes, so the network never learns a 
 heart.
 """
 
+import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -79,8 +80,12 @@ class ImageLatent:
         seen = self.features.transform(embed(self.eye, images))
         return np.concatenate([self.pixels.transform(coarse_pixels(images)), seen], axis=1)
 
+    def on(self, device):
+        """The same latent with a copy of the eye on a device, for `encode` there."""
+        return replace(self, eye=copy.deepcopy(self.eye).to(device))
+
     def encode(self, x):
-        """The same of a tensor (b, C, H, W) in [-1, 1], differentiable: (b, d)."""
+        """Latents (b, d) of a tensor (b, C, H, W) in [-1, 1], differentiable."""
         x = fitted(x)
         coarse = F.adaptive_avg_pool2d(x, PIXEL_SIDE).flatten(1)
         parts = []

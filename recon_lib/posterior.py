@@ -5,9 +5,6 @@ trials. It is a smooth function of the picture, so it can steer a sampler by its
 can choose among candidates. The picture that was really seen is nowhere needed.
 """
 
-import copy
-from dataclasses import replace
-
 import torch
 
 from recon_lib.diffusion import levels, noise_amplitude
@@ -38,7 +35,7 @@ def evidence(decoder, latent, vectors):
     gain, x_mean, y_mean = map(tensor, (channel.weights, channel.x_mean, channel.y_mean))
     root = tensor(decoder.root)
     level = vectors[:, -1]  # (b,) 1 / √repeats
-    latent = replace(latent, eye=copy.deepcopy(latent.eye).to(vectors.device))
+    latent = latent.on(vectors.device)
 
     def log_likelihood(pictures):
         with torch.autocast(vectors.device.type, enabled=False):  # its gradient needs all digits

@@ -313,7 +313,8 @@ def test_evidence_is_a_normal_density(b, d, pixels, seed):
     root = np.tril(rng.normal(size=(d, d)) / 4, -1) + np.diag(rng.uniform(0.5, 2, d))
     decoder = SimpleNamespace(root=root, channel=SimpleNamespace(
         weights=weights, x_mean=x_mean, y_mean=y_mean))
-    latent = SimpleNamespace(encode=lambda pictures: pictures.flatten(1) @ encode)
+    latent = SimpleNamespace(encode=lambda pictures: pictures.flatten(1) @ encode,
+                             on=lambda device: latent)
     repeats = rng.integers(1, 5, b)
     vectors = np.column_stack([rng.normal(size=(b, d)), 1 / np.sqrt(repeats)])
     pictures = rng.normal(size=(2, b, 1, 1, pixels))  # two candidates for each vector
