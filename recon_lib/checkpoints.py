@@ -73,7 +73,7 @@ def save_model(model, path, info=None, half=True):
 
 def located(path):
     """The path of a model: of a shipped one by its name."""
-    return CHECKPOINTS / f"{path}.safetensors" if path in SHIPPED else Path(path)
+    return CHECKPOINTS / f"{path}.safetensors" if str(path) in SHIPPED else Path(path)
 
 
 def load_model(path, device="cpu"):
@@ -98,7 +98,7 @@ def load_model(path, device="cpu"):
     DataError
         If the file is missing, damaged or of another architecture.
     """
-    weights, config, info = read_weights(located(path))
+    weights, config, info = read_weights(path)
     model = UNet(**config)
     model.load_state_dict(weights)
     model.to(device, memory_format=torch.channels_last)
@@ -129,7 +129,7 @@ def refuse_other_shapes(path, config, weights):
 
 def read_weights(path):
     """Weights (float32, on the CPU), config and info of either kind of file."""
-    path = Path(path)
+    path = located(path)
     if path.suffix != ".safetensors":
         state = load_checkpoint(path)
         weights = state.get("ema_state_dict", state["model_state_dict"])

@@ -139,14 +139,14 @@ def wrong_vectors(decoder, donors, train, betas):
         Trials.
     train : (m,) int array
         The trials that the decoder was fitted to, in its order.
-    betas : (trials, voxels) array
-        Of all trials, standardised as for the decoder.
+    betas : (n, voxels) array
+        Of these trials, standardised as for the decoder.
 
     Returns
     -------
     (n, d + 1) float32 array
     """
-    vectors = decoder.vector(betas[donors])
+    vectors = decoder.vector(betas)
     fitted = np.isin(donors, train)
     rows = np.argsort(train)[np.searchsorted(np.sort(train), donors[fitted])]
     vectors[fitted, :-1] = decoder.ridge.out_of_fold[rows]
@@ -221,7 +221,8 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         else:
             sample = exact_sampler(decoder, pool, latent.transform(pool), seed, steps)
         vectors = decoder.vector(held)
-        wrong = wrong_vectors(decoder, order[test], train, zscore(data.betas[train], data.betas)[1])
+        _, wrong = zscore(data.betas[train], data.betas[order[test]])
+        wrong = wrong_vectors(decoder, order[test], train, wrong)
         parts = {
             "diffusion": sample(vectors),
             "shuffled_brain": sample(wrong),

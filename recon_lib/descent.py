@@ -25,8 +25,12 @@ def endless(loader, epoch, batch, seed):
 
     A DataLoader that shuffles does so by seed and epoch alone.
     """
+    own = getattr(loader, "synchronized_generator", None)  # among several processes, accelerate's
+    if own is None and isinstance(loader, DataLoader):
+        own = getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None)
     while True:
-        torch.manual_seed(2**40 + seed * 1_000_003 + epoch)
+        for draw in (torch, own) if own is not None else (torch,):
+            draw.manual_seed(2**31 + seed * 1_000_003 + epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         for i, item in enumerate(loader, start=1):

@@ -1,4 +1,4 @@
-"""How the shipped models were made: pictures, seeds and steps, in order.
+"""How such models as the shipped ones are made: pictures, seeds and steps, in order.
 
     python -m recon_lib train features
     python -m recon_lib train unconditional
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from recon_lib import scenes
-from recon_lib.checkpoints import load_model
+from recon_lib.checkpoints import load_model, located, read_weights
 from recon_lib.data import create_loader
 from recon_lib.decoding import judge_space
 from recon_lib.drawing import LATENT, SAMPLING, load_conditional, sample_pictures
@@ -31,7 +31,14 @@ from recon_lib.features import (
 )
 from recon_lib.identification import similarity, top_k
 from recon_lib.joined import joined_source
-from recon_lib.latents import fingerprint, fit_decoder, fit_latent, save_latent, vector_source
+from recon_lib.latents import (
+    fingerprint,
+    fit_decoder,
+    fit_latent,
+    load_latent,
+    save_latent,
+    vector_source,
+)
 from recon_lib.memory import EXTRA, EXTRA_SEED, aids, dream, found, several, training_pictures
 from recon_lib.metrics import factors_read
 from recon_lib.own import load_pictures
@@ -88,7 +95,11 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     vectors, info = None, {"split": people[0].split, "held": list(people[0].held)}
     if stage == "conditional":
         shown = np.concatenate([x.train_images for x in people])
-        latent = fit_latent(shown, load_factor_net("eye"))
+        start = options.get("start")
+        if start is not None and read_weights(start)[1]["condition_size"] is not None:
+            latent = load_latent(located(start).with_name(LATENT))  # the one that it listens to
+        else:
+            latent = fit_latent(shown, load_factor_net("eye"))
         latent.memory = known = latent.transform(pictures)
         sources = []
         for x in people:
@@ -227,7 +238,7 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         Of DPM-Solver++(2M).
     dreamer : Experiment, optional
         Then a conditional model draws brain vectors that it dreams first, as a subject of this
-        experiment would have sent them; see `memory.dream`. `path` is a file.
+        experiment would have sent them; see `memory.dream`.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import is_tensorboard_available
 from torchvision.utils import make_grid, save_image
 
-from recon_lib.checkpoints import load_checkpoint, read_weights, start_from
+from recon_lib.checkpoints import load_checkpoint, located, read_weights, start_from
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.errors import DataError, atomic_write, writing
 from recon_lib.locks import alone_in
@@ -111,7 +111,7 @@ def first_batch(loader, image_size=None):
     Raises
     ------
     DataError
-        If it is empty, its pictures are not `image_size` square or not in [-1, 1].
+        If it is empty, its pictures are not `image_size` square or far from [-1, 1].
     """
     item = next(iter(loader), None)
     if item is None:
@@ -124,7 +124,7 @@ def first_batch(loader, image_size=None):
             "give create_loader and the training the same size"
         )
     low, high = images.aminmax()
-    if not -1.01 <= low <= high <= 1.01:
+    if not -1.5 <= low <= high <= 1.5:  # a resize may overshoot a little
         raise DataError(
             f"the loader yields pictures with values from {low:.3g} to {high:.3g}; bring them to "
             "[-1, 1], as create_loader does (0 to 255: x / 127.5 - 1)"
@@ -167,7 +167,7 @@ def begin(path, model, optimizer, average, info):
             f"so it has seen what {info['split']!r} (held out: {info['held']}) keeps for the test; "
             "start from a model of the same split, or without one"
         )
-    if Path(path).suffix == ".safetensors" or config != model.config:
+    if located(path).suffix == ".safetensors" or config != model.config:
         start_from(model, path)
         average.load_state_dict(model.state_dict())
         return 0, 0, 0, 0.0

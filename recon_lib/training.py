@@ -140,7 +140,7 @@ def train(
     warmup : int
         Steps of warm-up (5 % of the training if that is less).
     seed : int
-        Of noise, times and dropout. The loader has its own.
+        Of noise, times, dropout and the order of a DataLoader. A BatchLoader has its own.
     max_steps, seconds : number, optional
         Stop after so many steps or seconds, with the learning rate at zero by then.
     checkpoint_minutes : float
@@ -254,9 +254,9 @@ def train(
                 break
         if main:
             save_model(average, out_dir / "model.safetensors", {**info, "steps": step})
+        accelerator.wait_for_everyone()  # the processes stay together: another training may follow
     for track in accelerator.trackers:
         track.finish()
-    accelerator.wait_for_everyone()  # the processes stay together: another training may follow
     return average
 
 

@@ -257,6 +257,10 @@ def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
     refused("another architecture", *train, "--extra", 9, "--start", other)
     assert latent.read_bytes() == before
     load_conditional(latent.with_name("model.safetensors"))
+    resume = latent.with_name("checkpoint.pt")  # goes on with the latent that it knows
+    assert run(*train, "--extra", 0, "--start", resume, "--steps", 2)[0] == 0
+    assert load_latent(latent).pixels.axes.tobytes() in before
+    load_conditional(resume)
     changed = load_latent(latent)
     changed.pixels.mean[0] += 1
     save_latent(changed, latent)

@@ -131,10 +131,10 @@ def test_wrong_vectors_are_never_fitted_ones():
     train = rng.permutation(60)[:50]
     decoder = fit_decoder(betas[train], latents[train])
     donors = np.concatenate([train[[3, 40, 7]], np.setdiff1d(np.arange(60), train)[:2]])
-    wrong = wrong_vectors(decoder, donors, train, betas)
+    wrong = wrong_vectors(decoder, donors, train, betas[donors])
     assert np.allclose(wrong[:3, :-1], decoder.ridge.out_of_fold[[3, 40, 7]], atol=1e-6)
     assert np.allclose(wrong[3:], decoder.vector(betas[donors[3:]])) and (wrong[:, -1] == 1).all()
-    everyone = wrong_vectors(decoder, train, train, betas)[:, :-1]
+    everyone = wrong_vectors(decoder, train, train, betas[train])[:, :-1]
     fitted = decoder.vector(betas[train])[:, :-1]
     r = [np.corrcoef(v.ravel(), latents[train].ravel())[0, 1] for v in (everyone, fitted)]
     assert abs(r[0]) < 0.35 < 0.7 < r[1]  # nothing can be read, and the fit remembers it all
