@@ -147,9 +147,9 @@ def wrong_vectors(decoder, donors, train, betas):
     (n, d + 1) float32 array
     """
     vectors = decoder.vector(betas)
-    fitted = np.isin(donors, train)
-    rows = np.argsort(train)[np.searchsorted(np.sort(train), donors[fitted])]
-    vectors[fitted, :-1] = decoder.ridge.out_of_fold[rows]
+    same = donors[:, None] == train  # (n, m)
+    fitted = same.any(1)
+    vectors[fitted, :-1] = decoder.ridge.out_of_fold[same.argmax(1)[fitted]]
     return vectors
 
 
@@ -202,7 +202,9 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
     for number, (train, test) in enumerate(splits):
         say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
         refuse_leak(shown[train], shown[test])
-        betas, held = zscore(data.betas[train], data.betas[test])
+        # the test trials, and for each the trial of a wrong brain
+        betas, others = zscore(data.betas[train], data.betas[np.r_[test, order[test]]])
+        held, wrong = np.split(others, 2)
         seen = data.trial_image[train]
         pool = data.images[np.unique(seen)]
         if ready is None and len(pool) < pictures:
@@ -221,11 +223,9 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         else:
             sample = exact_sampler(decoder, pool, latent.transform(pool), seed, steps)
         vectors = decoder.vector(held)
-        _, wrong = zscore(data.betas[train], data.betas[order[test]])
-        wrong = wrong_vectors(decoder, order[test], train, wrong)
         parts = {
             "diffusion": sample(vectors),
-            "shuffled_brain": sample(wrong),
+            "shuffled_brain": sample(wrong_vectors(decoder, order[test], train, wrong)),
             "ridge": ridge_to_pixels(betas, shown[train], seen, seed=seed)(held),
             "retrieval": retrieval(vectors[:, :-1], latents, shown[train]),
             "mean_image": mean_image(shown[train], len(test)),
