@@ -111,7 +111,7 @@ def train_conditional_diffusion(
 
 def train(
     model, loader, epochs=10, lr=3e-4, device="cuda", model_in=None, out_dir="results/run", *,
-    prediction="x0", schedule="cosine", drop=0.0, ema=0.999, warmup=200, seed=0,
+    prediction="x0", schedule="cosine", drop=0.0, focus=(0.0, 1.0), ema=0.999, warmup=200, seed=0,
     max_steps=None, seconds=None, checkpoint_minutes=5.0, grids=10, precision=None,
     compiled=False, tensorboard=False, info=None, prepare=None, quiet=False,
 ):  # fmt: skip
@@ -135,6 +135,8 @@ def train(
     schedule : {"cosine", "linear"}
     drop : float
         Share of samples trained without their condition.
+    focus : (float, float)
+        Part of the schedule to which half of the times go, see `diffusion.stratified_times`.
     ema : float
         Ceiling of the averaging factor, min(ema, (1 + n) / (10 + n)) at step n.
     warmup : int
@@ -183,7 +185,8 @@ def train(
         precision = read_weights(model_in)[2].get("precision")  # a resumed run chooses as before
     accelerator = make_accelerator(device, precision, **tracker)
     loader = shard(loader, accelerator)
-    info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed}
+    info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed,
+            "focus": list(focus)}
     info["image_size"] = first_batch(loader)[0].shape[-1]
     info["precision"] = accelerator.mixed_precision
 
@@ -221,7 +224,8 @@ def train(
             rate = lr * learning_rate(step, progress, warmup)
             with enough_memory("the batch size of the loader, or the network's width"):
                 loss, gradient = train_step(
-                    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop
+                    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop,
+                    focus,
                 )
             if not math.isfinite(loss + gradient):
                 raise burst(f"is {loss} and its gradient {gradient}", step, out_dir, lr)
