@@ -97,7 +97,8 @@ def run_all(page, name):
         while not started and time.monotonic() < end:
             try:
                 page.get_by_role("menuitem", name="Run", exact=True).click(timeout=20_000)
-                page.get_by_text("Run All Cells", exact=True).click(timeout=20_000)
+                menu = page.locator(".lm-Menu")
+                menu.get_by_text("Run All Cells", exact=True).click(timeout=20_000)
                 page.wait_for_function(STARTED, timeout=20_000)
                 started = True
             except TooLate:

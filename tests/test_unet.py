@@ -5,7 +5,7 @@ import torch
 
 from recon_lib.diffusion import cosine_schedule, denoiser
 from recon_lib.errors import DataError
-from recon_lib.unet import ResidualBlock, UNet, VectorEncoder
+from recon_lib.unet import Attention, ResidualBlock, UNet, VectorEncoder
 
 SMALL = dict(channels=(16, 32), blocks=1, patch=2, attention=(1,), width=32)
 
@@ -32,6 +32,23 @@ def test_output_is_shaped_like_the_picture(channels, side, blocks, patch):
     model = awake(image_channels=channels, blocks=blocks, patch=patch)
     x, t = inputs(2, channels, side)
     assert model(x, t).shape == x.shape
+
+
+@pytest.mark.parametrize("side", [4, 16, 20])  # few places, as many as count as few, many
+def test_attention_is_that_of_pytorch(side):
+    torch.manual_seed(0)
+    ours, theirs = Attention(128), torch.nn.MultiheadAttention(128, heads := 2, batch_first=True)
+    assert ours.heads == heads
+    torch.nn.init.normal_(ours.out.weight, std=0.1)
+    with torch.no_grad():
+        theirs.in_proj_weight.copy_(ours.qkv.weight.flatten(1))
+        theirs.in_proj_bias.copy_(ours.qkv.bias)
+        theirs.out_proj.weight.copy_(ours.out.weight.flatten(1))
+        theirs.out_proj.bias.copy_(ours.out.bias)
+    x = torch.randn(2, 128, side, side)
+    places = ours.norm(x).flatten(2).transpose(1, 2)  # (b, places, c)
+    wanted = theirs(places, places, places, need_weights=False)[0].transpose(1, 2)
+    torch.testing.assert_close(ours(x), x + wanted.reshape(x.shape), atol=1e-5, rtol=1e-4)
 
 
 def test_default_network_is_small_and_starts_at_zero():
