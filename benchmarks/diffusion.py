@@ -204,7 +204,7 @@ def bench_sampling(n, truth, precision):
 
 def rows(arguments=()):
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, default=16, help="pictures a step")
+    parser.add_argument("--batch", type=int, default=32, help="pictures a step")
     parser.add_argument("--seconds", type=float, default=15, help="of training for each network")
     parser.add_argument("--kid", type=int, default=0, help="samples for a KID after training")
     parser.add_argument("--samples", type=int, default=24, help="samples of the shipped model")
