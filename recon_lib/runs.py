@@ -142,15 +142,18 @@ def unpack(item, device):
 def begin(path, model, optimizer, average, info):
     """Load `path` into all three; return step, finished epochs, batch and seconds to go on from.
 
+    Notes in `info` how many steps the weights have behind them before this training's first.
+
     A checkpoint of the same network is resumed. A model, or a checkpoint of the other kind of
     network (with or without a condition), gives its averaged weights to a new training.
 
     Raises
     ------
     DataError
-        If the file is damaged, of another architecture, trained for another prediction, or has
-        seen pictures that this training holds out.
+        If the file is damaged, of another architecture, trained for another prediction or with
+        another focus, or has seen pictures that this training holds out.
     """
+    info["steps_before"] = 0
     if path is None:
         return 0, 0, 0, 0.0
     _, config, stored = read_weights(path)
@@ -168,10 +171,16 @@ def begin(path, model, optimizer, average, info):
             "start from a model of the same split, or without one"
         )
     if located(path).suffix == ".safetensors" or config != model.config:
+        info["steps_before"] = steps_behind(path, stored)
         start_from(model, path)
         average.load_state_dict(model.state_dict())
         return 0, 0, 0, 0.0
+    focus = stored.get("focus", info.get("focus"))
+    if focus != info.get("focus"):
+        raise DataError(f"{path} was trained with focus {focus}, not {info['focus']}; pass "
+                        f"focus={tuple(focus)}, or start a new training from its model.safetensors")
     state = load_checkpoint(path)
+    info["steps_before"] = stored.get("steps_before", 0)
     try:
         model.load_state_dict(state["model_state_dict"])
         average.load_state_dict(state["ema_state_dict"])
@@ -182,6 +191,13 @@ def begin(path, model, optimizer, average, info):
             f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
             ".safetensors model"
         ) from error
+
+
+def steps_behind(path, info):
+    """Steps of all trainings that led to a model or checkpoint; `info` is stored with it."""
+    if "steps" in info:
+        return info["steps"]
+    return load_checkpoint(path).get("step", 0) + info.get("steps_before", 0)
 
 
 def trim_log(path, columns, step):

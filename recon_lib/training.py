@@ -23,7 +23,7 @@ from recon_lib.descent import (
     train_step,
     update_average,
 )
-from recon_lib.diffusion import SCHEDULES
+from recon_lib.diffusion import SCHEDULES, stratified_times
 from recon_lib.errors import DataError, enough_memory
 from recon_lib.runs import (
     all_present,
@@ -171,14 +171,15 @@ def train(
     Raises
     ------
     DataError
-        If `model_in` does not fit the network or its split, epochs or steps are below 1, another
-        training writes into `out_dir`, a batch does not fit in memory, TensorBoard is missing, or
-        another process of the training is gone.
+        If `model_in` does not fit the network, its split or its focus, the pictures do not fit the
+        network, epochs or steps are below 1, another training writes into `out_dir`, a batch does
+        not fit in memory, TensorBoard is missing, or another process of the training is gone.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
     if epochs < 1 or (max_steps is not None and max_steps < 1):
         raise DataError(f"epochs is {epochs} and max_steps {max_steps}; expected 1 or more")
+    stratified_times(1, 1, torch.Generator(), focus=focus)  # refused before a file is touched
     out_dir = Path(out_dir)
     tracker = tracking(out_dir, tensorboard)
     if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
@@ -187,7 +188,10 @@ def train(
     loader = shard(loader, accelerator)
     info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed,
             "focus": list(focus)}
-    info["image_size"] = first_batch(loader)[0].shape[-1]
+    info["image_size"] = size = first_batch(loader)[0].shape[-1]
+    if size % model.stride:
+        raise DataError(f"the pictures are {size} x {size}, the network takes sides divisible by "
+                        f"{model.stride}; resize them or change channels/patch")
     info["precision"] = accelerator.mixed_precision
 
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
@@ -257,7 +261,9 @@ def train(
             if stop:
                 break
         if main:
-            save_model(average, out_dir / "model.safetensors", {**info, "steps": step})
+            save_model(average, out_dir / "model.safetensors", {
+                **info, "steps": info["steps_before"] + step,
+            })  # fmt: skip
         accelerator.wait_for_everyone()  # the processes stay together: another training may follow
     for track in accelerator.trackers:
         track.finish()

@@ -87,9 +87,9 @@ class Attention(nn.Module):
         b, c, height, width = x.shape
         qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, height * width)
         q, k, v = qkv.transpose(3, 4).unbind(1)  # (b, heads, places, c / heads) each
-        if height * width > 256:  # many places: never holds all their pairs in memory
+        if x.is_cuda or height * width > 256:  # never holds all pairs of places in memory
             h = F.scaled_dot_product_attention(q, k, v)
-        else:  # few: the same in the open, faster on a CPU, above all on the way back
+        else:  # the same in the open: for few places faster on a CPU, above all on the way back
             h = (q @ k.transpose(2, 3) / math.sqrt(q.shape[-1])).softmax(-1) @ v
         return x + self.out(h.transpose(2, 3).reshape(b, c, height, width))
 

@@ -173,6 +173,44 @@ def test_an_unconditional_start_is_the_null_branch_of_the_conditional_network(tm
     assert losses(tmp_path / "alone")[0][0] == 1
 
 
+def test_a_model_counts_the_steps_of_the_models_that_it_began_from(tmp_path):
+    def steps(name):
+        return load_model(tmp_path / name / "model.safetensors")[1]["steps"]
+
+    fit(tmp_path, "first", max_steps=4)
+    fit(tmp_path, "second", model_in=tmp_path / "first" / "model.safetensors", max_steps=2)
+    fit(tmp_path, "third", True, model_in=tmp_path / "second" / "checkpoint.pt", max_steps=3)
+    assert [steps(name) for name in ("first", "second", "third")] == [4, 6, 9]
+    fit(tmp_path, "third", True, model_in=tmp_path / "third" / "checkpoint.pt", max_steps=5)
+    assert steps("third") == 11  # resumed: five of its own
+
+
+def test_half_of_the_times_of_a_training_go_to_its_focus(tmp_path, monkeypatch):
+    times, real = [], descent.diffusion_loss
+
+    def spy(net, x0, alpha_bar, t, *rest):
+        times.extend(t.tolist())
+        return real(net, x0, alpha_bar, t, *rest)
+
+    monkeypatch.setattr(descent, "diffusion_loss", spy)
+    fit(tmp_path, focus=(0.6, 0.9), max_steps=30, epochs=10)
+    inside = [600 <= t < 900 for t in times]
+    assert len(times) >= 240 and abs(sum(inside) / len(inside) - 0.65) < 0.05
+    assert load_model(tmp_path / "run" / "model.safetensors")[1]["focus"] == [0.6, 0.9]
+    with pytest.raises(DataError, match="focus"):  # would not be the unbroken training
+        fit(tmp_path, model_in=tmp_path / "run" / "checkpoint.pt", max_steps=31)
+
+
+@pytest.mark.parametrize("wrong, word", [({"focus": (0.8, 0.2)}, "focus"),
+                                         ({"model": UNet(channels=[16] * 5, patch=2)}, "sides")])
+def test_what_does_not_fit_is_refused_before_a_file_is_touched(tmp_path, wrong, word):
+    fit(tmp_path, max_steps=2)
+    before = losses(tmp_path / "run")
+    with pytest.raises(DataError, match=word):
+        fit(tmp_path, prepare=lambda: pytest.fail("prepared"), **wrong)
+    assert losses(tmp_path / "run") == before
+
+
 def test_limits_of_steps_and_seconds(tmp_path):
     fit(tmp_path, "steps", max_steps=2, epochs=50)
     assert len(losses(tmp_path / "steps")) == 2
