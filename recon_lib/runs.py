@@ -195,8 +195,8 @@ def begin(path, model, optimizer, average, info):
 
 def steps_behind(path, info):
     """Steps of all trainings that led to a model or checkpoint; `info` is stored with it."""
-    if "steps" in info:
-        return info["steps"]
+    if located(path).suffix == ".safetensors":
+        return info.get("steps", 0)
     return load_checkpoint(path).get("step", 0) + info.get("steps_before", 0)
 
 

@@ -188,9 +188,10 @@ def train(
     loader = shard(loader, accelerator)
     info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed,
             "focus": list(focus)}
-    info["image_size"] = size = first_batch(loader)[0].shape[-1]
+    channels, size = first_batch(loader)[0].shape[1:3]
+    info["image_size"] = size
     if size % model.stride:
-        raise DataError(f"the pictures are {size} x {size}, the network takes sides divisible by "
+        raise DataError(f"the pictures are {channels} x {size} x {size}, the network takes sides divisible by "
                         f"{model.stride}; resize them or change channels/patch")
     info["precision"] = accelerator.mixed_precision
 
