@@ -191,8 +191,8 @@ def train(
     channels, size = first_batch(loader)[0].shape[1:3]
     info["image_size"] = size
     if size % model.stride:
-        raise DataError(f"the pictures are {channels} x {size} x {size}, the network takes sides divisible by "
-                        f"{model.stride}; resize them or change channels/patch")
+        raise DataError(f"the pictures are {channels} x {size} x {size}, the network takes sides "
+                        f"divisible by {model.stride}; resize them or change channels/patch")
     info["precision"] = accelerator.mixed_precision
 
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()
