@@ -3,7 +3,9 @@
 Neither kind can run code when it is read: .pt files are opened with `weights_only=True`.
 """
 
+import hashlib
 import json
+import zipfile
 from io import BytesIO
 from pathlib import Path
 
@@ -39,6 +41,10 @@ def load_checkpoint(path):
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
     try:
+        if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile("wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged and for hostile files
         raise DataError(
@@ -68,7 +74,44 @@ def save_model(model, path, info=None, half=True):
     tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
     metadata = {"config": json.dumps(model.config), "info": json.dumps(info or {})}
     with atomic_write(path) as partial:
-        partial.write_bytes(save(tensors, metadata))
+        partial.write_bytes(sealed(save(tensors, metadata)))
+
+
+def sealed(whole):
+    """Bytes of a safetensors file with a checksum of all the rest put into its metadata.
+
+    The metadata are sorted by name, so that the same model is the same file.
+    """
+    header, body = _parts(whole)
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    header["__metadata__"]["sha256"] = _checksum(header, body)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + body
+
+
+def refuse_broken_seal(path):
+    """Hold a safetensors file against the checksum that `sealed` gave it, if it has one.
+
+    Raises
+    ------
+    ValueError
+        If they differ.
+    """
+    header, body = _parts(Path(path).read_bytes())
+    told = header.get("__metadata__", {}).pop("sha256", None)
+    if told is not None and told != _checksum(header, body):
+        raise ValueError("wrong checksum")
+
+
+def _parts(whole):
+    size = int.from_bytes(whole[:8], "little")
+    return json.loads(whole[8 : 8 + size]), memoryview(whole)[8 + size :]
+
+
+def _checksum(header, body):
+    text = json.dumps(header, sort_keys=True).encode()
+    return hashlib.sha256(text + hashlib.sha256(body).digest()).hexdigest()
 
 
 def located(path):
@@ -142,6 +185,7 @@ def read_weights(path):
             metadata = file.metadata() or {}
             config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
             weights = {name: file.get_tensor(name).float() for name in file.keys()}
+        refuse_broken_seal(path)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(
             f"{path} is not a model of this project (damaged, or without its config); "

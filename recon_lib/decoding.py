@@ -10,7 +10,7 @@ from recon_lib.drawing import MODEL, SAMPLING, load_conditional, sample_pictures
 from recon_lib.encoding import fit_encoding_model, log_likelihood
 from recon_lib.errors import DataError
 from recon_lib.features import embed, load_factor_net
-from recon_lib.files import readable
+from recon_lib.files import read_dataset, readable
 from recon_lib.latents import coarse_pixels, fit_decoder
 from recon_lib.loading import read_truth
 from recon_lib.memory import aids, refuse_remembered, remembered
@@ -74,7 +74,7 @@ def ideal_observer(experiment, candidates=None):
     """
     x = experiment
     with readable(x.truth), h5py.File(x.truth) as file:
-        roi = file["subject/roi"][()].astype(str)
+        roi = read_dataset(file, "subject/roi").astype(str)
     voxels = np.concatenate([np.flatnonzero(roi == area) for area in dict.fromkeys(x.roi)])
     if not np.array_equal(roi[voxels], x.roi):
         return None

@@ -1,6 +1,7 @@
 """Reading other people's files: every failure is one line that names the file."""
 
 import json
+import math
 import re
 import zipfile
 from contextlib import contextmanager
@@ -49,12 +50,18 @@ def available_memory():
 
 def check_size(path, shape, dtype):
     """Refuse an array that would not fit in memory, before any of it is allocated."""
-    size = int(np.prod([int(n) for n in shape], dtype=object)) * np.dtype(dtype).itemsize
+    check_sizes(path, f"an array of shape {tuple(shape)} needs", [(shape, dtype)])
+
+
+def check_sizes(path, what, arrays):
+    """`check_size` for several arrays that will be in memory together, (shape, type) each."""
+    size = sum(abs(math.prod(map(int, shape))) * np.dtype(dtype).itemsize
+               for shape, dtype in arrays)
     room = available_memory()
     if size > room // 2:
         raise DataError(
-            f"{path}: an array of shape {tuple(shape)} needs {size / 2**30:.1f} GiB, more than "
-            f"half of the {room / 2**30:.1f} GiB free; is the shape right?"
+            f"{path}: {what} {size / 2**30:.1f} GiB, more than half of the "
+            f"{room / 2**30:.1f} GiB free; is the shape right?"
         )
 
 
@@ -94,8 +101,8 @@ def arrays_in(path):
             with h5py.File(path, "r") as file:
 
                 def note(name, item):
-                    if not isinstance(item, h5py.Dataset) or item.external or item.is_virtual:
-                        return  # the last two would read other files of this machine
+                    if not is_own(item):
+                        return
                     if item.dtype.kind in "biuf":
                         flip = path.suffix == ".mat"  # MATLAB stores the axes backwards
                         found[name] = (item.shape[::-1] if flip else item.shape, item.dtype)
@@ -106,6 +113,57 @@ def arrays_in(path):
         else:
             raise DataError(f"{path}: unknown file type; expected one of {', '.join(ARRAYS)}")
     return found
+
+
+def is_own(item):
+    """Whether an HDF5 object is a data set whose values lie in this file, not in another one."""
+    return isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual
+
+
+def dataset(file, name):
+    """A data set of an open HDF5 file, nothing of it read yet.
+
+    Raises
+    ------
+    DataError
+        If it is missing, or leads to another file of this machine.
+    """
+    parts = name.split("/")
+    links = [file.get("/".join(parts[: i + 1]), getlink=True) for i in range(len(parts))]
+    if not all(isinstance(link, h5py.HardLink) for link in links) or not is_own(file[name]):
+        raise DataError(
+            f"{file.filename}: holds no data set {name} of its own (missing, or a link to another "
+            "file); write the file again"
+        )
+    return file[name]
+
+
+def read_dataset(file, name, key=()):
+    """`dataset(file, name)[key]`, after making sure that it fits in memory."""
+    found = dataset(file, name)
+    shape = np.broadcast_to(np.int8(), found.shape)[key].shape  # takes no memory
+    check_size(file.filename, shape, found.dtype)
+    return found[key]
+
+
+def read_npz(path, names=None):
+    """Read arrays of an .npz into a dict, after making sure that together they fit in memory.
+
+    Parameters
+    ----------
+    path : path
+    names : sequence of str, optional
+        Default: all of them.
+    """
+    held = arrays_in(path)
+    names = list(held) if names is None else names
+    missing = [name for name in names if name not in held]
+    if missing:
+        expected = " and ".join(", ".join(names).rsplit(", ", 1))
+        raise DataError(f"{path}: holds {', '.join(held) or 'nothing'}; expected {expected}")
+    check_sizes(path, "its arrays need", [held[name] for name in names])
+    with readable(path), np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in names}
 
 
 def _load(path, name):

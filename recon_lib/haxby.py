@@ -10,7 +10,7 @@ from recon_lib.decoding import judge_space
 from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
-from recon_lib.files import arrays_in, readable
+from recon_lib.files import read_npz
 from recon_lib.identification import similarity, two_way, two_way_within
 from recon_lib.latents import fit_decoder
 from recon_lib.referee import load_referee
@@ -47,11 +47,7 @@ def haxby_blocks(path=PATH):
     run : (96,) int array
         0 to 11.
     """
-    held = arrays_in(path)
-    if not {"bold", "label", "run"} <= set(held):
-        raise DataError(f"{path}: holds {', '.join(held)}; expected bold, label and run")
-    with readable(path), np.load(path, allow_pickle=False) as archive:
-        bold, label, run = (archive[name] for name in ("bold", "label", "run"))
+    bold, label, run = read_npz(path, ("bold", "label", "run")).values()
     if not len(bold) == len(label) == len(run):
         raise DataError(f"{path}: {len(bold)} volumes, {len(label)} labels; expected equal numbers")
     signal = np.empty(bold.shape, np.float32)

@@ -16,12 +16,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from sklearn.covariance import ledoit_wolf
 
+from recon_lib.checkpoints import refuse_broken_seal, sealed
 from recon_lib.encoding import square_distances
 from recon_lib.errors import DataError, atomic_write
-from recon_lib.features import FactorNet, embed, fitted, to_batch
+from recon_lib.features import EMBEDDING, FactorNet, embed, fitted, to_batch
 from recon_lib.ridge import Ridge, fit_ridge
 
 PIXEL_SIDE = 16
@@ -143,7 +144,7 @@ def save_latent(latent, path):
     if latent.memory is not None:
         arrays["memory"] = latent.memory.astype(np.float16)
     with atomic_write(path) as partial:
-        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, partial)
+        partial.write_bytes(sealed(save({k: np.ascontiguousarray(v) for k, v in arrays.items()})))
 
 
 def load_latent(path):
@@ -156,6 +157,7 @@ def load_latent(path):
     """
     try:
         arrays = load_file(path)
+        refuse_broken_seal(path)
         eye = FactorNet()
         prefix = "eye."
         eye.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
@@ -164,12 +166,25 @@ def load_latent(path):
         memory = arrays["memory"].astype(np.float32) if "memory" in arrays else None
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; it stands beside the conditional model") from error
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path} does not hold a latent ({type(error).__name__}); use a file that training "
             "wrote"
         ) from error
-    return ImageLatent(eye.eval(), *parts, memory)
+    latent = ImageLatent(eye.eval(), *parts, memory)
+    for name, width in (("pixels", 3 * PIXEL_SIDE**2), ("features", EMBEDDING)):
+        mean, axes = getattr(latent, name).mean, getattr(latent, name).axes
+        if mean.shape != (width,) or axes.ndim != 2 or len(axes) != width:
+            raise DataError(
+                f"{path}: {name} have a mean of shape {mean.shape} and axes of shape {axes.shape}; "
+                f"expected ({width},) and ({width}, components); use a file that training wrote"
+            )
+    if memory is not None and (memory.ndim != 2 or memory.shape[1] != sum(latent.blocks)):
+        raise DataError(
+            f"{path}: the memory has shape {memory.shape}; expected (pictures, "
+            f"{sum(latent.blocks)}); use a file that training wrote"
+        )
+    return latent
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 from recon_lib import bold5000, scenes, stimuli, volumes
 from recon_lib.betas import zscore_sessions
 from recon_lib.errors import DataError
-from recon_lib.files import find, readable
+from recon_lib.files import find, read_dataset, readable
 from recon_lib.splits import refuse_leak, some_categories, split_by_group, split_repeated
 
 SUBJECT = "CSI1"
@@ -87,10 +87,10 @@ class Experiment:
 def read_truth(path, key, names):
     """One of the truth's arrays with a row a picture, in the order of `names`; None without it."""
     with readable(path), h5py.File(path) as file:
-        if key not in file:
+        if file.get(key, getlink=True) is None:
             return None
-        place = {n.decode(): i for i, n in enumerate(file["names"])}
-        return file[key][()][[place[n] for n in names]]
+        place = {n.decode(): i for i, n in enumerate(read_dataset(file, "names"))}
+        return read_dataset(file, key)[[place[n] for n in names]]
 
 
 def read_release(root, name, release, rois):

@@ -9,7 +9,7 @@ import numpy as np
 from recon_lib import crossval, decoding, plots
 from recon_lib.checkpoints import read_weights
 from recon_lib.errors import DataError, atomic_write
-from recon_lib.files import readable
+from recon_lib.files import read_npz
 from recon_lib.loading import load
 from recon_lib.metrics import format_report
 
@@ -132,8 +132,7 @@ def load_arrays(path):
     """
     if not path.exists():
         raise DataError(f"no file {path}; run `python -m recon_lib reconstruct` first")
-    with readable(path), np.load(path, allow_pickle=False) as archive:
-        arrays = dict(archive)
+    arrays = read_npz(path)
     missing = {OWN: {"truth", "trial_image", "fold"}}.get(path.name, {"settings"}) - set(arrays)
     if missing:
         raise DataError(f"{path} has no {', '.join(sorted(missing))}; write it with `reconstruct`")

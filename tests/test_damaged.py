@@ -4,6 +4,7 @@ Each reader is shown its own file with bytes changed, cut out or put in, at plac
 chooses.
 """
 
+import json
 import warnings
 
 import h5py
@@ -19,6 +20,7 @@ from recon_lib import bids, bold5000, files, haxby, own, pictures, stimuli, stre
 from recon_lib.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 from recon_lib.errors import DataError
 from recon_lib.features import FactorNet, load_factor_net, save_factor_net
+from recon_lib.latents import arrays_of, fit_latent, load_latent, save_latent
 from recon_lib.results import load_arrays
 
 NUMBERS = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32)
@@ -56,6 +58,8 @@ def shelf(tmp_path_factory):
                                     "config": random_unet(5).config})
     save_model(random_unet(5), root / "a.safetensors", {"prediction": "x0"})
     save_factor_net(FactorNet(), root / "net.safetensors")
+    few = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
+    save_latent(fit_latent(few, FactorNet().eval(), 3, 4), root / "latent.safetensors")
     (root / "list.txt").write_text("1\n2\n3\n", encoding="utf-8")
     ijk = volumes.compact_box(20)
     roi = np.repeat(bold5000.KEYS, 2)
@@ -84,12 +88,14 @@ READERS = {  # file -> what reads it
     **{f"a.{kind}": lambda path: pictures.read_picture(path, 8)[0]
        for kind in ("png", "jpg", "gif", "tif", "bmp", "webp", "ppm")},
     "a.pt": lambda path: load_checkpoint(path)["model_state_dict"],
-    "a.safetensors": lambda path: load_model(path)[0],
+    "a.safetensors": lambda path: weights_and_info(*load_model(path)),
+    "latent.safetensors": lambda path: arrays_of(load_latent(path)),
     "net.safetensors": load_factor_net,
     "list.txt": lambda path: own.load_labels(path, "runs"),
     "own.npz": load_arrays,
     "haxby.npz": haxby.haxby_blocks,
-    "betas.h5": streaming.read_estimate,
+    "betas.h5": lambda path: vars(streaming.read_estimate(path)),
+    "runs/run-000.h5": lambda path: read_spooled(path.parent),
     f"{STEM}_bold.nii.gz": lambda path: read_run(path).bold,
     f"{STEM}_events.tsv": lambda path: read_run(path).onsets,
     f"derivatives/fmriprep/{STEM}_bold_confounds.tsv":
@@ -97,7 +103,19 @@ READERS = {  # file -> what reads it
     volumes.mask_path("CSI1", "LHPPA"): lambda path: volumes.read_masks(path.parents[3], "CSI1")[1],
     stimuli.REPEATED: lambda path: stimuli.read_repeated(path.parents[1]),
 }  # fmt: skip
-SUMS = {"a.npz", "b.npz", "a.png", "own.npz", "haxby.npz", f"{STEM}_bold.nii.gz"}  # have checksums
+SUMS = {"a.npz", "b.npz", "a.png", "own.npz", "haxby.npz", f"{STEM}_bold.nii.gz", "a.pt",
+        "a.safetensors", "latent.safetensors", "betas.h5", "runs/run-000.h5"}  # have checksums
+
+
+def weights_and_info(model, info):
+    return model.state_dict() | {"info": json.dumps(info)}
+
+
+def read_spooled(folder):
+    """One run as the GLM reads it: all voxels, and the onsets."""
+    [(bold, onsets)] = streaming.spool([None], folder)
+    with bold.file:
+        return {"bold": streaming.read_columns(bold, slice(0, bold.shape[1])), "onsets": onsets}
 
 
 def read_run(path):
@@ -135,5 +153,25 @@ def test_damaged_files(shelf, name):
 
     try:
         check()
+    finally:
+        path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", sorted(SUMS))
+def test_a_flipped_bit_is_noticed(shelf, name, flips=100):
+    """At places all over the file: one line, or the very same values."""
+    path, read = shelf / name, READERS[name]
+    whole = path.read_bytes()
+    expected = read(path)
+    try:
+        for i, at in enumerate(np.linspace(0, len(whole) - 1, flips).astype(int)):
+            flipped = bytes([whole[at] ^ 1 << i % 8])
+            path.write_bytes(whole[:at] + flipped + whole[at + 1 :])
+            try:
+                found = read(path)
+            except DataError as error:
+                assert "\n" not in str(error)
+            else:
+                assert equal(found, expected), f"bit {i % 8} of byte {at}"
     finally:
         path.write_bytes(whole)

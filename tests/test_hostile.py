@@ -1,13 +1,16 @@
 """Files made to do harm: bombs are refused before memory is taken, tricks before they work."""
 
 import gzip
+import io
 import os
 import pickle
 import resource
 import sys
 import warnings
+import zipfile
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -17,7 +20,18 @@ from conftest import random_unet
 from PIL import Image
 from safetensors.torch import save_file
 
-from recon_lib import bold5000, files, pictures, stimuli, volumes
+from recon_lib import (
+    bold5000,
+    decoding,
+    files,
+    haxby,
+    loading,
+    pictures,
+    results,
+    stimuli,
+    streaming,
+    volumes,
+)
 from recon_lib.checkpoints import load_checkpoint, load_model, save_model
 from recon_lib.errors import DataError
 from recon_lib.own import load_own
@@ -65,6 +79,47 @@ def test_bombs_of_arrays(tmp_path, no_growth):
         refused(files.read_array, tmp_path / "a.npy", match="a.npy")
     refused(files.read_array, tmp_path / "chunked.h5", match="GiB")
     refused(files.read_array, f"{tmp_path / 'deep.h5'}:a/b/c", match="GiB")
+
+
+H5_READERS = {  # the data sets that it reads -> the reader
+    ("betas", "hrf", "fraction"): streaming.read_estimate,
+    ("onsets", "bold"): lambda path: streaming.spool([None], path.parent),
+    ("names", "factors"): lambda path: loading.read_truth(path, "factors", []),
+    ("subject/roi",): lambda path: decoding.ideal_observer(SimpleNamespace(truth=path)),
+}
+H5_CASES = [(read, names, name) for names, read in H5_READERS.items() for name in names]
+
+
+@pytest.mark.parametrize("read, names, bad", [c for c in H5_CASES if c[2] != "bold"])
+def test_bombs_of_data_sets(tmp_path, no_growth, read, names, bad):
+    """Every data set that is read whole; the BOLD of a spooled run is read in blocks."""
+    with h5py.File(tmp_path / "run-000.h5", "w") as file:
+        for name in names:
+            shape = (10**6, 10**6) if name == bad else (0, 0)
+            file.create_dataset(name, shape, np.float32, chunks=(1000, 1000), maxshape=(None,) * 2)
+    refused(read, tmp_path / "run-000.h5", match="GiB")
+
+
+@pytest.mark.parametrize("read, file, names", [
+    (haxby.haxby_blocks, "a.npz", ("bold", "label", "run")),
+    (results.load_arrays, results.OWN, ("truth", "trial_image", "fold")),
+    (results.load_arrays, results.RELEASE, ("settings", "averaged/target")),
+])
+def test_bombs_of_archives(tmp_path, no_growth, monkeypatch, read, file, names):
+    """An array that claims a terabyte, and arrays of zeros that are too large together."""
+    for bad in names:
+        with zipfile.ZipFile(tmp_path / file, "w") as archive:
+            for name in names:
+                header = io.BytesIO()
+                shape = (10**6, 10**6) if name == bad else (0, 0)
+                np.lib.format.write_array_header_1_0(
+                    header, {"shape": shape, "fortran_order": False, "descr": "<f4"})
+                archive.writestr(f"{name}.npy", header.getvalue())
+        refused(read, tmp_path / file, match="GiB")
+    np.savez_compressed(tmp_path / file, **{name: np.zeros(50_000) for name in names})
+    assert (tmp_path / file).stat().st_size < 5000
+    monkeypatch.setattr(files, "available_memory", lambda: 1_500_000)  # half: one, but not two
+    refused(read, tmp_path / file, match="its arrays need")
 
 
 def test_bombs_of_volumes(tmp_path, no_growth):
@@ -134,6 +189,30 @@ def test_h5_files_that_lead_elsewhere(tmp_path):
         file.create_virtual_dataset("virtual", layout)
     for name in ("raw", "link", "virtual"):
         refused(files.read_array, f"{tmp_path / 'a.h5'}:{name}", match="no array called")
+
+
+@pytest.mark.parametrize("kind", ["external", "link", "soft link", "virtual"])
+@pytest.mark.parametrize("read, names, bad", H5_CASES)
+def test_data_sets_that_lie_elsewhere(tmp_path, read, names, bad, kind):
+    secret, other = tmp_path / "secret.bin", tmp_path / "other.h5"
+    secret.write_bytes(bytes(range(64)))
+    with h5py.File(other, "w") as file:
+        file["x"] = np.ones((4, 4))
+    with h5py.File(tmp_path / "run-000.h5", "w") as file:
+        for name in names:
+            if name != bad:
+                file[name] = [b"a"] if name == "names" else np.ones((4, 4))
+            elif kind == "external":
+                file.create_dataset(name, (4, 4), np.float32, external=[(str(secret), 0, 64)])
+            elif kind == "link":
+                file[name] = h5py.ExternalLink(other, "x")
+            elif kind == "soft link":
+                file["first"], file[name] = h5py.ExternalLink(other, "/"), h5py.SoftLink("/first/x")
+            else:
+                layout = h5py.VirtualLayout((4, 4), float)
+                layout[:] = h5py.VirtualSource(other, "x", (4, 4))
+                file.create_virtual_dataset(name, layout)
+    refused(read, tmp_path / "run-000.h5", match=f"holds no data set {bad} of its own")
 
 
 def test_a_folder_of_odd_pictures(tmp_path):

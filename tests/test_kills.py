@@ -1,5 +1,7 @@
 """Kill it, anywhere, many times: nothing half written is read as whole, and the rerun ends as if
 nothing had happened. Processes are killed for real, by SIGKILL after a random time.
+
+KILL_SEED=… chooses the times (a failing test prints its seed), KILLS=… how many.
 """
 
 import csv
@@ -9,6 +11,7 @@ import shutil
 import signal
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +30,16 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL a
 
 VOXELS = dict.fromkeys(KEYS, 2)
 DESIGN = dict(runs_per_session=(1, 1), repeated=4, test_trials=12)
-RNG = np.random.default_rng(int.from_bytes(os.urandom(4)))  # another place in each session
+SEED = int(os.environ.get("KILL_SEED", int.from_bytes(os.urandom(4))))  # another in each session
+KILLS = int(os.environ.get("KILLS", 4))
+TOLD = f"KILL_SEED={SEED}"
+
+
+@pytest.fixture
+def rng():
+    """When to kill; from the same seed whichever tests run before."""
+    print(TOLD)  # pytest shows it where the test fails
+    return np.random.default_rng(SEED)
 
 
 @pytest.fixture(scope="module")
@@ -62,24 +74,58 @@ def begin(ready, work, *args):
     work(*args)
 
 
-def kill_until_done(processes, work, folder, seconds, check, kills=4):
+def kill_until_done(processes, work, folder, seconds, check, rng, left=None):
     """Kill `work` at random moments of the `seconds` it takes, look, start it again; at last let
     it end. Where it came to its end before the kill, it starts anew and is given less time.
+
+    `left(folder)` counts the pieces of work that are not on disk yet, by kind. No run, killed or
+    not, does more than these, and the last does just these: work goes on where it stopped.
     """
     killed = 0
-    for _ in range(5 * kills):
-        code, _ = run(processes, work, folder, kill_after=RNG.uniform(0, 0.7 * seconds))
-        assert code in (0, -signal.SIGKILL)
+    for _ in range(5 * KILLS):
+        before = left(folder) if left else {}
+        calls_of(folder).unlink(missing_ok=True)
+        code, _ = run(processes, work, folder, kill_after=rng.uniform(0, 0.7 * seconds))
+        assert code in (0, -signal.SIGKILL), TOLD
         check()
+        if left:
+            done, after = calls(folder), left(folder)
+            assert done <= before, f"{TOLD}: {done} done, though only {before} were left"
+            assert after <= before, f"{TOLD}: {after} left, but {before} before the kill"
         killed += code != 0
-        if killed == kills:
+        if killed == KILLS:
             break
         if code == 0:
             seconds /= 2
             shutil.rmtree(folder)
-    assert killed == kills
-    assert run(processes, work, folder)[0] == 0
+    assert killed == KILLS, TOLD
+    before = left(folder) if left else {}
+    calls_of(folder).unlink(missing_ok=True)
+    assert run(processes, work, folder)[0] == 0, TOLD
     check()
+    if left:
+        assert calls(folder) == before, f"{TOLD}: {before} were left"
+
+
+def calls_of(folder):
+    return folder.with_name(f"{folder.name}.calls")
+
+
+def calls(folder):
+    """How often each `noted` function was called."""
+    path = calls_of(folder)
+    return Counter(path.read_text().split() if path.exists() else [])
+
+
+def noted(folder, name, function):
+    """The same function, each call of which is noted beside `folder`."""
+    def call(*args, **kwargs):
+        folder.parent.mkdir(exist_ok=True)
+        with open(calls_of(folder), "a") as file:
+            file.write(f"{name}\n")
+        return function(*args, **kwargs)
+
+    return call
 
 
 def build(root):
@@ -94,7 +140,7 @@ def contents(folder):
             for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")}
 
 
-def test_building_the_experiment(processes, tmp_path):
+def test_building_the_experiment(processes, rng, tmp_path):
     once, root = tmp_path / "once", tmp_path / "killed"
     code, seconds = run(processes, build, once)
     assert code == 0
@@ -110,7 +156,7 @@ def test_building_the_experiment(processes, tmp_path):
         if is_complete(root / experiment.BETAS):
             assert read_r2(root, "CSI1").values.shape == (74, 20)
 
-    kill_until_done(processes, build, root, seconds, check)
+    kill_until_done(processes, build, root, seconds, check, rng)
     assert contents(root) == expected
     left = [p.name for p in tmp_path.iterdir()]
     assert sorted(left) == [".killed.lock", ".once.lock", "killed", "once"]  # no halves stay
@@ -130,7 +176,21 @@ def glm(folder):
                                confounds=None)
 
 
-def test_streaming_the_glm(processes, tmp_path):
+def glm_noted(folder):
+    spool = streaming.spool
+    streaming.spool = lambda runs, to: spool([noted(folder, "load", run) for run in runs], to)
+    streaming.estimate = noted(folder, "estimate", streaming.estimate)
+    glm(folder)
+
+
+def left_of_glm(folder):
+    """Runs that are not spooled, blocks that are not estimated; six of each in all."""
+    blocks = 6 - len(list(folder.glob("betas.h5.parts/0*.npz")))
+    return Counter(load=6 - len(list(folder.glob("run-*.h5"))),
+                   estimate=0 if (folder / "betas.h5").exists() else blocks)
+
+
+def test_streaming_the_glm(processes, rng, tmp_path):
     once, folder = tmp_path / "once", tmp_path / "killed"
     code, seconds = run(processes, glm, once)
     assert code == 0
@@ -142,12 +202,14 @@ def test_streaming_the_glm(processes, tmp_path):
             for name, value in vars(expected).items():
                 np.testing.assert_array_equal(getattr(found, name), value)
 
-    kill_until_done(processes, glm, folder, seconds, check)
+    kill_until_done(processes, glm_noted, folder, seconds, check, rng, left_of_glm)
     assert sorted(p.name for p in folder.iterdir()) == [
         ".betas.h5.lock", ".lock", "betas.h5", *(f"run-{i:03d}.h5" for i in range(6))
     ]
     start = (folder / "betas.h5").stat().st_mtime_ns
-    assert run(processes, glm, folder)[0] == 0  # a finished job is not done again
+    calls_of(folder).unlink(missing_ok=True)
+    assert run(processes, glm_noted, folder)[0] == 0  # a finished job is not done again
+    assert not calls(folder)
     assert (folder / "betas.h5").stat().st_mtime_ns == start
 
 
@@ -163,26 +225,34 @@ def train(out, minutes=0.0):
     )  # fmt: skip
 
 
+def train_noted(out):
+    training.train_step = noted(out, "step", training.train_step)
+    train(out)
+
+
+def left_of_training(out):
+    """Steps of the 24 that the checkpoint has not seen."""
+    path = out / "checkpoint.pt"
+    return Counter(step=24 - (load_checkpoint(path)["step"] if path.exists() else 0))
+
+
 def log(out):
     """All of the log but the seconds."""
     with open(out / "loss.csv", newline="") as file:
         return [(row["step"], row["epoch"], row["loss"]) for row in csv.DictReader(file)]
 
 
-def test_training(processes, tmp_path):
+def test_training(processes, rng, tmp_path):
     once, out = tmp_path / "once", tmp_path / "killed"
     code, seconds = run(processes, train, once)
     assert code == 0
-    steps = []
 
     def check():
-        if (out / "checkpoint.pt").exists():
-            steps.append(load_checkpoint(out / "checkpoint.pt")["step"])
         if (out / "model.safetensors").exists():
             load_model(out / "model.safetensors")
 
-    kill_until_done(processes, train, out, seconds, check)
-    assert steps[-1] == 24
+    kill_until_done(processes, train_noted, out, seconds, check, rng, left_of_training)
+    assert left_of_training(out)["step"] == 0
     ours, theirs = (load_checkpoint(f / "checkpoint.pt") for f in (out, once))
     for key in ("model_state_dict", "ema_state_dict"):
         assert all(torch.equal(ours[key][k], v) for k, v in theirs[key].items())
@@ -199,15 +269,15 @@ def write_for_ever(path):
                                "config": {}, "number": number})  # fmt: skip
 
 
-def test_writing_a_checkpoint(processes, tmp_path):
+def test_writing_a_checkpoint(processes, rng, tmp_path):
     path, seen = tmp_path / "checkpoint.pt", []
     for _ in range(10):
-        run(processes, write_for_ever, path, kill_after=RNG.uniform(0, 0.2))
+        run(processes, write_for_ever, path, kill_after=rng.uniform(0, 0.2))
         if path.exists():
             state = load_checkpoint(path)
             assert (state["model_state_dict"]["w"] == state["number"]).all()
             seen.append(state["number"])
-    assert len(seen) > 1
+    assert len(seen) > 1, TOLD
 
 
 def ready_at_once(root, gate, queue):

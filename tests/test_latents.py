@@ -12,6 +12,7 @@ from sklearn.decomposition import PCA
 from recon_lib.errors import DataError
 from recon_lib.features import FactorNet, embed
 from recon_lib.latents import (
+    arrays_of,
     coarse_pixels,
     fit_basis,
     fit_decoder,
@@ -116,6 +117,26 @@ def test_files_that_hold_no_latent(latent, tmp_path):
     path.mkdir()
     with pytest.raises(DataError):
         load_latent(path)
+
+
+@pytest.mark.parametrize("name, shape", [
+    ("pixels.mean", (1,)), ("pixels.axes", (5, 4)), ("features.mean", (1, 96)),
+    ("features.axes", (96,)), ("memory", (40, 11)), ("memory", (12,)),
+])
+def test_arrays_of_a_latent_that_do_not_fit_together(latent, tmp_path, name, shape):
+    path = tmp_path / "latent.safetensors"
+    save_file(arrays_of(latent) | {name: np.zeros(shape, np.float32)}, path)
+    with pytest.raises(DataError, match="shape .*; expected .*; use a file that") as error:
+        load_latent(path)
+    assert "\n" not in str(error.value)
+
+
+def test_the_same_latent_is_the_same_file(latent, tmp_path):
+    written = set()
+    for _ in range(8):  # safetensors alone shuffles the metadata
+        save_latent(latent, tmp_path / "latent.safetensors")
+        written.add((tmp_path / "latent.safetensors").read_bytes())
+    assert len(written) == 1
 
 
 def test_decoder_is_the_posterior_mean_of_a_linear_gaussian_world(decoder):

@@ -173,6 +173,78 @@ def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monk
     assert streaming.read_estimate(path, slice(3, 9)).betas.shape == (RUNS * TRIALS, 6)
 
 
+def two_scans():
+    """Two scans that differ in one sample; the first voxel of each is air."""
+    bold = np.random.default_rng(0).normal(1000, 10, (50, 4)).astype(np.float32)
+    bold[:, 0] = 0
+    other = bold.copy()
+    other[20, 3] += 50
+    onsets = np.array([4.0, 24.0, 44.0])
+    return [(bold, onsets)] * 2, [(other, onsets)] * 2
+
+
+def test_a_result_of_other_data_is_not_kept(tmp_path):
+    one, two = two_scans()
+    expected = [single_trial.estimate(runs, TR).betas for runs in (one, two)]
+    assert not np.array_equal(*expected)
+    path = tmp_path / "betas.h5"
+    for runs, betas in zip((one, two, one), (*expected, expected[0]), strict=True):
+        streaming.estimate_to_file(runs, path, TR, block=3)
+        np.testing.assert_allclose(streaming.read_estimate(path).betas, betas, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spoil", [False, True])
+def test_blocks_of_other_data_and_damaged_ones_are_made_again(tmp_path, monkeypatch, spoil):
+    one, two = two_scans()
+    path = tmp_path / "betas.h5"
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(streaming, "_join", killed)
+        streaming.estimate_to_file(one, path, TR, block=2)
+    parts = sorted((tmp_path / "betas.h5.parts").glob("*.npz"))
+    assert len(parts) == 2
+    if spoil:
+        whole = bytearray(parts[0].read_bytes())
+        with np.load(parts[0]) as held:
+            whole[whole.find(held["betas"].tobytes()) + 2] ^= 1
+        parts[0].write_bytes(whole)
+    calls = []
+    monkeypatch.setattr(streaming, "estimate",
+                        lambda *args: calls.append(1) or single_trial.estimate(*args))
+    streaming.estimate_to_file(two, path, TR, block=2)
+    assert len(calls) == 1 + spoil  # the block that differs, and the damaged one
+    expected = single_trial.estimate(two, TR).betas
+    np.testing.assert_allclose(streaming.read_estimate(path).betas, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [object, str, bytes, int])
+def test_jobs_differ_in_one_label_of_many(kind):
+    labels = np.arange(3000).astype(str).astype(kind)
+    other = labels.copy()
+    other[1500] = labels[7]
+    mark, again, changed = (streaming.fingerprint([], {"labels": x})
+                            for x in (labels, labels.copy(), other))
+    assert mark == again != changed
+    assert streaming.fingerprint([], {"labels": labels.reshape(2, -1)}) != mark
+
+
+def test_a_damaged_run_is_told_in_one_line(tmp_path):
+    [(bold, onsets), _], _ = two_scans()
+    streaming.spool([lambda: (bold, onsets)], tmp_path)
+    path = tmp_path / "run-000.h5"
+    whole = bytearray(path.read_bytes())
+    at = whole.find(bold[10].tobytes())
+    whole[at + 5] ^= 1
+    path.write_bytes(whole)
+    [run] = streaming.spool([None], tmp_path)
+    with pytest.raises(DataError, match="run-000.h5: voxels 0 to 4 cannot be read") as error:
+        streaming.estimate_to_file([run], tmp_path / "betas.h5", TR)
+    assert "\n" not in str(error.value)
+
+
 def test_runs_may_be_h5_data_sets(world, tmp_path):
     runs, labels, _, _ = world
     with h5py.File(tmp_path / "runs.h5", "w") as file:
