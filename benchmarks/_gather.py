@@ -3,8 +3,10 @@
     python benchmarks/_gather.py            # all; make bench
     python benchmarks/_gather.py glm betas  # only these
 
-Each script runs in a process of its own, so that its peak memory is its own. One that fails is
-named at the end, and the rows of the others are kept; the exit status is then 1.
+Each script runs in a process of its own, so that its peak memory is its own. The file keeps the
+rows of scripts that were not asked for; each row says its script and its machine. A script that
+fails, or a row without a number of ours, is named at the end; the other rows are kept, and the exit
+status is then 1.
 """
 
 import json
@@ -32,7 +34,9 @@ def scripts(folder=HERE):
 
 
 def gather(scripts, out=OUT):
-    """Run the scripts; write and print their rows; return the names of those that failed."""
+    """Run the scripts; write and print their rows; return the names of what failed."""
+    old = json.loads(out.read_text())["rows"] if out.exists() else []
+    kept = [row for row in old if "script" in row]
     rows, failed = [], []
     for script in scripts:
         print(f"== {script.stem}", flush=True)
@@ -40,11 +44,15 @@ def gather(scripts, out=OUT):
         with tempfile.TemporaryDirectory() as folder:
             made = Path(folder, "rows.json")
             command = [sys.executable, "-c", ONE, script.parent, HERE, script.stem, made]
+            kept = [row for row in kept if row["script"] != script.stem]
             if subprocess.run(command).returncode == 0:
-                rows += json.loads(made.read_text())["rows"]
-                _table.save(out, rows)
+                tags = {"script": script.stem, "machine": _table.machine()}
+                new = [row | tags for row in json.loads(made.read_text())["rows"]]
+                failed += [f"{script.stem}: {row['name']}" for row in new if row["ours"] is None]
+                rows += new
             else:
                 failed.append(script.stem)
+            _table.save(out, kept + rows)
         print(f"   {time.monotonic() - start:.0f} s\n", flush=True)
     print(_table.table(rows))
     print(f"\n{_table.machine()}; a ratio above 1 means that we are better; see {out}")

@@ -11,6 +11,7 @@ so that `python benchmarks/glm.py` prints its own table. `_gather.py` needs noth
 import json
 import os
 import platform
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from recon_lib.errors import atomic_write
@@ -25,7 +26,8 @@ def row(name, ours, unit, peer=None, peer_name=None, better="less"):
     ----------
     name : str
         What was run, with its size: "LSS, 37 trials, 20,000 voxels".
-    ours : float
+    ours : float or None
+        None when the run failed: the name says of what, and the exit status is then 1.
     unit : str
         Of `ours` and `peer`: "s", "GB", "images/s", "top-1".
     peer : float, optional
@@ -43,7 +45,7 @@ def row(name, ours, unit, peer=None, peer_name=None, better="less"):
     if better not in ("less", "more"):
         raise ValueError(f"better is {better!r}; expected 'less' or 'more'")
     ratio = None
-    if peer is not None:
+    if None not in (ours, peer):
         good, bad = (peer, ours) if better == "less" else (ours, peer)
         ratio = float(good / bad) if bad else None
     ours, peer = (None if value is None else float(value) for value in (ours, peer))
@@ -97,6 +99,10 @@ def save(path, rows):
 
 
 def main(rows):
-    """Run one script's `rows` and print them."""
-    print(table(rows()))
+    """Run one script's `rows` and print them; exit with 1 if one of them failed."""
+    made = rows()
+    print(table(made))
     print(f"\n{machine()}; a ratio above 1 means that we are better")
+    failed = [r["name"] for r in made if r["ours"] is None]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")

@@ -12,8 +12,10 @@ example is the network of its unconditional training script at that script's def
 Peers train with the objective that they are published with (epsilon; v for
 denoising-diffusion-pytorch). Their learning rate is above the published ones, because short
 trainings want it high. The loss is for all the same: the error of the guessed clean picture on
-scenes never trained on, weighed as in `diffusion_loss`. KID needs hundreds of samples to say
-anything, so the short run prints it for the shipped model only, with its error.
+scenes never trained on, weighed as in `diffusion_loss`. A row says how many steps each network took
+in its seconds: after a step or two a network is as good as untrained, and the ratio tells its speed
+alone. KID needs hundreds of samples to say anything, so the short run prints it for the shipped
+model only, with its error.
 """
 
 import argparse
@@ -38,7 +40,7 @@ from recon_lib.unet import UNet
 from recon_lib.unet_cost import count
 
 ALPHA_BAR = diffusion.cosine_schedule()
-OURS = "recon_lib"
+OURS, SHIPPED = "recon_lib", "the shipped, finer network"
 
 
 def diffusers_net(channels, attend, layers):
@@ -66,8 +68,7 @@ def networks():
     diffusers = _table.package("diffusers")
     return {
         OURS: (UNet().to(memory_format=torch.channels_last), plain, "x0", 1e-3),
-        "the shipped, finer network": (UNet(**NETWORK).to(memory_format=torch.channels_last),
-                                       plain, "x0", 1e-3),
+        SHIPPED: (UNet(**NETWORK).to(memory_format=torch.channels_last), plain, "x0", 1e-3),
         f"{diffusers}, equal size": (equal, wrapped, "eps", 3e-4),
         f"{diffusers}, its 64 x 64 example": (example, wrapped, "eps", 3e-4),
         _table.package("denoising-diffusion-pytorch"): (LucidUnet(64), plain, "v", 3e-4),
@@ -115,26 +116,46 @@ def matmul_peak(precision, size=2048):
 
 
 def bench_speed(nets, images, batch, precision, rounds=8):
-    """Rows of training speed: the best of some steps, or the only step of a slow network."""
+    """Rows of training speed, and seconds a step: the best of eight, of a slow network of two."""
     steps = {name: trainer(copy.deepcopy(net), ask, prediction, images, batch, precision)
              for name, (net, ask, prediction, _) in nets.items()}
     best = dict.fromkeys(steps, np.inf)
     for one in range(1 + rounds):
         for name, step in steps.items():  # in turn: a disturbance meets all alike
-            if one == 0 or not 2 < best[name] < np.inf:
+            if one <= 2 or best[name] < 2:
                 start = time.process_time()
                 step()
-                seconds = time.process_time() - start
-                if one or seconds > 2:  # the first step warms up; a slow one is taken as it is
-                    best[name] = min(best[name], seconds)
+                if one:  # the first step warms up
+                    best[name] = min(best[name], time.process_time() - start)
     work = 6 * batch * sum(row["multiplications"] for row in count(UNet().config, 64))
     limit = batch * matmul_peak(precision) / work  # a step: forward once, backward twice as much
     name = f"training, batches of {batch}, {precision_name(precision)}"
-    ours = batch / best.pop(OURS)
+    ours = batch / best[OURS]
     made = [_table.row(name, ours, "pictures/s", batch / seconds, peer, better="more")
-            for peer, seconds in best.items()]
-    return [*made, _table.row(f"{name}: share of the limit", ours, "pictures/s", limit,
-                              "a matrix product's speed", better="more")]
+            for peer, seconds in best.items() if peer != OURS]  # fmt: skip
+    made.append(_table.row(f"{name}: share of the limit", ours, "pictures/s", limit,
+                           "a matrix product's speed", better="more"))  # fmt: skip
+    return made, best
+
+
+def bench_evaluations(nets, precision, batch=16, evaluations=20):
+    """Rows of sampling speed: so many forward passes a picture, the best of two of them timed."""
+    nets = {name: (copy.deepcopy(net).eval(), ask) for name, (net, ask, *_) in nets.items()}
+    best = dict.fromkeys(nets, np.inf)
+    x, t = initial_noise(batch, (3, 64, 64), 0), torch.full((batch,), 500)
+    with torch.no_grad(), low(precision):
+        for one in range(3):
+            for name, (net, ask) in nets.items():
+                x_t = x.to(memory_format=torch.channels_last) if isinstance(net, UNet) else x
+                start = time.process_time()
+                ask(net, x_t, t)
+                if one:  # the first pass warms up
+                    best[name] = min(best[name], time.process_time() - start)
+    speed = {name: batch / (evaluations * seconds) for name, seconds in best.items()}
+    size = f"{evaluations} evaluations, batches of {batch}, {precision_name(precision)}"
+    return [_table.row(f"sampling, {ours}, {size}", speed[ours], "pictures/s", speed[peer], peer,
+                       better="more")
+            for ours in (OURS, SHIPPED) for peer in speed if peer not in (OURS, SHIPPED)]
 
 
 def precision_name(precision):
@@ -142,18 +163,30 @@ def precision_name(precision):
     return {"no": "float32", "bf16": "bfloat16"}[precision]
 
 
-def bench_quality(nets, images, held, truth, args, precision):
-    """Rows of the loss on new scenes (and of KID) after the same seconds of training."""
-    losses, distances = {}, {}
+def held_out_loss(guess, held, t, noise, batch=16):
+    """The loss over whole batches of new pictures, and its standard error from batch to batch."""
+    parts = (slice(i, i + batch) for i in range(0, len(held), batch))
+    losses = [diffusion.diffusion_loss(guess, held[p], ALPHA_BAR, t[p], noise[p]).item()
+              for p in parts]  # fmt: skip
+    return np.mean(losses), np.std(losses, ddof=1) / len(losses) ** 0.5
+
+
+def bench_quality(nets, images, held, truth, args, precision, seconds):
+    """Rows of the loss on new scenes (and of KID) after the same seconds of training.
+
+    `seconds` are those that a step of each network takes: the rate warms up over 5 % of its steps.
+    """
+    losses, distances, steps = {}, {}, {}
     generator = torch.Generator().manual_seed(1)
     t = diffusion.stratified_times(len(held), 1000, generator)
     noise = torch.randn(held.shape, generator=generator)
     for name, (net, ask, prediction, peak) in nets.items():
         net, average = copy.deepcopy(net), copy.deepcopy(net).requires_grad_(False)
         step = trainer(net, ask, prediction, images, args.batch, precision)
+        warmup = max(1, 0.05 * args.seconds / seconds[name])
         n, progress, start = 0, 0.0, time.process_time()
         while progress < 1:
-            step(peak * learning_rate(n, progress, 200))
+            step(peak * learning_rate(n, progress, warmup))
             update_average(average, net, min(0.999, (1 + n) / (10 + n)))
             n, progress = n + 1, (time.process_time() - start) / args.seconds
 
@@ -162,8 +195,9 @@ def bench_quality(nets, images, held, truth, args, precision):
                 output = ask(net, x_t, t).float()
             return diffusion.to_x0(output, x_t, t, ALPHA_BAR, prediction).clamp(-1, 1)
 
-        losses[name] = diffusion.diffusion_loss(guess, held, ALPHA_BAR, t, noise).item()
-        print(f"  {name}: {n} steps, loss {losses[name]:.4f}", flush=True)
+        steps[name] = f"{n} step{'s' * (n > 1)}"
+        losses[name], error = held_out_loss(guess, held, t, noise)
+        print(f"  {name}: {steps[name]}, loss {losses[name]:.4f} ± {error:.4f}", flush=True)
         if args.kid:
             pictures = draw(guess, dpm_solver, args.kid, 20)
             distances[name], error = quality.kid(truth, quality.judged(pictures))
@@ -171,8 +205,9 @@ def bench_quality(nets, images, held, truth, args, precision):
     made = []
     for score, values in (("loss on new scenes", losses), (f"KID of {args.kid}", distances)):
         ours = values.pop(OURS, None)
-        made += [_table.row(f"{score} after {args.seconds:g} s of training", ours, "", value, peer)
-                 for peer, value in values.items()]
+        name = f"{score} after {args.seconds:g} s of training ({steps[OURS]})"
+        made += [_table.row(name, ours, "", value, f"{peer} ({steps[peer]})")
+                 for peer, value in values.items()]  # fmt: skip
     return made
 
 
@@ -215,9 +250,10 @@ def rows(arguments=()):
     images = to_batch(scenes.draw(scenes.sample_factors(2000, 1)))
     new = scenes.draw(scenes.sample_factors(1000, 998))
     truth, nets = quality.judged(new), networks()
-    made = bench_speed(nets, images, args.batch, precision)
+    made, seconds = bench_speed(nets, images, args.batch, precision)
+    made += bench_evaluations(nets, precision)
     print(_table.table(made), flush=True)
-    made += bench_quality(nets, images, to_batch(new[:32]), truth, args, precision)
+    made += bench_quality(nets, images, to_batch(new[:128]), truth, args, precision, seconds)
     return made + bench_sampling(args.samples, truth, precision)
 
 

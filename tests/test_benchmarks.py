@@ -51,7 +51,9 @@ def test_rows_of_all_scripts_are_gathered_and_a_failure_is_named(shared, tmp_pat
     found = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert found.keys() == {"rows", "machine"}
     assert [(r["name"], r["ratio"]) for r in found["rows"]] == [("row_a", 4), ("row_c", 2)]
-    assert set(found["rows"][0]) == {"name", "ours", "peer", "peer_name", "unit", "ratio"}
+    assert set(found["rows"][0]) == {
+        "name", "ours", "peer", "peer_name", "unit", "ratio", "script", "machine"
+    }  # fmt: skip
     assert "| row_a | 2 | 8 | s | 4 | p |" in capfd.readouterr().out
 
 
@@ -83,3 +85,205 @@ def test_the_plain_unet_attends_at_every_level(shared):
     with torch.no_grad():
         early, late = net(x, torch.tensor([0])), net(x, torch.tensor([900]))
     assert early.shape == x.shape and (early - late).abs().max() > 1e-4
+
+
+def test_gathering_one_script_keeps_the_rows_of_the_others(shared, tmp_path):
+    """Also after an interruption; a script that fails now has no row from before."""
+    _, gather = shared
+    out = tmp_path / "bench.json"
+
+    def run(**ours):
+        for name, value in ours.items():
+            script = f"import _table\ndef rows(): return [_table.row('x', {value}, 's')]\n"
+            (tmp_path / f"{name}.py").write_text(script)
+        failed = gather.gather([tmp_path / f"{name}.py" for name in ours], out)
+        return failed, {r["script"]: r["ours"] for r in json.loads(out.read_text())["rows"]}
+
+    assert run(a=1, b=2) == ([], {"a": 1, "b": 2})
+    assert run(b=3) == ([], {"a": 1, "b": 3})
+    assert run(a="1 / 0") == (["a"], {"b": 3})
+    assert run(a=4, b="None") == (["b: x"], {"a": 4, "b": None})
+    out.write_text(json.dumps({"rows": [{"name": "of no script", "ours": 1}], "machine": ""}))
+    assert run(a=5) == ([], {"a": 5})
+
+
+def test_a_row_without_a_number_ends_a_script_with_an_error(shared, capsys):
+    table, _ = shared
+    with pytest.raises(SystemExit, match="failed: b"):
+        table.main(lambda: [table.row("a", 1.0, "s"), table.row("b", None, "s", 2.0, "goal")])
+    assert "| b | – | 2 | s | – | goal |" in capsys.readouterr().out
+    table.main(lambda: [table.row("a", 1.0, "s")])
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that stands still unless a test moves it."""
+    import time
+
+    class Clock:
+        now = 0.0
+
+        def read(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(time, "process_time", clock.read)
+    return clock
+
+
+def test_a_failing_notebook_leaves_the_times_of_the_others(shared, tmp_path, monkeypatch):
+    """A notebook that cannot run, between two that take no time at all."""
+    import series
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    class Client:
+        def __init__(self, notebook, **_):
+            self.cell = notebook.cells[0].source
+
+        def execute(self):
+            if self.cell == "1 / 0":
+                raise CellExecutionError("", "ZeroDivisionError", "division by zero")
+            if self.cell == "kill":
+                raise DeadKernelError("Kernel died")
+
+    for i, cell in enumerate(("1", "1 / 0", "kill", "2")):
+        notebook = series.nbformat.v4.new_notebook(cells=[series.nbformat.v4.new_code_cell(cell)])
+        series.nbformat.write(notebook, tmp_path / f"{i}.ipynb")
+    monkeypatch.setattr(series, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(series, "NotebookClient", Client)
+    monkeypatch.setattr(series.experiment, "ready", lambda: None)
+    made = series.rows()
+    assert [r["name"] for r in made if r["ours"] is None] == ["1.ipynb", "2.ipynb"]
+    assert [r["peer"] for r in made] == [240, None, None, 240, None]
+    assert made[-1]["name"] == "the series of 2 notebooks"
+    assert made[-1]["ours"] == made[0]["ours"] + made[3]["ours"] < 1
+
+
+def test_growth_of_memory_has_no_ratio(shared, monkeypatch):
+    """Costs made by hand: time as size squared, or as nothing at all; memory as the root."""
+    import scale
+
+    def measure(name, **size):
+        (factor,) = size.values()
+        return (0.1 * factor**2 if "trials" in size else 3.0), factor**0.5
+
+    monkeypatch.setattr(scale, "measure", measure)
+    squared, root, flat, _ = scale.rows()[:4]
+    assert squared["ours"] == pytest.approx(2) and squared["ratio"] == pytest.approx(0.5)
+    assert root["ours"] == pytest.approx(0.5) and root["peer"] is root["ratio"] is None
+    assert flat["ours"] == pytest.approx(0, abs=1e-9) and flat["ratio"] is None
+
+
+def test_the_first_step_of_no_network_is_timed(shared, clock, monkeypatch):
+    """Steps of given seconds: the best after the first counts, of slow networks too."""
+    import diffusion
+
+    takes = {diffusion.OURS: [3.0] + 3 * [2.0, 0.5, 1.0], "slow": [90.0, 9.0, 8.0, 1.0],
+             "slow but once": [0.1, 4.0, 5.0, 1.0]}  # fmt: skip
+
+    def trainer(net, *_):
+        left = iter(takes[net])
+
+        def step():
+            clock.now += next(left)
+
+        return step
+
+    monkeypatch.setattr(diffusion, "trainer", trainer)
+    monkeypatch.setattr(diffusion, "matmul_peak", lambda precision: 1e9)
+    nets = {name: (name, None, "x0", 1e-3) for name in takes}
+    (made, _, limit), seconds = diffusion.bench_speed(nets, None, 16, "no")
+    assert seconds == {diffusion.OURS: 0.5, "slow": 8.0, "slow but once": 4.0}
+    assert (made["ours"], made["peer"], made["ratio"]) == (32, 2, 16)
+    assert limit["ours"] == 32
+
+
+def test_equal_seconds_train_at_a_rate_that_each_network_can_use(shared, clock, monkeypatch):
+    """Of ten seconds: two steps of 6 s for one, forty of a quarter for the other."""
+    import diffusion
+    import torch
+
+    takes, rates = {1.0: 0.25, 2.0: 6.0}, {1.0: [], 2.0: []}  # by a weight that tells them apart
+
+    def trainer(net, *_):
+        def step(rate):
+            clock.now += takes[net.weight.item()]
+            rates[net.weight.item()].append(rate)
+
+        return step
+
+    def network(weight):
+        net = torch.nn.Linear(1, 1, bias=False)
+        net.weight.data.fill_(weight)
+        return net, lambda net, x, t: 0 * x, "x0", 1.0
+
+    monkeypatch.setattr(diffusion, "trainer", trainer)
+    nets = {diffusion.OURS: network(1.0), "slow": network(2.0)}
+    held = torch.ones(32, 3, 4, 4)
+    args = diffusion.argparse.Namespace(batch=2, seconds=10.0, kid=0)
+    seconds = {diffusion.OURS: 0.25, "slow": 6.0}
+    (made,) = diffusion.bench_quality(nets, None, held, None, args, "no", seconds)
+    assert made["name"] == "loss on new scenes after 10 s of training (40 steps)"
+    assert made["peer_name"] == "slow (2 steps)" and made["ratio"] == 1
+    assert rates[2.0][0] == 1  # not a 200th: one of its two steps is not for warming up
+    assert rates[1.0][:2] == pytest.approx([0.5, 0.998], abs=1e-3)  # 5 % of forty are two
+    # A guess of 0 for a picture of 1 costs the weight of its time alone.
+    t = diffusion.diffusion.stratified_times(32, 1000, torch.Generator().manual_seed(1))
+    weight = 1 / (1 - diffusion.ALPHA_BAR[t]).clamp(min=1 / 6)
+    assert made["ours"] == pytest.approx(weight.mean().item(), rel=1e-5)
+
+
+def test_sampling_speed_counts_twenty_passes_a_picture(shared, clock):
+    """Passes of given seconds, of which the first does not count: 16 pictures in twenty."""
+    import diffusion
+    import torch
+
+    takes = {diffusion.OURS: [9, 0.2, 0.1], diffusion.SHIPPED: [0, 0.4, 0.5], "peer": [1, 4, 8]}
+
+    def network(seconds):
+        left = iter(seconds)
+
+        def ask(net, x, t):
+            assert x.shape == (16, 3, 64, 64) and t.shape == (16,) and not torch.is_grad_enabled()
+            clock.now += next(left)
+
+        return torch.nn.Identity(), ask, "x0", 1e-3
+
+    made = diffusion.bench_evaluations({n: network(s) for n, s in takes.items()}, "no")
+    assert [r["peer_name"] for r in made] == ["peer", "peer"]
+    assert [r["ours"] for r in made] == pytest.approx([8, 2]) and made[0]["ratio"] > 1
+    assert [r["peer"] for r in made] == pytest.approx([0.2, 0.2])
+
+
+def test_the_glm_benchmark_runs(shared, monkeypatch):
+    """All of it on a few voxels: answers are compared within, equal work stands side by side."""
+    import glm
+
+    monkeypatch.setattr(glm, "FEW", 30)
+    monkeypatch.setattr(glm, "MANY", 40)
+    monkeypatch.setattr(glm, "VOXELS", {"CSI1": {"LHPPA": 3, "RHPPA": 2}})
+    design = glm.subject.make_design(0, (2, 2), 8, 32)
+    monkeypatch.setattr(glm.subject, "make_design", lambda seed: design)
+    made = {r["name"]: r for r in glm.rows()}
+    assert "LSA, 4 runs x 194 volumes x 5 voxels" in made
+    ols = "OLS, 194 x 45 design, 40 voxels, float32"
+    assert made[f"{ols}: betas and variance"]["peer_name"].startswith("nilearn")
+    assert made[f"{ols}: betas alone"]["peer_name"] == "limit: bare matrix product"
+    assert made["SPM's HRF, 800 samples"]["peer_name"].startswith("nilearn")
+    assert all(r["ours"] > 0 for r in made.values())
+
+
+def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeypatch):
+    import betas
+
+    from recon_lib import scan
+
+    monkeypatch.setitem(scan.RUNS_PER_SESSION, "CSI1", (4,))
+    areas = {"LHPPA": 20, "RHPPA": 20}
+    monkeypatch.setattr(betas, "simulate", lambda sessions: scan.simulate(1, areas))
+    made = {r["name"]: r for r in betas.rows() if "correlation" in r["name"]}
+    peers = [r["peer_name"] for r in made.values()]
+    assert peers == [None, None] + 7 * ["LSA, SPM's HRF"]
+    plain = made["LSA, SPM's HRF: correlation with the truth"]
+    assert plain["ratio"] is None
+    assert {r["peer"] for r in made.values()} == {None, plain["ours"]}
