@@ -114,9 +114,6 @@ def train(
     )] = None,
     size: Annotated[int, typer.Option(help="Side of your own pictures, divisible by 16.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
-    focus: Annotated[tuple[float, float], typer.Option(
-        help="Part of the noise schedule that gets half of the training, 0 picture, 1 noise."
-    )] = (0.0, 1.0),
     seed: Seed = 0, device: Device = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
@@ -133,8 +130,8 @@ def train(
     if images is not None and (stage != "unconditional" or extra is not None):
         raise DataError("--images is for the unconditional model alone, without --extra; to train "
                         "on pictures with your betas, see `reconstruct --images --betas`")
-    options = dict(start=start, steps=steps, batch=batch, lr=lr, focus=focus, seed=seed,
-                   device=device, compiled=compiled, tensorboard=tensorboard)
+    options = dict(start=start, steps=steps, batch=batch, lr=lr, seed=seed, device=device,
+                   compiled=compiled, tensorboard=tensorboard)
     if stage == "features":
         recipes.train_readers(out / stage)
     elif images is not None:

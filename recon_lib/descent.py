@@ -40,14 +40,13 @@ def endless(loader, epoch, batch, seed):
 
 
 def train_step(
-    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction="x0", drop=0.0,
-    focus=(0.0, 1.0),
-):  # fmt: skip
+    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction="x0", drop=0.0
+):
     """One step down the gradient; returns the loss and the gradient's norm as floats."""
     rank, world = accelerator.process_index, accelerator.num_processes
     # every process draws for the whole batch and takes its own rows
     n = world * len(images)
-    t = stratified_times(n, len(alpha_bar), device=images.device, focus=focus)[rank::world]
+    t = stratified_times(n, len(alpha_bar), device=images.device)[rank::world]
     noise = torch.randn(n, *images.shape[1:], device=images.device)[rank::world]
     keep = (torch.rand(n, device=images.device) >= drop)[rank::world]
     loss = diffusion_loss(

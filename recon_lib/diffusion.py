@@ -10,8 +10,6 @@ import math
 import torch
 import torch.nn.functional as F
 
-from recon_lib.errors import DataError
-
 PREDICTIONS = ("x0", "eps", "v")
 
 
@@ -157,35 +155,17 @@ def to_v(x0, x_t, t, alpha_bar, floor=1e-3):
     return (a * x_t - x0) / s.clamp(min=floor)
 
 
-def stratified_times(n, steps, generator=None, device="cpu", focus=(0.0, 1.0)):
+def stratified_times(n, steps, generator=None, device="cpu"):
     """One random time step from each of n equal shares of the schedule, in random order.
 
     Every batch sees all noise levels, so the loss is less noisy than with n independent draws.
 
-    Parameters
-    ----------
-    n, steps : int
-    focus : (float, float)
-        Half of the times fall into this part of the schedule (0 is the picture, 1 is noise), the
-        other half anywhere. Training learns best where its times are densest.
-
     Returns
     -------
     LongTensor (n,), in 0 … steps - 1
-
-    Raises
-    ------
-    DataError
-        If the part is empty or reaches beyond 0 to 1.
     """
-    low, high = focus
-    if not 0 <= low < high <= 1:
-        raise DataError(f"focus is {focus}; expected two rising numbers in 0 to 1")
-    share = (torch.rand(n, generator=generator) + torch.randperm(n, generator=generator)) / n
-    # the inverse of F(place) = place / 2 + (share of the focus that is below it) / 2
-    inside = low + (share - low / 2) * 2 * (high - low) / (1 + high - low)
-    place = torch.maximum(torch.minimum(2 * share, inside), 2 * share - 1)
-    return (place * steps).long().clamp(max=steps - 1).to(device)
+    place = torch.rand(n, generator=generator) + torch.randperm(n, generator=generator)
+    return (place / n * steps).long().clamp(max=steps - 1).to(device)
 
 
 def diffusion_loss(

@@ -150,8 +150,8 @@ def begin(path, model, optimizer, average, info):
     Raises
     ------
     DataError
-        If the file is damaged, of another architecture, trained for another prediction or with
-        another focus, or has seen pictures that this training holds out.
+        If the file is damaged, of another architecture, trained for another prediction, or has
+        seen pictures that this training holds out.
     """
     info["steps_before"] = 0
     if path is None:
@@ -175,10 +175,6 @@ def begin(path, model, optimizer, average, info):
         start_from(model, path)
         average.load_state_dict(model.state_dict())
         return 0, 0, 0, 0.0
-    focus = stored.get("focus", info.get("focus"))
-    if focus != info.get("focus"):
-        raise DataError(f"{path} was trained with focus {focus}, not {info['focus']}; pass "
-                        f"focus={tuple(focus)}, or start a new training from its model.safetensors")
     state = load_checkpoint(path)
     info["steps_before"] = stored.get("steps_before", 0)
     try:

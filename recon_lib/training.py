@@ -23,7 +23,7 @@ from recon_lib.descent import (
     train_step,
     update_average,
 )
-from recon_lib.diffusion import SCHEDULES, stratified_times
+from recon_lib.diffusion import SCHEDULES
 from recon_lib.errors import DataError, enough_memory
 from recon_lib.runs import (
     all_present,
@@ -111,7 +111,7 @@ def train_conditional_diffusion(
 
 def train(
     model, loader, epochs=10, lr=3e-4, device="cuda", model_in=None, out_dir="results/run", *,
-    prediction="x0", schedule="cosine", drop=0.0, focus=(0.0, 1.0), ema=0.999, warmup=200, seed=0,
+    prediction="x0", schedule="cosine", drop=0.0, ema=0.999, warmup=200, seed=0,
     max_steps=None, seconds=None, checkpoint_minutes=5.0, grids=10, precision=None,
     compiled=False, tensorboard=False, info=None, prepare=None, quiet=False,
 ):  # fmt: skip
@@ -135,8 +135,6 @@ def train(
     schedule : {"cosine", "linear"}
     drop : float
         Share of samples trained without their condition.
-    focus : (float, float)
-        Part of the schedule to which half of the times go, see `diffusion.stratified_times`.
     ema : float
         Ceiling of the averaging factor, min(ema, (1 + n) / (10 + n)) at step n.
     warmup : int
@@ -171,23 +169,21 @@ def train(
     Raises
     ------
     DataError
-        If `model_in` does not fit the network, its split or its focus, the pictures do not fit the
-        network, epochs or steps are below 1, another training writes into `out_dir`, a batch does
+        If `model_in` does not fit the network or the split, the pictures do not fit the network,
+        epochs or steps are below 1, another training writes into `out_dir`, a batch does
         not fit in memory, TensorBoard is missing, or another process of the training is gone.
     FloatingPointError
         If the loss stops being a finite number; the last checkpoint stays.
     """
     if epochs < 1 or (max_steps is not None and max_steps < 1):
         raise DataError(f"epochs is {epochs} and max_steps {max_steps}; expected 1 or more")
-    stratified_times(1, 1, torch.Generator(), focus=focus)  # refused before a file is touched
     out_dir = Path(out_dir)
     tracker = tracking(out_dir, tensorboard)
     if precision is None and model_in is not None and Path(model_in).suffix == ".pt":
         precision = read_weights(model_in)[2].get("precision")  # a resumed run chooses as before
     accelerator = make_accelerator(device, precision, **tracker)
     loader = shard(loader, accelerator)
-    info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed,
-            "focus": list(focus)}
+    info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed}
     channels, size = first_batch(loader)[0].shape[1:3]
     info["image_size"] = size
     if size % model.stride:
@@ -229,8 +225,7 @@ def train(
             rate = lr * learning_rate(step, progress, warmup)
             with enough_memory("the batch size of the loader, or the network's width"):
                 loss, gradient = train_step(
-                    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop,
-                    focus,
+                    accelerator, net, optimizer, rate, images, vectors, alpha_bar, prediction, drop
                 )
             if not math.isfinite(loss + gradient):
                 raise burst(f"is {loss} and its gradient {gradient}", step, out_dir, lr)

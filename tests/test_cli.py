@@ -280,8 +280,7 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     """A folder, grey or in colour, becomes a model of such pictures; TensorBoard gets the log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train = ["train", "unconditional", "--steps", 2, "--batch", 2, "--device", "cpu", "--size", 16,
-             "--focus", 0.6, 0.9]
+    train = ["train", "unconditional", "--steps", 2, "--batch", 2, "--device", "cpu", "--size", 16]
     (own / "grey").mkdir()
     for i in range(3):
         Image.open(own / "pictures" / f"{i}.png").convert("L").save(own / "grey" / f"{i}.png")
@@ -291,7 +290,6 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
         assert code == 0 and str(out / "unconditional") in said, err
         model, info = load_model(out / "unconditional" / "model.safetensors")
         assert info["pictures"] == len(list((own / folder).iterdir())) and info["steps"] == 2
-        assert info["focus"] == [0.6, 0.9]
         assert sample_pictures(model, info, n=2, steps=1).shape == (2, 16, 16, channels)
         log = np.genfromtxt(out / "unconditional" / "loss.csv", delimiter=",", names=True)
         board = EventAccumulator(str(out / "unconditional" / "tensorboard")).Reload()

@@ -129,24 +129,6 @@ def test_stratified_times_fall_one_in_each_share():
     assert stratified_times(8, 1000, torch.Generator().manual_seed(1)).max() < 1000
 
 
-@pytest.mark.parametrize("low, high", [(0.6, 0.88), (0.0, 0.25), (0.9, 1.0), (0.0, 1.0)])
-def test_half_of_the_times_go_to_the_focus(low, high):
-    n = 20_000
-    t = stratified_times(n, 1000, torch.Generator().manual_seed(0), focus=(low, high)) / 1000
-    inside = ((t >= low) & (t < high)).float().mean().item()
-    assert abs(inside - (0.5 + 0.5 * (high - low))) < 0.005
-    for a, b in ((0, low), (high, 1)):  # the rest is spread evenly over what is left
-        assert abs(((t >= a) & (t < b)).float().mean().item() - (b - a) / 2) < 0.005
-    middle = (low + high) / 2
-    assert abs(((t >= low) & (t < middle)).float().mean().item() - inside / 2) < 0.005
-
-
-@pytest.mark.parametrize("focus", [(0.5, 0.5), (0.8, 0.2), (-0.1, 0.5), (0.5, 1.2), (0, math.nan)])
-def test_a_focus_outside_the_schedule_is_refused(focus):
-    with pytest.raises(ValueError, match="focus"):
-        stratified_times(4, 1000, focus=focus)
-
-
 class Linear(torch.nn.Module):
     """Predicts x0 = 0.3 mean(condition), or 0.1 without one; counts its evaluations."""
 

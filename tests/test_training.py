@@ -185,29 +185,12 @@ def test_a_model_counts_the_steps_of_the_models_that_it_began_from(tmp_path):
     assert steps("third") == 11  # resumed: five of its own
 
 
-def test_half_of_the_times_of_a_training_go_to_its_focus(tmp_path, monkeypatch):
-    times, real = [], descent.diffusion_loss
-
-    def spy(net, x0, alpha_bar, t, *rest):
-        times.extend(t.tolist())
-        return real(net, x0, alpha_bar, t, *rest)
-
-    monkeypatch.setattr(descent, "diffusion_loss", spy)
-    fit(tmp_path, focus=(0.6, 0.9), max_steps=30, epochs=10)
-    inside = [600 <= t < 900 for t in times]
-    assert len(times) >= 240 and abs(sum(inside) / len(inside) - 0.65) < 0.05
-    assert load_model(tmp_path / "run" / "model.safetensors")[1]["focus"] == [0.6, 0.9]
-    with pytest.raises(DataError, match="focus"):  # would not be the unbroken training
-        fit(tmp_path, model_in=tmp_path / "run" / "checkpoint.pt", max_steps=31)
-
-
-@pytest.mark.parametrize("wrong, word", [({"focus": (0.8, 0.2)}, "focus"),
-                                         ({"model": UNet(channels=[16] * 5, patch=2)}, "sides")])
-def test_what_does_not_fit_is_refused_before_a_file_is_touched(tmp_path, wrong, word):
+def test_pictures_that_do_not_fit_are_refused_before_a_file_is_touched(tmp_path):
     fit(tmp_path, max_steps=2)
     before = losses(tmp_path / "run")
-    with pytest.raises(DataError, match=word):
-        fit(tmp_path, prepare=lambda: pytest.fail("prepared"), **wrong)
+    deep = UNet(channels=[16] * 5, patch=2)
+    with pytest.raises(DataError, match="sides"):
+        fit(tmp_path, prepare=lambda: pytest.fail("prepared"), model=deep)
     assert losses(tmp_path / "run") == before
 
 
