@@ -23,7 +23,7 @@ def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
     new_group : array_like (m,)
         One that no training trial has costs nothing: nothing is left out.
     penalty : float
-        On the squared norm of the weights; the intercept is free.
+        On the squared norm of the weights, above 0; the intercept is free.
 
     Returns
     -------
@@ -32,7 +32,7 @@ def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
     Raises
     ------
     DataError
-        If the shapes disagree, or leaving a group out leaves nothing.
+        If the shapes disagree, leaving a group out leaves nothing, or the penalty is none.
     """
     x, y, new = (np.asarray(a, np.float64) for a in (betas, targets, new_betas))
     group, new_group = np.asarray(group), np.asarray(new_group)
@@ -41,6 +41,9 @@ def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
                         f"and {len(new)} new rows with {len(new_group)} groups; expected one each")
     if len(np.unique(group)) < 2:
         raise DataError("found one group, expected two or more: nothing is left to learn from")
+    if not 0 < penalty < np.inf:
+        raise DataError(f"found a penalty of {penalty}, expected a number above 0: below, weights "
+                        "would be made longer, not shorter")
     x, new = (np.column_stack([a, np.ones(len(a))]) for a in (x, new))
     inverse = np.linalg.inv(x.T @ x + np.diag(np.r_[np.full(x.shape[1] - 1, float(penalty)), 0]))
     both = x.T @ y

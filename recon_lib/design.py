@@ -4,6 +4,8 @@ import numpy as np
 
 from recon_lib.errors import DataError
 from recon_lib.events import condition_regressors, per_event
+from recon_lib.regression import estimable
+from recon_lib.splits import one_label_each
 
 
 def cosine_drift(volumes, tr, high_pass=0.01):
@@ -22,7 +24,15 @@ def cosine_drift(volumes, tr, high_pass=0.01):
     (volumes, k) array
         Orthogonal columns; the cosines have norm 1, and the last column is all ones.
         The discrete cosine basis of SPM; equal to nilearn's.
+
+    Raises
+    ------
+    DataError
+        If there is no volume, no time or no frequency.
     """
+    if not (volumes >= 1 and 0 < tr < np.inf and 0 <= high_pass < np.inf):
+        raise DataError(f"found {volumes} volumes, a TR of {tr} s and a cut-off of {high_pass} Hz; "
+                        "expected volumes, a TR above 0 and a cut-off of 0 (no drift) or more")
     order = min(volumes - 1, int(2 * volumes * high_pass * tr))
     t = np.arange(volumes)[:, None] + 0.5
     cosines = np.sqrt(2 / volumes) * np.cos(np.pi / volumes * t * np.arange(1, order + 1))
@@ -93,7 +103,7 @@ def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", hig
     DataError
         If there is not one condition per onset.
     """
-    onsets, conditions = np.atleast_1d(onsets), np.asarray(conditions)
+    onsets, conditions = np.atleast_1d(onsets), one_label_each(conditions)
     if onsets.shape != conditions.shape:
         raise DataError(f"{onsets.size} onsets but {conditions.size} conditions; expected as many")
     durations = per_event(durations, onsets, "durations")
@@ -143,6 +153,11 @@ def efficiency(design, contrast):
     -------
     float
         1 / trace(C (XᵀX)⁻¹ Cᵀ): Liu et al. 2001, doi:10.1006/nimg.2000.0728.
+
+    Raises
+    ------
+    DataError
+        If the design cannot tell the contrast, see `regression.estimable`.
     """
-    contrast = np.atleast_2d(contrast)
+    contrast = estimable(contrast, design)
     return float(1 / np.trace(contrast @ np.linalg.pinv(design.T @ design) @ contrast.T))

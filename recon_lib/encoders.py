@@ -79,6 +79,9 @@ class JoinedEncoder(VectorEncoder):
     def forward(self, vector):  # (b, 1 + widest) -> (b, width)
         subject = vector[:, 0].long()
         rows = [(subject == i).nonzero()[:, 0] for i in range(len(self.sizes))]
+        if sum(map(len, rows)) < len(vector):
+            raise DataError(f"subjects {subject.min()} to {subject.max()} in the vectors; expected "
+                            f"0 to {len(self.sizes) - 1}: train the network for all of them")
         # A subject without rows still takes part, so that all processes of a distributed
         # training find the same gradients.
         parts = [self.first(vector[mine, 1 : size + 1], enter)

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 from recon_lib.ridge import Ridge, fit_ridge
 
 
@@ -33,19 +33,28 @@ def log_likelihood(betas, responses, noise):
     Raises
     ------
     DataError
-        If the numbers of voxels disagree, or the noise is no valid (co)variance.
+        If the numbers of voxels disagree, something is not finite, or the noise is no valid
+        (co)variance.
     """
-    betas, responses, noise = (np.asarray(x, np.float64) for x in (betas, responses, noise))
+    betas = as_numbers(betas, "betas", 2).astype(np.float64, copy=False)
+    responses = as_numbers(responses, "responses", 2).astype(np.float64, copy=False)
+    noise = as_numbers(noise, "noise").astype(np.float64, copy=False)
     voxels = betas.shape[1]
-    if responses.shape[1] != voxels or set(noise.shape) != {voxels}:
+    if responses.shape[1] != voxels or noise.shape not in ((voxels,), (voxels, voxels)):
         raise DataError(f"found betas {betas.shape}, responses {responses.shape} and noise "
                         f"{noise.shape}, expected the same voxels in each: select voxels once")
+    if not all(np.isfinite(x).all() for x in (betas, responses, noise)):
+        raise DataError("found NaN or infinite values in betas, responses or noise, expected "
+                        "numbers: drop those trials or voxels")
     if noise.ndim == 1:
         if not (noise > 0).all():
             raise DataError("found noise variances that are not positive: drop constant voxels")
         scale = np.sqrt(noise)
         betas, responses, log_det = betas / scale, responses / scale, np.log(noise).sum()
     else:
+        if np.abs(noise - noise.T).max(initial=0) > 1e-5 * np.abs(noise).max(initial=0):
+            raise DataError("found a noise covariance that is not symmetric, expected one that is "
+                            "its own transpose: average it with its transpose if that is meant")
         try:
             root = cholesky(noise, lower=True)
         except np.linalg.LinAlgError as error:

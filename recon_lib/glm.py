@@ -65,13 +65,8 @@ def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa",
             raise DataError(f"the HRF has {len(kernels)} parts; a trial has one response: give one "
                             "kernel, or for each voxel a row of hrf.library")
         betas = fit(kernels[0], slice(None))
-    elif hrf.shape != (voxels,):
-        raise DataError(f"the HRF choice has shape {hrf.shape}; expected one per voxel ({voxels},)")
     else:
-        shapes = responses.library(tr)
-        if hrf.dtype.kind not in "iu" or hrf.min() < 0 or hrf.max() >= len(shapes):
-            raise DataError(f"the HRF choice holds {hrf.min()} to {hrf.max()}; expected rows of "
-                            f"hrf.library, 0 to {len(shapes) - 1}")
+        hrf, shapes = responses.check_choice(hrf, voxels), responses.library(tr)
         betas = np.empty((len(np.atleast_1d(onsets)), voxels), series.dtype)
         for shape in np.unique(hrf):
             betas[:, hrf == shape] = fit(shapes[shape], hrf == shape)
@@ -98,9 +93,10 @@ def percent_change(bold):
     bold = check(bold)
     mean = bold.mean(0, dtype=np.float64)
     mean[np.ptp(bold, axis=0) == 0] = np.nan
-    if not np.nanmedian(mean) > 0:
+    alive = mean[np.isfinite(mean)]  # none at all: a block outside the brain
+    if len(alive) and not np.median(alive) > 0:
         raise DataError(
-            f"the BOLD has a median baseline of {np.nanmedian(mean):.3g}; percent signal change "
+            f"the BOLD has a median baseline of {np.median(alive):.3g}; percent signal change "
             "needs a positive one: give data that are not demeaned (or percent=False)"
         )
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)

@@ -159,6 +159,19 @@ LIBRARY = [
 ]
 
 
+def check_choice(hrf, voxels):
+    """A row of `library` for each voxel, as an int array; stop if it is something else."""
+    hrf = np.asarray(hrf)
+    if hrf.shape != (voxels,):
+        raise DataError(f"the HRF choice has shape {hrf.shape}; expected one per voxel ({voxels},)")
+    if hrf.dtype.kind not in "iu":
+        raise DataError(f"the HRF choice holds {hrf.dtype}; expected rows of hrf.library as int")
+    if hrf.min() < 0 or hrf.max() >= len(LIBRARY):
+        raise DataError(f"the HRF choice holds {hrf.min()} to {hrf.max()}; expected rows of "
+                        f"hrf.library, 0 to {len(LIBRARY) - 1}")
+    return hrf
+
+
 @cache
 def library(tr, oversampling=50):
     """Twenty response shapes that peak between 3 and 7 s, for a choice per voxel.

@@ -109,11 +109,19 @@ def permutation_null(similarity, target, statistic, n=1000, seed=0, within=None)
     Returns
     -------
     ndarray (n,)
+
+    Raises
+    ------
+    DataError
+        If there is not one category for each candidate.
     """
     similarity, target = _checked(similarity, target)
     rng, count = np.random.default_rng(seed), similarity.shape[1]
     blocks = [np.arange(count)]
     if within is not None:
+        if np.shape(within) != (count,):
+            raise DataError(f"categories of shape {np.shape(within)} for {count} candidates; "
+                            "expected one category for each")
         blocks = [np.flatnonzero(np.asarray(within) == c) for c in np.unique(within)]
     null = np.empty(n)
     for i in range(n):

@@ -57,11 +57,14 @@ class Fit:
     @cached_property
     def variance(self):
         """(voxels,) array: variance of the whitened noise."""
-        residuals = self.residuals
-        rss = np.empty(residuals.shape[1])
-        for g, columns in _groups(self.group, len(self.rho)):
-            white = whiten(residuals[:, columns], self.rho[g])
-            rss[columns] = np.einsum("tv,tv->v", white, white)
+        rss = np.empty(self.bold.shape[1])
+        design = self.design.astype(self.bold.dtype)
+        for start in range(0, len(rss), 1024):  # so few residuals stay in the cache
+            some = slice(start, start + 1024)
+            residuals = self.bold[:, some] - design @ self.betas[:, some]
+            for g, columns in _groups(self.group[some], len(self.rho)):
+                white = whiten(residuals[:, columns], self.rho[g])
+                rss[some][columns] = np.einsum("tv,tv->v", white, white)
         return rss / self.df
 
     @cached_property
@@ -79,8 +82,13 @@ class Fit:
         Returns
         -------
         Contrast
+
+        Raises
+        ------
+        DataError
+            If the design cannot tell it, see `estimable`.
         """
-        weights = _rows(weights, len(self.betas))[0]
+        weights = estimable(weights, self.design)[0]
         effect = weights @ self.betas
         scale = np.einsum("i,gij,j->g", weights, self.covariance, weights)[self.group]
         error = np.sqrt(scale * self.variance)
@@ -98,8 +106,13 @@ class Fit:
         Returns
         -------
         f, p : (voxels,) arrays
+
+        Raises
+        ------
+        DataError
+            If the design cannot tell one of them, see `estimable`.
         """
-        weights = _rows(weights, len(self.betas))
+        weights = estimable(weights, self.design)
         effect = weights @ self.betas  # (rows, voxels)
         inverse = np.linalg.inv(weights @ self.covariance @ weights.T)  # (groups, rows, rows)
         f = np.empty(effect.shape[1])
@@ -125,6 +138,7 @@ def ols(bold, design):
     Returns
     -------
     Fit
+        The betas of a voxel that holds NaN or infinite values are NaN.
 
     Raises
     ------
@@ -146,8 +160,9 @@ def ar1(bold, design, rho=None):
     ----------
     bold : (volumes, voxels) array
     design : (volumes, k) array
-    rho : (voxels,) array, optional
-        AR(1) coefficients. When left out, `autocorrelation` of the OLS residuals.
+    rho : (voxels,) array or float, optional
+        AR(1) coefficients, between -1 and 1; NaN is taken for 0. When left out,
+        `autocorrelation` of the OLS residuals.
 
     Returns
     -------
@@ -156,11 +171,19 @@ def ar1(bold, design, rho=None):
     Raises
     ------
     DataError
-        As `ols`.
+        As `ols`, or if `rho` is not one coefficient for each voxel.
     """
     bold, design = check(bold, design)
+    voxels = bold.shape[1]
     if rho is None:
         rho = autocorrelation(ols(bold, design).residuals)
+    else:
+        rho = as_numbers(rho, "rho")
+        if rho.shape not in ((), (voxels,)) or (np.abs(rho) >= 1).any():
+            raise DataError(f"rho has shape {rho.shape} and is at most "
+                            f"{np.abs(rho).max(initial=0):.3g}; expected a coefficient between -1 "
+                            f"and 1 for each of {voxels} voxels")
+        rho = np.broadcast_to(rho, voxels)
     levels, group = np.unique(np.round(np.nan_to_num(rho), 2), return_inverse=True)
     return _fit(bold, design, levels, group)
 
@@ -234,11 +257,50 @@ def check(bold, design=None):
     return bold, design
 
 
-def _inverse(design):
-    """Pseudo-inverse and rank from one singular value decomposition."""
+def estimable(weights, design):
+    """Hold contrasts against a design: only sums of its rows have one answer.
+
+    Where columns are copies or sums of others, betas can be moved from one to the other without
+    any change to the fit, so a contrast of them would be an accident of the algorithm.
+
+    Parameters
+    ----------
+    weights : (k,) or (rows, k) array
+    design : (volumes, k) array
+
+    Returns
+    -------
+    (rows, k) array
+
+    Raises
+    ------
+    DataError
+        If there is not one weight a column, or a contrast is not in the row space of the design.
+    """
+    weights = np.atleast_2d(as_numbers(weights, "the contrast").astype(float))
+    k = design.shape[1]
+    if weights.ndim != 2 or weights.shape[1] != k:
+        raise DataError(f"the contrast has {weights.shape[-1]} weights; the design has {k} columns")
+    _, _, rows = _svd(design)  # (rank, k), orthonormal
+    away = np.linalg.norm(weights - weights @ rows.T @ rows, axis=1)
+    if not (away <= 1e-6 * np.linalg.norm(weights, axis=1)).all():
+        raise DataError(f"the contrast cannot be estimated from a design of {k} columns and rank "
+                        f"{len(rows)}; leave out the columns that are sums of others, or weigh "
+                        "them alike")
+    return weights
+
+
+def _svd(design):
+    """Singular value decomposition without the values that are 0 but for rounding."""
     u, values, vt = np.linalg.svd(design, full_matrices=False)
     keep = values > values.max(initial=0) * max(design.shape) * np.finfo(float).eps
-    return (vt[keep].T / values[keep]) @ u[:, keep].T, keep.sum()
+    return u[:, keep], values[keep], vt[keep]
+
+
+def _inverse(design):
+    """Pseudo-inverse and rank from one singular value decomposition."""
+    u, values, vt = _svd(design)
+    return (vt.T / values) @ u.T, len(values)
 
 
 def _fit(bold, design, rho, group):
@@ -257,6 +319,7 @@ def _fit(bold, design, rho, group):
         betas = np.empty((design.shape[1], bold.shape[1]), bold.dtype)
         for g, columns in _groups(group, len(rho)):
             betas[:, columns] = inverses[g].astype(bold.dtype) @ whiten(bold[:, columns], rho[g])
+    betas[~np.isfinite(betas)] = np.nan  # an infinite volume leaves nothing to know of the voxel
     return Fit(bold, design, betas, rho, group, covariance, df)
 
 
@@ -266,10 +329,3 @@ def _groups(group, count):
         return [(0, slice(None))]
     order = np.argsort(group, kind="stable")
     return enumerate(np.split(order, np.cumsum(np.bincount(group, minlength=count))[:-1]))
-
-
-def _rows(weights, k):
-    weights = np.atleast_2d(np.asarray(weights, dtype=float))
-    if weights.shape[1] != k:
-        raise DataError(f"the contrast has {weights.shape[1]} weights; the design has {k} columns")
-    return weights

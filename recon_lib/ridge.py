@@ -36,8 +36,18 @@ class Ridge:
     r2: np.ndarray
 
     def predict(self, x):
-        """Predict the targets (n, targets) of the rows `x` (n, p)."""
-        return (np.asarray(x, self.weights.dtype) - self.x_mean) @ self.weights + self.y_mean
+        """Predict the targets (n, targets) of the rows `x` (n, p).
+
+        Raises
+        ------
+        DataError
+            If `x` has other columns than the fit.
+        """
+        x = as_numbers(x, "x").astype(self.weights.dtype, copy=False)
+        if x.shape[-1:] != self.x_mean.shape:
+            raise DataError(f"found x {x.shape}, expected (n, {len(self.x_mean)}): give the "
+                            "columns that the ridge was fitted to")
+        return (x - self.x_mean) @ self.weights + self.y_mean
 
 
 def fit_ridge(x, y, groups=None, strengths=STRENGTHS, folds=5, seed=0):
@@ -65,7 +75,7 @@ def fit_ridge(x, y, groups=None, strengths=STRENGTHS, folds=5, seed=0):
     Raises
     ------
     DataError
-        If the shapes disagree, or something is not finite.
+        If the shapes disagree, something is not finite, or there is not one group a row.
     """
     x, y = as_numbers(x, "x"), as_numbers(y, "y")
     kind = np.float32 if x.dtype == y.dtype == np.float32 else np.float64
@@ -76,7 +86,10 @@ def fit_ridge(x, y, groups=None, strengths=STRENGTHS, folds=5, seed=0):
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise DataError("found NaN or infinite values in x or y, expected numbers: "
                         "drop those trials or voxels")
-    groups = np.arange(len(x)) if groups is None else np.asarray(groups)
+    groups = splits.one_label_each(np.arange(len(x)) if groups is None else groups)
+    if len(groups) != len(x):
+        raise DataError(f"found {len(groups)} groups for {len(x)} rows of x, expected as many: "
+                        "give the group of each trial")
     parts = splits.folds(groups, min(folds, len(np.unique(groups))), seed)
     strengths = np.asarray(strengths, kind)
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from recon_lib import hrf as responses
 from recon_lib.design import nuisance
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 from recon_lib.glm import percent_change, trial_space
 
 FRACTIONS = np.linspace(1.0, 0.1, 10)
@@ -33,7 +33,17 @@ def fractional_ridge(scores, values, fraction, penalty=0.0):
     -------
     (voxels,) array
         The penalty of each voxel; lengths are right to 1 in 10,000.
+
+    Raises
+    ------
+    DataError
+        If there is not one fraction for all voxels or for each, above 0 and at most 1.
     """
+    fraction = as_numbers(fraction, "the fraction")
+    if fraction.shape not in ((), scores.shape[1:]) or not ((fraction > 0) & (fraction <= 1)).all():
+        raise DataError(f"fractions of shape {fraction.shape} from {fraction.min(initial=1):.3g} "
+                        f"to {fraction.max(initial=0):.3g} for {scores.shape[1]} voxels; expected "
+                        "one for each, above 0 and at most 1 (1: no ridge)")
     goal = np.linalg.norm(scores / values, axis=0) * np.asarray(fraction, scores.dtype)
     penalty = np.zeros_like(goal) + np.asarray(penalty, scores.dtype)
     for _ in range(20):
@@ -71,9 +81,10 @@ def choose_fraction(runs, tr, labels, hrf, confounds=None, durations=1.0, high_p
     """
     labels = np.asarray(labels)
     run_of = np.repeat(np.arange(len(runs)), [len(onsets) for _, onsets in runs])
-    if len(run_of) != len(labels):
-        raise DataError(f"{len(labels)} labels for {len(run_of)} trials; expected one per trial")
-    known = labels != -1
+    if labels.shape != run_of.shape:
+        raise DataError(f"{labels.size} labels for {len(run_of)} trials, of shape {labels.shape}; "
+                        "expected a list of one per trial")
+    known = (labels != -1) & (labels.astype(str) != "-1")  # among names NumPy makes -1 a text
     names, first = np.unique(labels[known], return_inverse=True)
     seen = [len(np.unique(run_of[known][first == i])) for i in range(len(names))]
     voters = np.isin(labels, names[np.array(seen) > 1]) & known
@@ -111,7 +122,13 @@ def ridge_betas(runs, tr, hrf, fraction, confounds=None, durations=1.0, high_pas
     -------
     (trials, voxels) float32 array
         Percent signal change. With a fraction of 1, exactly LSA.
+
+    Raises
+    ------
+    DataError
+        If there is no run, or `hrf` or `fraction` is not a possible one for each voxel.
     """
+    some_runs(runs, confounds)
     tables = []
     for i, (bold, onsets) in enumerate(runs):
         series, drift = without_drift(bold, tr, high_pass, confounds, i)
@@ -122,6 +139,14 @@ def ridge_betas(runs, tr, hrf, fraction, confounds=None, durations=1.0, high_pas
             betas[:, hrf == shape] = back @ shrunk[:, hrf == shape]
         tables.append(betas)
     return np.concatenate(tables)
+
+
+def some_runs(runs, confounds=None):
+    """Stop unless there is a run, and confounds for each or for none."""
+    if len(runs) == 0 or (confounds is not None and len(confounds) != len(runs)):
+        count = "no" if confounds is None else len(confounds)
+        raise DataError(f"{len(runs)} runs with {count} sets of confounds; expected one run or "
+                        "more, and confounds for each or for none")
 
 
 def without_drift(bold, tr, high_pass, confounds, run):
@@ -148,7 +173,7 @@ def _rotate(series, drift, onsets, tr, hrf, durations):
     vectors : dict of {shape: (trials, trials) array}
         Back to trials: `vectors[shape] @ scores`.
     """
-    shapes = responses.library(tr)
+    hrf, shapes = responses.check_choice(hrf, series.shape[1]), responses.library(tr)
     scores = np.empty((len(onsets), len(hrf)), series.dtype)
     values, vectors = np.empty_like(scores), {}
     for shape in np.unique(hrf):

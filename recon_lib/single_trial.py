@@ -14,7 +14,13 @@ from recon_lib.design import nuisance
 from recon_lib.errors import DataError
 from recon_lib.glm import percent_change, trial_design
 from recon_lib.regression import autocorrelation, ols, whiten
-from recon_lib.shrinkage import choose_fraction, project_out, ridge_betas, without_drift
+from recon_lib.shrinkage import (
+    choose_fraction,
+    project_out,
+    ridge_betas,
+    some_runs,
+    without_drift,
+)
 
 
 @dataclass
@@ -81,7 +87,13 @@ def hrf_fit(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     (20, voxels) array
         Share of the whitened, drift-free variance that the shape explains, as a mean over runs.
         `argmax(0)` chooses.
+
+    Raises
+    ------
+    DataError
+        If there is no run, or not one set of confounds for each.
     """
+    some_runs(runs, confounds)
     shapes = responses.library(tr)
     explained = 0.0
     for i, (bold, onsets) in enumerate(runs):
@@ -122,9 +134,22 @@ def noise_components(runs, tr, pool, count, high_pass=0.01):
     Returns
     -------
     list of (volumes, count) arrays
+
+    Raises
+    ------
+    DataError
+        If the pool is no mask of the voxels, or too small for so many components.
     """
+    pool = np.asarray(pool)
+    if pool.dtype != bool:  # indices would be taken for it without a word
+        raise DataError(f"the noise pool holds {pool.dtype}; expected one True or False per voxel")
+    if count < 1:
+        raise DataError(f"{count} noise components; expected 1 or more")
     components = []
     for bold, _ in runs:
+        if pool.shape != bold.shape[1:]:
+            raise DataError(f"the noise pool has shape {pool.shape}; expected one True or False "
+                            f"for each of {bold.shape[1]} voxels")
         series, _ = without_drift(bold[:, np.flatnonzero(pool)], tr, high_pass, None, 0)
         series = series[:, np.isfinite(series).all(0)].astype(np.float64)
         length = np.linalg.norm(series, axis=0)

@@ -76,9 +76,21 @@ def write_masks(root, subject, roi, ijk, shape=None, affine=AFFINE):
     ijk : (voxels, 3) int array
     shape : tuple of 3 int, optional
         Grid; default: the smallest that holds `ijk`.
+
+    Raises
+    ------
+    DataError
+        If a voxel lies outside the grid, or twice in one region.
     """
     roi, ijk = np.asarray(roi), np.asarray(ijk)
-    shape = tuple(ijk.max(0) + 1) if shape is None else shape
+    shape = _grid(ijk, shape)
+    if len(roi) != len(ijk):
+        raise DataError(f"{len(roi)} regions for {len(ijk)} voxels; expected one for each")
+    places = np.column_stack([np.unique(roi, return_inverse=True)[1], ijk])
+    copies = len(places) - len(np.unique(places, axis=0))
+    if copies:
+        raise DataError(f"{copies} voxels lie where another of the same region lies; expected each "
+                        "voxel once, leave out the copies")
     brain = np.zeros(shape, np.uint8)
     for key in np.unique(roi).tolist():
         mask = np.zeros(shape, np.uint8)
@@ -86,6 +98,18 @@ def write_masks(root, subject, roi, ijk, shape=None, affine=AFFINE):
         brain |= mask
         save_volume(Path(root, mask_path(subject, key)), mask, affine)
     save_volume(Path(root, f"{subject}_brainmask.nii.gz"), brain, affine)
+
+
+def _grid(ijk, shape=None):
+    """The grid, by default the smallest that holds all voxels; stop where one lies outside."""
+    if ijk.ndim != 2 or ijk.shape[1] != 3 or ijk.dtype.kind not in "iu" or len(ijk) == 0:
+        raise DataError(f"places of shape {ijk.shape} and type {ijk.dtype}; expected (voxels, 3) "
+                        "whole numbers")
+    shape = tuple(ijk.max(0) + 1) if shape is None else shape
+    if (ijk < 0).any() or (ijk >= shape).any():  # NumPy would count -1 from the end
+        raise DataError(f"a voxel lies at {ijk[((ijk < 0) | (ijk >= shape)).any(1)][0].tolist()}; "
+                        f"expected places in a grid of {[int(n) for n in shape]}, from 0")
+    return shape
 
 
 def read_masks(root, subject, rois=ROIS):
@@ -172,7 +196,7 @@ def write_r2_volumes(root, subject, values, ijk, session, stimuli, shape=None, k
         Added to the affine's origin, in mm: the published betas and masks disagree there.
     """
     ijk, session = np.asarray(ijk), np.asarray(session)
-    shape = tuple(ijk.max(0) + 1) if shape is None else shape
+    shape = _grid(ijk, shape)
     affine = AFFINE.copy()
     affine[:3, 3] = origin
     for s in np.unique(session).tolist():

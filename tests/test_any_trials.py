@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import gamma, spearmanr
 
-from recon_lib import betas, glm, hrf, metrics, splits
+from recon_lib import betas, glm, hrf, metrics, splits, volumes
 from recon_lib.bold5000 import TR
 from recon_lib.design import nuisance
 from recon_lib.errors import DataError
@@ -415,3 +415,34 @@ def test_models_that_would_be_another_are_refused(change, words):
     good = dict(bold=np.random.default_rng(0).uniform(90, 110, (40, 3)), onsets=[10.0, 30.0], tr=TR)
     assert glm.single_trial_betas(**good).shape == (2, 3)
     refused(lambda: glm.single_trial_betas(**{**good, **change}), words)
+
+
+@pytest.mark.parametrize("groups", [np.arange(8), np.arange(20), ["a", 1] * 6])
+def test_a_ridge_wants_a_group_for_each_trial(groups):
+    x = np.random.default_rng(0).normal(size=(12, 4))
+    refused(lambda: fit_ridge(x, x[:, :2], groups), "one label each|12 rows of x")
+
+
+def test_a_ridge_predicts_from_the_columns_that_it_was_fitted_to():
+    x = np.random.default_rng(0).normal(size=(12, 4))
+    fit = fit_ridge(x, x[:, :2])
+    np.testing.assert_allclose(fit.predict(x[3]), fit.predict(x)[3])
+    for other in (x[:, :1], x[:, :3], x[:, [0, 1, 2, 3, 3]], 1.0):
+        refused(lambda other=other: fit.predict(other), "the columns that")
+
+
+def test_masks_hold_every_voxel_or_are_refused(tmp_path):
+    ijk = np.array([[0, 0, 0], [0, 1, 0], [2, 1, 3], [2, 1, 3]])
+    roi = np.array(["LHPPA", "LHPPA", "LHPPA", "RHPPA"])  # a voxel may lie in two regions
+    volumes.write_masks(tmp_path / "good", "CSI1", roi, ijk)
+    found, places, _ = volumes.read_masks(tmp_path / "good", "CSI1", ("PPA",))
+    assert found.tolist() == roi.tolist() and places.tolist() == ijk.tolist()
+    for index, place in ((0, [0, 0, -1]), (1, [0, 0, 0]), (2, [3, 1, 3])):
+        bad = ijk.copy()
+        bad[index] = place
+        refused(lambda bad=bad: volumes.write_masks(tmp_path / "bad", "CSI1", roi, bad, (3, 2, 4)))
+    refused(lambda: volumes.write_masks(tmp_path / "bad", "CSI1", roi, ijk / 2))
+    refused(lambda: volumes.write_masks(tmp_path / "bad", "CSI1", roi[:3], ijk))
+    refused(lambda: volumes.write_r2_volumes(
+        tmp_path / "bad", "CSI1", np.ones((2, 4)), ijk - 1, [1, 1], ["a.jpg", "b.jpg"]))
+    assert not (tmp_path / "bad").exists()

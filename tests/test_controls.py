@@ -28,6 +28,9 @@ def test_what_cannot_be_left_out_is_refused():
         decode_unseen(x, x[:3], np.arange(4), x, np.arange(4), 1.0)
     with pytest.raises(DataError, match="nothing is left"):
         decode_unseen(x, x, np.zeros(4), x, np.zeros(4), 1.0)
+    for penalty in (-30, 0, np.nan, np.inf):
+        with pytest.raises(DataError, match="a number above 0"):
+            decode_unseen(x, x, np.arange(4), x, np.arange(4), penalty)
 
 
 @pytest.mark.parametrize(("share", "m"), [(0.3, 2), (0.7, 4), (0.9, 113), (1.0, 8)])

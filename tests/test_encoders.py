@@ -83,3 +83,11 @@ def test_vectors_of_another_width_are_refused():
     model = UNet(condition_size=SIZES, **SMALL)
     with pytest.raises(DataError, match="vector of 9 numbers"):
         model(torch.zeros(1, 3, 8, 8), torch.zeros(1, dtype=torch.long), torch.zeros(1, 8))
+
+
+@pytest.mark.parametrize("subject", [3.0, -1.0, float("nan")])
+def test_a_subject_that_the_network_does_not_know_is_refused(subject):
+    vectors = joined_vectors(brains())
+    vectors[2, 0] = subject
+    with pytest.raises(DataError, match="expected 0 to 2"):
+        JoinedEncoder(SIZES, 16)(vectors)

@@ -232,3 +232,65 @@ def test_bad_input_is_one_line():
         design_matrix(VOLUMES, TR, ONSETS, ["a", "b"])
     with pytest.raises(DataError, match="9 columns"):
         ols(bold, np.random.default_rng(0).normal(size=(VOLUMES, 9))).contrast([1, -1])
+
+
+def test_only_contrasts_that_the_design_can_tell_have_an_answer():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=60)
+    once = np.column_stack([a, np.ones(60)])
+    twice = np.column_stack([a, a, np.ones(60)])
+    bold = 3 * a[:, None] + rng.normal(size=(60, 4))
+    expected = ols(bold, once).contrast([1, 0])
+    for one, theirs in zip(ols(bold, twice).contrast([1, 1, 0]), expected, strict=True):
+        np.testing.assert_allclose(one, theirs, rtol=1e-9)
+    assert efficiency(twice, [1, 1, 0]) == pytest.approx(efficiency(once, [1, 0]))
+    for weights in ([1, 0, 0], [1, -1, 0], [2, 1, 0]):
+        for call in (ols(bold, twice).contrast, ar1(bold, twice).f_test,
+                     lambda weights: efficiency(twice, weights)):
+            with pytest.raises(DataError, match="3 columns and rank 2"):
+                call(weights)
+    kinds = ["a"] * 36 + ["b"]
+    design, names = design_matrix(VOLUMES, TR, ONSETS, kinds, hrf="glover + derivative")
+    for row in np.eye(len(names)):  # of full rank everything can be told
+        assert efficiency(design * np.logspace(-3, 3, len(names)), row) > 0
+
+
+def test_one_coefficient_for_all_or_one_for_each_voxel(example):
+    bold, design = example[0][:, :4], example[1]
+    each = ar1(bold, design, np.full(4, 0.3))
+    np.testing.assert_array_equal(ar1(bold, design, 0.3).betas, each.betas)
+    np.testing.assert_array_equal(ar1(bold, design, 0.3).variance, each.variance)
+    mixed = ar1(bold, design, [0.3, np.nan, 0.3, -0.2])
+    np.testing.assert_allclose(mixed.betas[:, 1], ols(bold, design).betas[:, 1])
+    np.testing.assert_allclose(mixed.betas[:, 2], each.betas[:, 2])
+    for rho in ([0.3, 0.5], 7, [0.1, 0.2, -1.0, 0.3], np.inf, np.full((4, 1), 0.3)):
+        with pytest.raises(DataError, match="rho has shape"):
+            ar1(bold, design, rho)
+
+
+def test_an_infinite_voxel_stays_its_own_problem(example):
+    bold, design = example[:2]
+    calls = ols, lambda y, x: ar1(y, x, np.arange(40) % 3 / 10)
+    for call, good in [(call, call(bold, design).betas) for call in calls]:
+        odd = bold.copy()
+        odd[3, 5] = np.inf
+        with np.errstate(invalid="ignore"):
+            found = call(odd, design).betas
+        assert np.isnan(found[:, 5]).all()
+        np.testing.assert_allclose(np.delete(found, 5, 1), np.delete(good, 5, 1))
+
+
+def test_conditions_and_cut_offs_that_would_be_lost_are_refused():
+    for missing in ([1.0, np.nan, 1.0], ["a", np.nan, "a"], np.array(["a", None, "a"], object)):
+        with pytest.raises(DataError, match="none missing"):
+            design_matrix(50, TR, [4.0, 20.0, 40.0], missing)
+    assert cosine_drift(100, TR, 0).tolist() == [[1.0]] * 100  # no drift was asked for
+    for volumes, tr, cut in ((100, TR, -0.01), (100, TR, np.nan), (100, -TR, 0.01), (0, TR, 0.01)):
+        with pytest.raises(DataError, match="expected volumes, a TR above 0 and a cut-off"):
+            cosine_drift(volumes, tr, cut)
+
+
+def test_percent_change_of_a_block_outside_the_brain_is_missing():
+    assert np.isnan(percent_change(np.zeros((20, 3)))).all()
+    mixed = np.column_stack([np.zeros(4), [99, 101, 99, 101]])
+    np.testing.assert_allclose(percent_change(mixed)[:, 1], [-1, 1, -1, 1])

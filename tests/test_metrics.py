@@ -211,9 +211,16 @@ def test_ideal_observer_of_two_candidates_reaches_phi_of_half_d_prime():
 
 def test_log_likelihood_refuses(rng):
     betas, responses = rng.standard_normal((4, 3)), rng.standard_normal((2, 3))
-    for noise in (np.ones(4), np.zeros(3), -np.eye(3)):
+    for noise in (np.ones(4), np.zeros(3), -np.eye(3), np.full(3, np.inf), np.ones((3, 3, 3))):
         with pytest.raises(DataError):
             log_likelihood(betas, responses, noise)
+    with pytest.raises(DataError, match="not symmetric"):
+        log_likelihood(betas, responses, np.eye(3) + np.triu(np.full((3, 3), 0.3), 1))
+    for i in range(3):  # a NaN row would name candidate 0
+        odd = [betas.copy(), responses.copy(), np.ones(3)]
+        odd[i].flat[1] = np.nan
+        with pytest.raises(DataError, match="NaN"):
+            log_likelihood(*odd)
 
 
 def test_encoding_model_identifies_new_pictures(rng):
@@ -313,3 +320,10 @@ def test_p_within_asks_for_more_than_the_category(rng):
     assert row["p_value"] == 1 / 200 and row["p_within_category"] > 0.05
     row = metrics.score_ranking(oracle + 0.01 * np.eye(24), np.arange(24), category, 199)
     assert row["p_within_category"] == 1 / 200
+
+
+@pytest.mark.parametrize("labels", [3, 12])
+def test_categories_of_another_number_of_candidates_are_refused(labels):
+    scores = np.eye(10) + np.random.default_rng(0).normal(size=(10, 10))
+    with pytest.raises(DataError, match="10 candidates"):
+        permutation_p(scores, np.arange(10), two_way, 9, within=np.zeros(labels, int))

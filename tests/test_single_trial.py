@@ -269,3 +269,40 @@ def test_labels_must_fit(world):
         shrinkage.choose_fraction(runs, TR, labels[:7], shape)
     with pytest.raises(DataError, match="no picture was shown in two runs"):
         shrinkage.choose_fraction(runs, TR, np.arange(len(labels)), shape)
+
+
+def test_a_noise_pool_is_a_mask(world):
+    runs = world[0][:2]
+    for pool in (np.array([2, 3, 4]), np.arange(VOXELS), np.ones(VOXELS - 1, bool)):
+        with pytest.raises(DataError, match="one True or False"):
+            single_trial.noise_components(runs, TR, pool, 2)
+    for count in (0, -1):
+        with pytest.raises(DataError, match="expected 1 or more"):
+            single_trial.noise_components(runs, TR, np.ones(VOXELS, bool), count)
+
+
+def test_trials_without_a_vote_have_none_among_names_too(world):
+    runs, labels, _, shape = world
+    expected = shrinkage.choose_fraction(runs, TR, labels, shape)
+    as_objects = np.array([int(n) if n < 0 else "abcd"[n] for n in labels], object)
+    as_text = as_objects.astype(str)
+    assert "-1" in as_text
+    for names in (as_objects, as_text):
+        np.testing.assert_array_equal(shrinkage.choose_fraction(runs, TR, names, shape), expected)
+
+
+def test_choices_that_are_none_are_refused(world):
+    runs, _, _, shape = world
+    runs = runs[:2]
+    for hrf_ in (np.full(VOXELS, -1), np.full(VOXELS, 20), shape[:-1], shape / 1.0, -1):
+        with pytest.raises(DataError, match="the HRF choice"):
+            shrinkage.ridge_betas(runs, TR, hrf_, np.ones(VOXELS))
+    for fraction in (5, 0, np.nan, np.full(VOXELS, -0.1), np.ones(VOXELS - 1)):
+        with pytest.raises(DataError, match="above 0 and at most 1"):
+            shrinkage.ridge_betas(runs, TR, shape, fraction)
+    for call in (single_trial.hrf_fit, single_trial.estimate,
+                 lambda runs, tr: shrinkage.ridge_betas(runs, tr, shape, 1.0)):
+        with pytest.raises(DataError, match="0 runs"):
+            call([], TR)
+    with pytest.raises(DataError, match="2 runs with 3 sets"):
+        single_trial.estimate(runs, TR, confounds=[np.zeros((VOLUMES, 1))] * 3)
