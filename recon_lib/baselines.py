@@ -5,6 +5,7 @@ from sklearn.decomposition import PCA
 
 from recon_lib.errors import DataError
 from recon_lib.identification import similarity
+from recon_lib.pictures import uint8_pictures
 from recon_lib.ridge import fit_ridge
 
 
@@ -20,7 +21,7 @@ def mean_image(train_images, trials):
     -------
     uint8 array (trials, H, W, C)
     """
-    mean = np.asarray(train_images).mean(0, dtype=np.float64).round().astype(np.uint8)
+    mean = uint8_pictures(train_images).mean(0, dtype=np.float64).round().astype(np.uint8)
     return np.broadcast_to(mean, (trials, *mean.shape)).copy()
 
 
@@ -46,7 +47,7 @@ def ridge_to_pixels(train_betas, train_images, groups=None, components=128, seed
     callable
         ``draw(betas (trials, voxels)) -> uint8 (trials, H, W, C)``.
     """
-    images = np.asarray(train_images)
+    images = uint8_pictures(train_images)
     if len(images) != len(train_betas):
         raise DataError(f"found {len(images)} training images and {len(train_betas)} rows of betas,"
                         " expected one picture for each trial: repeat the picture of each repeat")
@@ -80,7 +81,7 @@ def retrieval(predicted, train_features, train_images):
     -------
     uint8 array (trials, H, W, C)
     """
-    return np.asarray(train_images)[similarity(predicted, train_features).argmax(1)]
+    return uint8_pictures(train_images)[similarity(predicted, train_features).argmax(1)]
 
 
 def shuffled_brain(image, seed=0):

@@ -6,7 +6,7 @@ import torch
 from recon_lib.errors import DataError
 from recon_lib.own import load_own as load_own
 from recon_lib.own import load_pictures
-from recon_lib.pictures import square, square_arrays, squared, to_pillow
+from recon_lib.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
 from recon_lib.splits import folds as folds
 from recon_lib.splits import refuse_leak as refuse_leak
 from recon_lib.splits import split_by_category as split_by_category
@@ -46,9 +46,10 @@ class BatchLoader:
             raise DataError(f"batch_size is {batch_size}; expected 1 or more")
         if not 0 <= rank < world:
             raise DataError(f"rank {rank} of {world} processes; expected 0 to {world - 1}")
+        images = uint8_pictures(images)
         if len(images) < world:
             raise DataError(f"{len(images)} images for {world} processes; expected one for each")
-        images = torch.as_tensor(np.require(images, np.uint8, "W"))
+        images = torch.as_tensor(np.require(images, requirements="W"))
         self.images = images.permute(0, 3, 1, 2).contiguous()  # (n, C, H, W) uint8
         if vectors is not None and not callable(vectors):
             vectors = torch.as_tensor(vectors, dtype=torch.float32)
@@ -57,6 +58,9 @@ class BatchLoader:
                     f"{len(images)} images but vectors of shape {tuple(vectors.shape)}; "
                     f"expected ({len(images)}, d): one brain vector for each image"
                 )
+            if not vectors.isfinite().all():
+                raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
+                                "repair them, or drop them with their pictures")
         self.vectors = vectors
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
         self.rank, self.world, self.epoch = rank, world, 0

@@ -15,6 +15,7 @@ from scipy.stats import hypergeom
 
 from recon_lib.errors import DataError
 from recon_lib.identification import similarity, top_k, two_way
+from recon_lib.pictures import uint8_pictures
 
 # Network, layer, side of its pictures: as in MindEye (Scotti et al. 2023, arXiv:2305.18274).
 LAYERS = {
@@ -61,7 +62,8 @@ def n_way_top_k(probabilities, target, n=50, k=1):
 
 def prepared(images, side, mean=MEAN, spread=SPREAD):
     """Pictures (n, H, W, 3) uint8 as a network wants them: (n, 3, side, side), standardised."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
+    images = np.ascontiguousarray(uint8_pictures(images))
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
     return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(spread).view(3, 1, 1)
 

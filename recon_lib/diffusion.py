@@ -10,6 +10,8 @@ import math
 import torch
 import torch.nn.functional as F
 
+from recon_lib.errors import DataError
+
 PREDICTIONS = ("x0", "eps", "v")
 
 
@@ -80,10 +82,14 @@ def levels(t, alpha_bar):
     return left.sqrt(), (1 - left).sqrt()
 
 
-def _levels_for(x, t, alpha_bar):
+def _levels_for(x, t, alpha_bar, *others):
     """`levels` for pictures, which must be pictures: other shapes would be blown up unnoticed."""
-    if x.ndim != 4:
-        raise ValueError(f"pictures of shape {tuple(x.shape)}; expected (b, C, H, W)")
+    for y in (x, *others):
+        if y.ndim != 4:
+            raise ValueError(f"pictures of shape {tuple(y.shape)}; expected (b, C, H, W)")
+        if len(y) not in (1, t.numel()):  # one picture may be shown at many times
+            raise DataError(f"{t.numel()} times for {len(y)} pictures; expected a time for each: "
+                            "use t.expand(b) for one time")
     return levels(t, alpha_bar)
 
 
@@ -98,14 +104,20 @@ def add_noise(x0, t, noise, alpha_bar):
     Parameters
     ----------
     x0, noise : Tensor (b, C, H, W)
+        Either may be a single one (1, C, H, W), for all times.
     t : LongTensor (b,)
     alpha_bar : Tensor (steps,)
 
     Returns
     -------
     Tensor (b, C, H, W)
+
+    Raises
+    ------
+    DataError
+        If there is not one time for each picture.
     """
-    a, s = _levels_for(x0, t, alpha_bar)
+    a, s = _levels_for(x0, t, alpha_bar, noise)
     return a * x0 + s * noise
 
 
@@ -218,17 +230,27 @@ def denoiser(
     alpha_bar : Tensor (steps,)
     condition : Tensor (b, d), optional
     scale : float
-        Guidance scale.
+        Guidance scale, finite.
     interval : (float, float), optional
-        Guide only where the noise amplitude s lies in this interval; elsewhere the scale is 1 and
-        a step costs one evaluation instead of two (Kynkäänniemi et al. 2024).
+        Guide only where the noise amplitude s lies between these two, low < high; elsewhere the
+        scale is 1 and a step costs one evaluation, not two (Kynkäänniemi et al. 2024).
     clamp : bool
         Keep estimates in [-1, 1], where pictures live.
 
     Returns
     -------
     function (x_t (b, C, H, W), t LongTensor (b,)) -> Tensor (b, C, H, W)
+
+    Raises
+    ------
+    DataError
+        If the scale is not finite, or the interval is empty.
     """
+    if not math.isfinite(scale):
+        raise DataError(f"scale is {scale}; expected a number, such as 1 for no guidance")
+    if interval is not None and not interval[0] < interval[1]:
+        raise DataError(f"the interval runs from {interval[0]} to {interval[1]}; expected (low, "
+                        "high), such as (0.3, 1.0)")
 
     def denoise(x_t, t):
         guide = condition is not None and scale != 1

@@ -109,7 +109,8 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     Raises
     ------
     DataError
-        If there are several candidates and nothing to choose by, or there is nothing to draw.
+        If there are several candidates and nothing to choose by, there is nothing to draw, or
+        vectors, scale or strength are not finite.
     """
     wanted = {"n": n if vectors is None else len(vectors), "candidates": candidates,
               "batch_size": batch_size}
@@ -121,11 +122,16 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
             "found candidates without a likelihood to choose by, or a likelihood without brain "
             "vectors; give both vectors and likelihood, or neither and one candidate"
         )
+    if not np.isfinite(strength):
+        raise DataError(f"strength is {strength}; expected a number, 0 for no steering")
     device = next(model.parameters()).device
     alpha_bar = SCHEDULES[info["schedule"]]().to(device)
     n = wanted["n"]
     if vectors is not None:
         measured = told = np.ascontiguousarray(vectors, np.float32)
+        if not np.isfinite(measured).all():
+            raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
+                            "repair the betas that they came from, or drop those trials")
         if recall is not None:
             told = recall(measured, trust)
         told, measured = (torch.from_numpy(v).to(device) for v in (told, measured))

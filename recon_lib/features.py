@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from recon_lib.checkpoints import CHECKPOINTS
 from recon_lib.errors import DataError, atomic_write
+from recon_lib.pictures import uint8_pictures
 from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS
 
 NAMED = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
@@ -57,8 +58,8 @@ def measured_targets(factors):
 
 def to_batch(images):
     """uint8 (n, H, W, 1 or 3) -> float (n, 3, 64, 64) in [-1, 1], for a `FactorNet`."""
-    x = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return fitted(x)
+    images = np.ascontiguousarray(uint8_pictures(images))
+    return fitted(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
 
 def fitted(x):

@@ -216,6 +216,12 @@ class BrainDecoder:
         betas : array (n, voxels)
             Each row a trial, or the average of `repeats` trials of one picture.
         repeats : int or (n,) array
+            Above 0.
+
+        Raises
+        ------
+        DataError
+            If the voxels are not those of the fit, or betas or repeats are no such numbers.
         """
         expected = len(self.ridge.x_mean)
         if betas.shape[1] != expected:
@@ -223,6 +229,13 @@ class BrainDecoder:
                 f"the betas have {betas.shape[1]} voxels, the decoder was fitted to {expected}; "
                 "use the betas of the same subject and areas"
             )
+        if not np.isfinite(betas).all():
+            raise DataError("the betas hold NaN or infinite values; expected numbers: drop those "
+                            "trials or voxels, as `data.load_own` does")
+        repeats = np.asarray(repeats)
+        if not ((repeats > 0) & (repeats < np.inf)).all():
+            raise DataError("repeats holds a number that is not above 0 and finite; expected how "
+                            "many trials each row is the mean of")
         level = np.broadcast_to(1 / np.sqrt(repeats), len(betas))
         return np.column_stack([self.ridge.predict(betas), level]).astype(np.float32)
 

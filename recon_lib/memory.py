@@ -133,8 +133,16 @@ def likeliest(decoder, memory, vectors):
     -------
     (n,) int array
         Rows of `memory`.
+
+    Raises
+    ------
+    DataError
+        If there is no memory of that width, or brain vectors are not finite.
     """
     check_memory(memory, vectors.shape[1] - 1)
+    if not np.isfinite(vectors).all():
+        raise DataError("the brain vectors hold NaN or infinite values; expected numbers: drop "
+                        "those trials, or nothing is likeliest")
     few = np.array_split(vectors, len(vectors) // 512 + 1)  # a number for each of all memories
     return np.concatenate([decoder.log_likelihood(v, memory).argmax(1) for v in few])
 

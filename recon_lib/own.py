@@ -69,12 +69,13 @@ def load_pictures(source, size, channels=None):
     return images, np.ones(len(images), bool), None
 
 
-def load_labels(source, what):
+def read_labels(source, what):
     """One label a trial, from a list, an array, a text file (one a line) or an array file.
 
     Returns
     -------
-    (trials,) array of int, if all are whole numbers, or of str
+    (trials,) array
+        As they came: "3" in a text file is text.
     """
     if isinstance(source, str | Path):
         text = Path(source).suffix in (".txt", ".csv", ".tsv")
@@ -87,6 +88,12 @@ def load_labels(source, what):
     labels = np.asarray(source).squeeze()
     if labels.ndim != 1:
         raise DataError(f"{what} of shape {labels.shape}; expected one entry for each trial")
+    return labels
+
+
+def load_labels(source, what):
+    """Labels as `read_labels` finds them: (trials,) int if all are whole numbers, else str."""
+    labels = read_labels(source, what)
     try:
         numbers = labels.astype(float)
     except ValueError:
@@ -137,8 +144,33 @@ def drop_useless(betas):
     return np.flatnonzero(trials), voxels
 
 
+def named_places(names):
+    """Which pictures a name may mean: its whole path only one, other keys maybe several.
+
+    Returns
+    -------
+    dict of str to set of int
+        By path, path without ending, file name, and file name without ending.
+    """
+    places = {}
+    for i, name in enumerate(names):
+        path = Path(name)
+        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
+            places.setdefault(key, set()).add(i)
+    return places | {name: {i} for i, name in enumerate(names)}
+
+
 def match_trials(trial_image, trials, pictures, names):
-    """Index of the picture of each trial, from indices, from names, or from equal numbers."""
+    """Index of the picture of each trial, from indices, from names, or from equal numbers.
+
+    Text that fits names is taken for names, even if it looks like a number.
+
+    Raises
+    ------
+    DataError
+        If there are not as many as trials, a picture does not exist, a name fits two pictures, or
+        text could be names as well as other pictures' indices.
+    """
     if trial_image is None:
         if trials != pictures:
             raise DataError(
@@ -146,9 +178,24 @@ def match_trials(trial_image, trials, pictures, names):
                 "from 0, or file name) of each trial"
             )
         return np.arange(trials)
-    shown = load_labels(trial_image, "trial_image")
-    if len(shown) != trials:
-        raise DataError(f"{trials} trials but {len(shown)} entries in trial_image; expected equal")
+    given = read_labels(trial_image, "trial_image")
+    if len(given) != trials:
+        raise DataError(f"{trials} trials but {len(given)} entries in trial_image; expected equal")
+    text = given.dtype.kind in "US" or any(isinstance(label, str) for label in given)
+    given = given.astype(str) if text else given
+    plain = [plain_name(str(label)) for label in given.tolist()]
+    places = named_places(names or [])
+    if text and set(plain) <= places.keys():
+        shown = _by_name(plain, places, names)
+        index = np.array([int(label) if label.isdecimal() else -1 for label in given.tolist()])
+        if (index >= 0).all() and (index < pictures).all() and (index != shown).any():
+            raise DataError(
+                f"trial_image holds the text {plain[0]}, ..., which could be file names or indices "
+                f"from 0; give names with their ending ({Path(names[shown[0]]).name}), or a list "
+                "or .npy file of integers"
+            )
+        return shown
+    shown = load_labels(given, "trial_image")
     if shown.dtype.kind == "i":
         if shown.min() < 0 or shown.max() >= pictures:
             hint = "; count from 0, not from 1" if shown.max() == pictures else ""
@@ -159,17 +206,17 @@ def match_trials(trial_image, trials, pictures, names):
         return shown
     if names is None:
         raise DataError(f"trial_image holds names ({shown[0]}), but the pictures are an array")
-    places = {}
-    for i, name in enumerate(names):  # exact path first, then file name, then without ending
-        for key in (name, Path(name).name, Path(name).stem):
-            places.setdefault(key, i)
-    plain = [plain_name(name) for name in shown.tolist()]
-    unknown = sorted({name for name in plain if name not in places})
-    if unknown:
-        raise DataError(
-            f"trial_image: {len(unknown)} names without a picture, such as {unknown[0]}"
-        )
-    return np.array([places[name] for name in plain])
+    unknown = sorted(set(plain) - places.keys())
+    raise DataError(f"trial_image: {len(unknown)} names without a picture, such as {unknown[0]}")
+
+
+def _by_name(plain, places, names):
+    for name in plain:
+        if len(places[name]) > 1:
+            one, other = (names[i] for i in sorted(places[name])[:2])
+            raise DataError(f"trial_image: {name} could be {one} or {other}; give the path inside "
+                            "the folder, with its ending")
+    return np.array([min(places[name]) for name in plain], int)
 
 
 def load_own(images, betas, trial_image=None, groups=None, runs=None, size=64, channels=None):
@@ -182,7 +229,8 @@ def load_own(images, betas, trial_image=None, groups=None, runs=None, size=64, c
     betas : path or array
         (trials, voxels): .npy, .npz, .mat, .h5, .csv, or an array.
     trial_image : list, array or path, optional
-        Picture of each trial: index from 0, or file name. Default: trial i saw picture i.
+        Picture of each trial: index from 0, or file name, with or without its folder and ending.
+        Default: trial i saw picture i.
     groups, runs : list, array or path, optional
         One label a trial: what cross-validation keeps together (default: the picture), and
         the run, within which betas may be z-scored.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from recon_lib.errors import DataError
+from recon_lib.errors import DataError, as_numbers
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content: an EPS
@@ -67,6 +67,39 @@ def to_uint8(array):
     if scaled.dtype == np.uint8:
         return scaled
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def uint8_pictures(images):
+    """Pictures on the scale of 0-255 as uint8; any other scale or shape is refused, not guessed.
+
+    Parameters
+    ----------
+    images : (n, H, W, 1 or 3) array_like
+        uint8, or whole numbers from 0 to 255 of another type.
+
+    Returns
+    -------
+    (n, H, W, 1 or 3) uint8 array
+        The very array that came, if it was uint8.
+
+    Raises
+    ------
+    DataError
+        For other shapes, channels or values: pictures from 0 to 1 would all turn black.
+    """
+    images = as_numbers(images, "pictures")
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"found pictures of shape {images.shape}, expected (n, height, width, 1 or "
+                        "3): bring them there with pictures.square_arrays")
+    if images.dtype == np.uint8:
+        return images
+    low, high = images.min(initial=0), images.max(initial=0)
+    unit = images.dtype.kind == "f" and 0 < high <= 1
+    if unit or not (low >= 0 and high <= 255) or not np.array_equal(images, np.rint(images)):
+        raise DataError(f"found pictures of type {images.dtype} with values from {low:.4g} to "
+                        f"{high:.4g}, expected whole numbers from 0 to 255: bring them there with "
+                        "pictures.to_uint8")
+    return images.astype(np.uint8)
 
 
 def square(picture, size):

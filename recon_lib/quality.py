@@ -41,7 +41,7 @@ def kid(real, made):
     Raises
     ------
     DataError
-        If a set has fewer than two rows, or the widths differ.
+        If a set has fewer than two rows, the widths differ, or something is not finite.
     """
     x, y = _pair(real, made, least=2)
     n, m = len(x), len(y)
@@ -68,11 +68,19 @@ def precision_recall(real, made, k=3):
     made : (m, d) array
         Of about the same number: balls shrink as their set grows.
     k : int
+        1 or more.
 
     Returns
     -------
     precision, recall : float
+
+    Raises
+    ------
+    DataError
+        If k is below 1, a set has no k-th neighbours, widths differ, or something is not finite.
     """
+    if not k >= 1:
+        raise DataError(f"k is {k}; expected the number of a neighbour, 1 or more")
     x, y = _pair(real, made, least=k + 1)
     between = square_distances(x, y)  # (n, m)
     radius = [np.sort(square_distances(a, a), axis=1)[:, k] for a in (x, y)]  # 0 is itself
@@ -156,4 +164,7 @@ def _pair(real, made, least):
             f"found features of shapes {x.shape} and {y.shape}, expected (n, d) and (m, d) with at "
             f"least {least} rows each: use one feature space, and more pictures"
         )
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DataError("found NaN or infinite values in the features, expected numbers: look at "
+                        "the pictures that they came from, or leave those rows out")
     return x, y

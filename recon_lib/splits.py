@@ -169,22 +169,46 @@ def refuse_leak(train, test):
 
     Parameters
     ----------
-    train, test : sequences of str, or (n, H, W, C) arrays
-        Picture names (`rep_` is ignored) or the pictures themselves, compared by pixels.
+    train, test : sequences of str, or (n, H, W, C) arrays or tensors
+        Picture names (`rep_` is ignored) or the pictures themselves, compared by pixels; a copy
+        from 0 to 1 or from −1 to 1 is known again.
 
     Raises
     ------
     DataError
-        With the number of pictures on both sides, and one of them.
+        With the number of pictures on both sides, and one of them; or if pictures cannot be
+        compared, being of two shapes.
     """
-    if isinstance(next(iter(train), None), np.ndarray):
-        train, test = fingerprints(train), fingerprints(test)
-        where = {mark: f"test picture {i}" for i, mark in reversed(list(enumerate(test)))}
-    else:
+    if not any(np.ndim(next(iter(side), "")) for side in (train, test)):
         train = [plain_name(str(name)) for name in train]
-        test = [plain_name(str(name)) for name in test]
-        where = {name: name for name in test}
-    both = [mark for mark in where if mark in set(train)] if set(train) & set(test) else []
+        _refuse_shared(train, [plain_name(str(name)) for name in test])
+        return
+    train, test = ([as_numbers(image, "a picture") for image in side] for side in (train, test))
+    shapes = {image.shape for image in train + test}
+    if len(shapes) > 1:
+        raise DataError(f"pictures of shapes {', '.join(map(str, sorted(shapes)[:3]))} cannot be "
+                        "compared: bring all to one size and order of axes")
+    scales = [(train, test)]
+    if any(image.dtype != np.uint8 for image in train + test):
+        scales.append((_to_255(train), _to_255(test)))
+    for one, other in scales:
+        names = [f"test picture {i}" for i in range(len(test))]
+        _refuse_shared(fingerprints(one), fingerprints(other), names)
+
+
+def _to_255(images):
+    """Pictures of a set from 0 to 1 or from -1 to 1 brought to 0-255; a set of others as it is."""
+    low = min((image.min(initial=0) for image in images), default=0)
+    high = max((image.max(initial=0) for image in images), default=0)
+    if low < -1 or high > 1:
+        return images
+    scaled = (image * 255.0 if low >= 0 else (image + 1) * 127.5 for image in images)
+    return (np.where(abs(x - np.rint(x)) < 0.1, np.rint(x), x) for x in scaled)  # float16: .06
+
+
+def _refuse_shared(train, test, names=None):
+    where = dict(reversed(list(zip(test, names or test, strict=True))))
+    both = where.keys() & set(train)
     if both:
         raise DataError(
             f"{len(both)} of {len(where)} test pictures are in the training set too "

@@ -83,6 +83,16 @@ def test_retrieval(rng):
     assert found.ravel().tolist() == [5, 11]
 
 
+def test_baselines_refuse_pictures_from_0_to_1(rng):
+    images, betas = rng.integers(0, 256, (20, 4, 4, 3)), rng.standard_normal((20, 5))
+    for call in (lambda x: baselines.mean_image(x, 1),
+                 lambda x: baselines.ridge_to_pixels(betas, x)(betas),
+                 lambda x: baselines.retrieval(betas, betas, x)):
+        assert np.array_equal(call(images.astype(float)), call(images.astype(np.uint8)))
+        with pytest.raises(DataError, match="values from 0 to 1, expected whole numbers"):
+            call(images / 255)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_shuffled_brain_gives_every_image_the_betas_of_one_other(seed):
     image = np.random.default_rng(seed).permutation(np.repeat(np.arange(9), [1, 2, 3] * 3))

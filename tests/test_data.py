@@ -7,9 +7,16 @@ import pytest
 import torch
 from PIL import Image
 
-from recon_lib.data import create_loader
+from recon_lib.data import BatchLoader, create_loader
 from recon_lib.errors import DataError
-from recon_lib.pictures import picture_files, read_pictures, square_arrays, to_uint8
+from recon_lib.features import embed, load_factor_net, read_factors
+from recon_lib.pictures import (
+    picture_files,
+    read_pictures,
+    square_arrays,
+    to_uint8,
+    uint8_pictures,
+)
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (25, 8, 8, 3), dtype=np.uint8)
 
@@ -86,6 +93,51 @@ def test_loader_says_what_is_wrong():
         create_loader(8, 4, images=PICTURES, rank=2, world=2)
     with pytest.raises(DataError, match="no such file"):
         create_loader(8, 4, data_path="nowhere.npy")
+
+
+UNFIT = {
+    "from 0 to 1": (PICTURES / 255, "values from 0 to 1, expected whole"),
+    "in float32": ((PICTURES / 255).astype("f4"), "values from 0 to 1, expected whole"),
+    "from -1 to 1": (PICTURES / 127.5 - 1, "values from -1 to 1, expected whole"),
+    "fractions": (PICTURES * 0.7, "expected whole numbers"),
+    "black and white": (PICTURES > 127, "values from 0 to 1, expected whole"),
+    "too large": (np.full((4, 8, 8, 3), 300), "values from 0 to 300, expected whole"),
+    "not finite": (np.full((4, 8, 8, 3), np.nan), "values from nan"),
+    "an axis less": (PICTURES[0], r"shape \(8, 8, 3\), expected \(n, height"),
+    "an axis more": (PICTURES[None], "shape .1, 25, 8, 8, 3., expected"),
+    "channels first": (PICTURES.transpose(0, 3, 1, 2), r"shape \(25, 3, 8, 8\), expected"),
+    "with alpha": (np.zeros((4, 8, 8, 4), np.uint8), "shape .4, 8, 8, 4., expected"),
+}
+
+
+@pytest.mark.parametrize("unfit", UNFIT)
+def test_pictures_on_another_scale_are_not_taken_for_uint8(unfit):
+    pictures, message = UNFIT[unfit]
+    judge = load_factor_net("judge")
+    for call in (uint8_pictures, lambda x: BatchLoader(x, 4), lambda x: read_factors(judge, x),
+                 lambda x: embed(judge, x)):  # fmt: skip
+        with pytest.raises(DataError, match=message):
+            call(pictures)
+
+
+def test_whole_numbers_of_any_type_are_the_same_pictures():
+    assert uint8_pictures(PICTURES) is PICTURES
+    wanted = embed(load_factor_net("judge"), PICTURES)
+    for change in (np.int64, np.float32, np.float16, torch.from_numpy, list):
+        same = change(PICTURES) if change in (torch.from_numpy, list) else PICTURES.astype(change)
+        assert np.array_equal(uint8_pictures(same), PICTURES)
+        assert np.array_equal(embed(load_factor_net("judge"), same), wanted)
+        assert np.array_equal(BatchLoader(same, 4).images, PICTURES.transpose(0, 3, 1, 2))
+    black = np.zeros((2, 8, 8, 1))
+    assert not uint8_pictures(black).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_vectors_that_are_no_numbers_are_not_trained_on(bad):
+    vectors = np.zeros((25, 5))
+    vectors[3, 2] = bad
+    with pytest.raises(DataError, match="brain vectors hold NaN"):
+        create_loader(8, 4, images=PICTURES, vectors=vectors)
 
 
 def test_loader_reads_files_folders_and_datasets(tmp_path):

@@ -16,7 +16,7 @@ from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
 from recon_lib.latents import fingerprint, fit_decoder
-from recon_lib.memory import found
+from recon_lib.memory import found, likeliest
 from recon_lib.metrics import METRICS
 from recon_lib.scenes import KINDS, draw, sample_factors
 
@@ -64,6 +64,37 @@ def test_samples_do_not_depend_on_their_batch(model):
     assert near(whole, sample_pictures(*model, VECTORS, seed=1, steps=3, batch_size=2))
     assert near(whole[:3], sample_pictures(*model, VECTORS[:3], seed=1, steps=3))
     assert not near(whole, sample_pictures(*model, VECTORS, seed=2, steps=3))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"vectors": np.where(VECTORS == VECTORS[2, 4], np.nan, VECTORS)}, "brain vectors hold NaN"),
+    ({"scale": np.nan}, "scale is nan; expected a number"),
+    ({"scale": 2.0, "interval": (1.0, 0.3)}, "from 1.0 to 0.3; expected .low, high."),
+    ({"interval": (1.0, 0.3)}, "from 1.0 to 0.3; expected .low, high."),
+    ({"strength": np.nan}, "strength is nan; expected a number"),
+])  # fmt: skip
+def test_no_pictures_are_drawn_from_what_is_no_number(model, options, message):
+    with pytest.raises(DataError, match=message):
+        sample_pictures(*model, **{"vectors": VECTORS, "steps": 1} | options)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_no_brain_vectors_come_from_what_is_no_number(bad):
+    rng = np.random.default_rng(0)
+    betas, latents = rng.normal(size=(60, 8)), rng.normal(size=(60, 3))
+    decoder = fit_decoder(betas, latents)
+    damaged = betas[:4].copy()
+    damaged[2, 5] = bad
+    with pytest.raises(DataError, match="betas hold NaN or infinite"):
+        decoder.vector(damaged)
+    for repeats in (0, -1, bad, np.array([1, 2, 0, 1]), [1, 2, bad, 1]):
+        with pytest.raises(DataError, match="repeats holds a number that is not above 0"):
+            decoder.vector(betas[:4], repeats)
+    vectors = decoder.vector(betas[:4], [1, 2, 4, 1])
+    assert np.allclose(vectors[:, -1], [1, 0.5**0.5, 0.5, 1])
+    vectors[1, 0] = bad
+    with pytest.raises(DataError, match="brain vectors hold NaN"):
+        likeliest(decoder, latents.astype(np.float32), vectors)
 
 
 def test_samples_follow_vector_noise_and_guidance(model):

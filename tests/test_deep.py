@@ -71,6 +71,14 @@ def test_inception_gives_its_pooled_features():
     assert prepared(PICTURES[:1], 342).shape == (1, 3, 342, 342)
 
 
+def test_networks_refuse_pictures_from_0_to_1():
+    assert torch.equal(prepared(PICTURES.astype(float), 64), prepared(PICTURES, 64))
+    with pytest.raises(DataError, match="values from 0 to 1, expected whole numbers"):
+        prepared(PICTURES / 255, 64)
+    with pytest.raises(DataError, match="shape .32, 32, 3., expected"):
+        prepared(PICTURES[0], 64)
+
+
 def test_scores_of_good_bad_and_swapped_pictures():
     flat = {"pixels": lambda: lambda images: images.reshape(len(images), -1) / 255.0}
     rows = {"perfect": PICTURES, "swapped": PICTURES[[1, 0, 3, 2, 5, 4]],

@@ -162,6 +162,34 @@ def test_guidance_costs_two_only_inside_its_interval():
     assert model.sizes == [3, 6, 3]
 
 
+@pytest.mark.parametrize("scale", [math.nan, math.inf])
+def test_guidance_has_a_scale(scale):
+    with pytest.raises(ValueError, match=f"scale is {scale}; expected a number"):
+        denoiser(Linear(), "x0", cosine_schedule(), torch.ones(3, 5), scale)
+
+
+@pytest.mark.parametrize("interval", [(1.0, 0.3), (0.5, 0.5), (math.nan, 1.0)])
+def test_an_interval_without_anything_in_it_is_refused(interval):
+    with pytest.raises(ValueError, match=r"expected \(low, high\)"):
+        denoiser(Linear(), "x0", cosine_schedule(), torch.ones(3, 5), 2.0, interval)
+
+
+def test_each_picture_has_its_time():
+    x, alpha_bar = pictures(4), cosine_schedule()
+    for n in (1, 2, 5):
+        t = torch.full((n,), 300)
+        for call in (lambda t=t: add_noise(x, t, noise_like(x), alpha_bar),
+                     lambda t=t: add_noise(x[:1], t, noise_like(x), alpha_bar),
+                     lambda t=t: target(x, t, noise_like(x), alpha_bar, "v"),
+                     lambda t=t: to_x0(x, x, t, alpha_bar, "eps")):
+            with pytest.raises(ValueError, match=f"{n} times for 4 pictures; expected a time"):
+                call()
+    t = torch.tensor([0, 300, 900, 999])  # one picture at many times, in one noise or in several
+    wanted = add_noise(x[:1].expand(4, -1, -1, -1), t, noise_like(x), alpha_bar)
+    assert torch.equal(add_noise(x[:1], t, noise_like(x), alpha_bar), wanted)
+    assert torch.equal(add_noise(x[:1], t, noise_like(x)[:1], alpha_bar)[0], wanted[0])
+
+
 def test_ideal_denoiser_is_the_posterior_mean():
     alpha_bar, images = cosine_schedule(), pictures(7).double()
     x_t, t = noise_like(images[:2]).double(), torch.tensor([300, 800])

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from PIL import Image
 
 from recon_lib import files
@@ -133,6 +134,48 @@ def test_names_broken_pictures_and_trials_stay_in_step(tmp_path):
             load_own(tmp_path, BETAS, ["p9"] * 10)
 
 
+def folder_of(root, *names):
+    for name, picture in zip(names, PICTURES, strict=False):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(root / name)
+    return root
+
+
+def test_text_that_names_pictures_is_not_taken_for_indices(tmp_path):
+    folder = folder_of(tmp_path / "four", "1.png", "2.png", "3.png", "4.png")
+    for text in (["1", "2", "3"], np.array(["3", "1", "1"], object)):
+        with pytest.raises(DataError, match="could be file names or indices .*ending"):
+            load_own(folder, BETAS[:3], text, size=12)
+    (tmp_path / "shown.txt").write_text("1\n2\n3\n")
+    with pytest.raises(DataError, match="could be file names or indices"):
+        load_own(folder, BETAS[:3], tmp_path / "shown.txt", size=12)
+    for clear, wanted in (([1, 2, 3], [1, 2, 3]), (["1.png", "2.png", "3.png"], [0, 1, 2]),
+                          (["1", "4", "1"], [0, 3, 0]),  # there is no index 4
+                          (["0", "1", "3"], [0, 1, 3]),  # and no picture called 0
+                          (["1", "2.png", "3"], [0, 1, 2])):  # fmt: skip
+        assert load_own(folder, BETAS[:3], clear, size=12).trial_image.tolist() == wanted
+    same = folder_of(tmp_path / "same", "0.png", "1.png", "2.png")  # either way the same
+    assert load_own(same, BETAS[:3], ["2", "1", "0"], size=12).trial_image.tolist() == [2, 1, 0]
+    padded = folder_of(tmp_path / "padded", "01.png", "02.png", "1e1.png")
+    own = load_own(padded, BETAS[:3], ["1e1", "02.png", "01.png"], size=12)
+    assert own.trial_image.tolist() == [2, 1, 0]
+    assert load_own(PICTURES, BETAS[:3], ["1", "2", "3"]).trial_image.tolist() == [1, 2, 3]
+
+
+def test_a_name_of_two_pictures_is_refused(tmp_path):
+    folder = folder_of(tmp_path, "a/x.png", "a/y.png", "b/x.png", "b/z.bmp", "b/z.png", "x.png")
+    for name, two in (("x", "a/x.png or b/x.png"), ("z", "b/z.bmp or b/z.png"),
+                      ("b/z", "b/z.bmp or b/z.png")):  # fmt: skip
+        with pytest.raises(DataError, match=f"{name} could be {two}; give the path"):
+            load_own(folder, BETAS[:3], [name, "y", "y"], size=12)
+    clear = ["x.png", "b/x.png", "a/x", "y", "y.png", "z.bmp"]
+    own = load_own(folder, BETAS[:6], clear, size=12)
+    assert own.trial_image.tolist() == [5, 2, 0, 1, 1, 3]
+    (folder / "x.png").unlink()
+    with pytest.raises(DataError, match=r"x.png could be a/x.png or b/x.png"):
+        load_own(folder, BETAS[:2], ["x.png", "y"], size=12)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -229,6 +272,33 @@ def test_a_leak_is_refused_by_name_and_by_pixels():
     refuse_leak(PICTURES[:3], PICTURES[3:])
     with pytest.raises(DataError, match=r"1 of 3 test pictures .*test picture 2"):
         refuse_leak(PICTURES[:4], np.concatenate([PICTURES[4:], PICTURES[:1]]))
+
+
+def test_a_leak_is_found_on_any_scale_and_in_tensors():
+    scales = (lambda x: x, lambda x: x / 255, lambda x: (x / 255).astype(np.float32),
+              lambda x: (x / 255).astype(np.float16), lambda x: x / 127.5 - 1,
+              lambda x: torch.from_numpy(x), lambda x: torch.from_numpy(x) / 255)  # fmt: skip
+    for one in scales:
+        for other in scales:
+            refuse_leak(one(PICTURES[:3]), other(PICTURES[3:]))
+            with pytest.raises(DataError, match=r"1 of 3 test pictures .*test picture 2"):
+                refuse_leak(one(PICTURES[:4]), other(PICTURES[[4, 5, 0]]))
+    white = np.full((1, 12, 12, 3), 255, np.uint8)
+    with pytest.raises(DataError, match="1 of 1"):
+        refuse_leak(white, white > 0)
+    a = RNG.random((4, 6, 6, 1))  # fractions: no two of these are alike
+    refuse_leak(a[:2], a[:2] + 1e-3)
+    with pytest.raises(DataError, match="1 of 2"):
+        refuse_leak(a[:3], a[2:])
+
+
+def test_pictures_that_cannot_be_compared_are_refused():
+    first = torch.from_numpy(PICTURES).permute(0, 3, 1, 2)
+    with pytest.raises(DataError, match="shapes .* cannot be compared"):
+        refuse_leak(PICTURES[:3], first[3:])
+    for pair in ((PICTURES, ["a", "b"]), (["a", "b"], PICTURES)):
+        with pytest.raises(DataError, match="expected real numbers"):
+            refuse_leak(*pair)
 
 
 # Real recordings -------------------------------------------------------------------------

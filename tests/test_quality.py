@@ -191,3 +191,23 @@ def test_shipped_models_are_found_by_name(tmp_path, monkeypatch):
     assert info == {"steps": 5} and model.config["condition_size"] is None
     with pytest.raises(DataError, match="conditional.safetensors"):
         checkpoints.load_model("conditional")
+
+
+def test_features_must_be_numbers_and_neighbours_exist(rng):
+    fine, odd = rng.standard_normal((2, 9, 3))
+    odd[4, 1] = np.nan
+    for pair in ((fine, odd), (odd, fine)):
+        for score in (quality.kid, quality.precision_recall):
+            with pytest.raises(DataError, match="NaN or infinite"):
+                score(*pair)
+    for k in (0, -1, np.nan):
+        with pytest.raises(DataError, match=f"k is {k}; expected"):
+            quality.precision_recall(fine, fine, k=k)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_quality_refuses_pictures_from_0_to_1(rng, which):
+    pair = [rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
+    pair[which] = (pair[which] / 255).astype(np.float32)
+    with pytest.raises(DataError, match="values from 0 to 1, expected whole numbers"):
+        quality.quality(*pair)
