@@ -184,11 +184,9 @@ def train(
     accelerator = make_accelerator(device, precision, **tracker)
     loader = shard(loader, accelerator)
     info = {**(info or {}), "prediction": prediction, "schedule": schedule, "seed": seed}
-    channels, size = first_batch(loader)[0].shape[1:3]
-    info["image_size"] = size
-    if size % model.stride:
-        raise DataError(f"the pictures are {channels} x {size} x {size}, the network takes sides "
-                        f"divisible by {model.stride}; resize them or change channels/patch")
+    pictures, _ = first_batch(loader)
+    model.refuse_misfits(pictures)  # before a file is touched
+    info["image_size"] = pictures.shape[-1]
     info["precision"] = accelerator.mixed_precision
 
     model = model.to(accelerator.device, memory_format=torch.channels_last).train()

@@ -203,6 +203,16 @@ class UNet(nn.Module):
             return code
         return torch.where(keep[:, None], code, self.null.to(code.dtype))
 
+    def refuse_misfits(self, x):
+        """Stop with a `DataError` if pictures (b, C, H, W) have not the channels or sides."""
+        c, height, width = x.shape[1:]
+        if c != self.config["image_channels"] or height % self.stride or width % self.stride:
+            raise DataError(
+                f"the pictures are {c} x {height} x {width}, the network takes "
+                f"{self.config['image_channels']} channels and sides divisible by {self.stride}; "
+                "resize the pictures or change channels/patch"
+            )
+
     def forward(self, x, t, condition=None, keep=None):
         """Predict from a noisy picture.
 
@@ -227,13 +237,7 @@ class UNet(nn.Module):
         DataError
             If the pictures or the condition do not fit the network.
         """
-        c, height, width = x.shape[1:]
-        if c != self.config["image_channels"] or height % self.stride or width % self.stride:
-            raise DataError(
-                f"the pictures are {c} x {height} x {width}, the network takes "
-                f"{self.config['image_channels']} channels and sides divisible by {self.stride}; "
-                "resize the pictures or change channels/patch"
-            )
+        self.refuse_misfits(x)
         time = F.silu(self.time(time_features(t, self.config["width"])))  # (b, width)
         condition = self.embed(condition, keep, len(x))
         if condition is not None:
