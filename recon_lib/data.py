@@ -34,6 +34,9 @@ class BatchLoader:
         This process's number, and how many share the work. No picture goes to two of
         them. When shuffling, up to `world - 1` pictures sit out an epoch, so that all
         processes take the same number of steps.
+    mirror : bool
+        Show about half of the pictures mirrored left to right, others in each epoch. Not with
+        brain vectors: the visual field has sides.
 
     Notes
     -----
@@ -41,12 +44,16 @@ class BatchLoader:
     vectors. A finished pass moves on to the next epoch; `set_epoch` goes to a given one.
     """
 
-    def __init__(self, images, batch_size, vectors=None, shuffle=True, seed=0, rank=0, world=1):
+    def __init__(self, images, batch_size, vectors=None, shuffle=True, seed=0, rank=0, world=1,
+                 mirror=False):
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}; expected 1 or more")
         if not 0 <= rank < world:
             raise DataError(f"rank {rank} of {world} processes; expected 0 to {world - 1}")
         images = uint8_pictures(images)
+        if mirror and vectors is not None:
+            raise DataError("found mirror with brain vectors; a mirrored picture would have evoked "
+                            "another response: leave mirror out")
         if len(images) < world:
             raise DataError(f"{len(images)} images for {world} processes; expected one for each")
         images = torch.as_tensor(np.require(images, requirements="W"))
@@ -63,13 +70,14 @@ class BatchLoader:
                                 "repair them, or drop them with their pictures")
         self.vectors = vectors
         self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.epoch, self.mirror = rank, world, 0, mirror
 
     def shard(self, rank, world):
         """Return a loader over this process's share of the same pictures in memory."""
         images = self.images.permute(0, 2, 3, 1)
         share = BatchLoader(
-            images, self.batch_size, self.vectors, self.shuffle, self.seed, rank, world
+            images, self.batch_size, self.vectors, self.shuffle, self.seed, rank, world,
+            self.mirror,
         )
         share.epoch = self.epoch
         return share
@@ -105,6 +113,11 @@ class BatchLoader:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(n)
         return order[: n - n % self.world][self.rank :: self.world]
 
+    def _mirrored(self):
+        """Which pictures are mirrored in this epoch, (n,): the same in all processes."""
+        draw = np.random.default_rng([self.seed, self.epoch, 1])
+        return torch.from_numpy(draw.random(len(self.images)) < 0.5)
+
     def __len__(self):
         n = len(self.images)
         mine = n // self.world
@@ -114,8 +127,11 @@ class BatchLoader:
 
     def __iter__(self):
         epoch, order = self.epoch, torch.from_numpy(self._order())
+        turned = self._mirrored() if self.mirror else None
         for step, index in enumerate(order.split(self.batch_size)):
             images = self.images[index].float().div_(127.5).sub_(1)  # (b, C, H, W)
+            if turned is not None:
+                images = torch.where(turned[index, None, None, None], images.flip(3), images)
             if self.vectors is None:
                 yield images
             elif callable(self.vectors):
@@ -129,7 +145,7 @@ class BatchLoader:
 
 def create_loader(
     image_size, batch_size, data_path=None, images=None, vectors=None, shuffle=True, seed=0,
-    channels=None, rank=0, world=1,
+    channels=None, rank=0, world=1, mirror=False,
 ):  # fmt: skip
     """Make a `BatchLoader` from pictures of any kind.
 
@@ -150,7 +166,7 @@ def create_loader(
     seed : int
     channels : {None, 1, 3}
         None keeps grey pictures grey.
-    rank, world : int
+    rank, world, mirror
         See `BatchLoader`.
 
     Returns
@@ -170,7 +186,7 @@ def create_loader(
         images = square_arrays(np.asarray(images), image_size, channels)
     else:
         images = _from_dataset(images, image_size, channels)
-    return BatchLoader(images, batch_size, vectors, shuffle, seed, rank, world)
+    return BatchLoader(images, batch_size, vectors, shuffle, seed, rank, world, mirror)
 
 
 def _from_dataset(dataset, size, channels):

@@ -62,6 +62,33 @@ def test_processes_share_without_duplicates(world, shuffle):
     assert shares[0].images.data_ptr() == whole.images.data_ptr()
 
 
+def test_mirrored_pictures_are_the_same_in_all_processes_and_others_in_each_epoch():
+    """Every picture comes once an epoch, as it is or mirrored; which, depends on seed and epoch."""
+    either = {p.tobytes(): i for i, p in enumerate(PICTURES)}
+    mirrored = {np.ascontiguousarray(p[:, ::-1]).tobytes(): i for i, p in enumerate(PICTURES)}
+
+    def seen(loader):  # pictures as they are, pictures mirrored
+        back = np.rint((np.concatenate(batches(loader)) + 1) * 127.5).astype(np.uint8)
+        keys = [np.ascontiguousarray(p.transpose(1, 2, 0)).tobytes() for p in back]
+        kept, turned = ({d[k] for k in keys if k in d} for d in (either, mirrored))
+        assert kept | turned == set(range(25)) and len(keys) == 25
+        return kept, turned
+
+    whole = create_loader(8, 4, images=PICTURES, seed=5, mirror=True, shuffle=False)
+    share = [whole.shard(rank, 2) for rank in range(2)]
+    kept, turned = seen(whole)
+    assert not kept & turned and 6 <= len(turned) <= 19  # less likely than 1 in 500
+    both = np.concatenate([np.concatenate(batches(part)) for part in share])
+    assert np.array_equal(np.sort(both.ravel()), np.sort(np.concatenate(
+        batches(create_loader(8, 4, images=PICTURES, seed=5, mirror=True))).ravel()))
+    assert seen(whole)[1] != turned  # the next epoch
+    whole.set_epoch(0)
+    assert seen(whole)[1] == turned
+    assert not seen(create_loader(8, 4, images=PICTURES, seed=5))[1]
+    with pytest.raises(DataError, match="mirror with brain vectors"):
+        create_loader(8, 4, images=PICTURES, vectors=np.zeros((25, 5)), mirror=True)
+
+
 def test_vectors_follow_their_pictures():
     vectors = PICTURES[:, 0, 0].astype(np.float32)
     for images, vector in create_loader(8, 4, images=PICTURES, vectors=vectors):
@@ -170,6 +197,26 @@ def test_loader_reads_files_folders_and_datasets(tmp_path):
     ):
         loader = create_loader(8, 25, images=Labelled(change), shuffle=False)
         assert np.array_equal(loader.images.numpy(), PICTURES.transpose(0, 3, 1, 2))
+
+
+def test_datasets_of_torchvision(tmp_path):
+    """A folder of classes, as it is and with a transform; random pictures of another size."""
+    from torchvision.datasets import FakeData, ImageFolder
+    from torchvision.transforms import v2
+
+    for i, picture in enumerate(PICTURES):
+        path = tmp_path / f"class {i % 2}" / f"{i:02}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+    expected = np.concatenate([PICTURES[::2], PICTURES[1::2]]).transpose(0, 3, 1, 2)
+    scaled = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    for transform in (None, scaled):
+        loader = create_loader(8, 4, images=ImageFolder(tmp_path, transform), shuffle=False)
+        assert np.array_equal(loader.images.numpy(), expected)
+    fake = FakeData(5, (3, 16, 24))  # wider than high: cut to its middle
+    loader = create_loader(16, 4, images=fake, shuffle=False)
+    middle = np.stack([np.asarray(picture)[:, 4:20] for picture, _ in fake]).transpose(0, 3, 1, 2)
+    assert np.array_equal(loader.images.numpy(), middle)
 
 
 # Pictures --------------------------------------------------------------------------------
