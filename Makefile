@@ -64,6 +64,7 @@ train: $(STAMP)  ## train every network from scratch (hours); see recon_lib/reci
 	$(BIN)/python -m recon_lib simulate
 	$(BIN)/python -m recon_lib betas
 	$(BIN)/python -m recon_lib train features
+	$(BIN)/python -m recon_lib train guide
 	$(BIN)/python -m recon_lib train unconditional
 	$(BIN)/python -m recon_lib train conditional \
 	    --start results/unconditional/model.safetensors

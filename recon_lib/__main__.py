@@ -94,6 +94,7 @@ class Stage(StrEnum):
     """What to train."""
 
     features = "features"
+    guide = "guide"
     unconditional = "unconditional"
     conditional = "conditional"
 
@@ -105,37 +106,44 @@ def train(
     subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
     start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
     = None,
-    steps: Annotated[int, typer.Option(help="Training steps.", min=1)] = 30_000,
+    steps: Annotated[int | None, typer.Option(
+        help="Training steps; default: 30,000, for the guide 4,500.", min=1
+    )] = None,
     batch: Annotated[int, typer.Option(help="Pictures a step, in each process.", min=1)] = 32,
     extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
     = None,
     images: Annotated[Path | None, typer.Option(
-        help="Your own pictures (folder or array file) for the unconditional model, no --data."
+        help="Your own pictures (folder or array file), no brain; not --data."
     )] = None,
     size: Annotated[int, typer.Option(help="Side of your own pictures, divisible by 16.")] = 64,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
+    mirror: Annotated[bool, typer.Option("--mirror", help="Mirror half of the pictures; no brain.")]
+    = False,
     seed: Seed = 0, device: Device = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
     = False,
 ):
-    """Train a stage: the networks that see, the unconditional or the conditional model.
+    """Train a stage: the networks that see, the unconditional or the conditional model, or a guide.
 
-    The networks that see (features) have a recipe of their own; for them only --out counts.
+    The networks that see (features) have a recipe of their own; for them only --out counts. The
+    guide is a small unconditional model for samples to move away from (see `quality --guide`).
     """
     from recon_lib import recipes
     from recon_lib.joined import load_joined
     from recon_lib.runs import part
 
-    if images is not None and (stage != "unconditional" or extra is not None):
-        raise DataError("--images is for the unconditional model alone, without --extra; to train "
-                        "on pictures with your betas, see `reconstruct --images --betas`")
-    options = dict(start=start, steps=steps, batch=batch, lr=lr, seed=seed, device=device,
+    if images is not None and (stage not in ("unconditional", "guide") or extra is not None):
+        raise DataError("--images is for the unconditional model and its guide, without --extra; "
+                        "to train on pictures with your betas, see `reconstruct --images --betas`")
+    options = dict(start=start, batch=batch, lr=lr, mirror=mirror, seed=seed, device=device,
                    compiled=compiled, tensorboard=tensorboard)
+    if steps is not None:
+        options["steps"] = steps
     if stage == "features":
         recipes.train_readers(out / stage)
     elif images is not None:
-        recipes.train_own(images, out / stage, size, **options)
+        recipes.train_own(images, out / stage, size, stage, **options)
     else:
         people = load_joined(data, subject.split(","), release, split).values()
         recipes.train_stage(stage, people, out / stage, extra, **options)
@@ -149,6 +157,9 @@ def quality(
     out: Out = RESULTS / "quality", n: Annotated[int, typer.Option(help="Samples.")] = 1000,
     steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
     dream: Annotated[Path | None, typer.Option(help="Experiment to dream with.")] = None,
+    guide: Annotated[str | None, typer.Option(
+        help="A worse model to move away from: the shipped one is 'guide'."
+    )] = None,
 ):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
     from recon_lib import plots, recipes, results
@@ -156,7 +167,8 @@ def quality(
     from recon_lib.runs import pick_device
 
     dreamer = None if dream is None else load(dream)
-    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), dreamer)
+    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), dreamer,
+                                         guide)
     results.write_scores(out, table)
     results.save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
     for name, value in table["samples"].items():

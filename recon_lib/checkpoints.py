@@ -18,7 +18,7 @@ from recon_lib.errors import DataError, atomic_write
 from recon_lib.unet import UNet
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "data" / "checkpoints"
-SHIPPED = ("unconditional", "conditional")
+SHIPPED = ("unconditional", "conditional", "guide")
 
 
 def save_checkpoint(path, state):
@@ -125,7 +125,7 @@ def load_model(path, device="cpu"):
     Parameters
     ----------
     path : str or Path
-        "unconditional" and "conditional" are the shipped ones.
+        "unconditional", "conditional" and "guide" are the shipped ones.
     device : str
 
     Returns

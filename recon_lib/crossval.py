@@ -17,7 +17,7 @@ from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled
 from recon_lib.checkpoints import load_model
 from recon_lib.data import create_loader
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
-from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures, to_uint8
+from recon_lib.drawing import SAMPLING, load_conditional, load_guide, sample_pictures, to_uint8
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net
 from recon_lib.latents import coarse_pixels, fit_decoder, fit_latent, vector_source
@@ -193,9 +193,10 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
     if train_steps:  # refuse pictures that it cannot take before any work is done
         small_unet(*data.images.shape[2:], condition_size=1)
     order = shuffled_brain(data.trial_image, seed)
-    ready, eye, steps = None, load_factor_net("eye"), sampling["steps"]
+    ready, worse, eye, steps = None, None, load_factor_net("eye"), sampling["steps"]
     if model_path is not None:
         ready = load_conditional(model_path, device, *data.images.shape[2:])
+        worse = load_guide(model_path, *ready[:2])
         refuse_remembered(ready[2], data.images)
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
@@ -214,7 +215,7 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         latents = latent.transform(shown[train])
         decoder = fit_decoder(betas, latents, seen, seed)
         if ready:
-            options = aids(decoder, latent) | sampling
+            options = {"worse": worse} | aids(decoder, latent) | sampling
             sample = partial(sample_pictures, *ready[:2], seed=seed, **options)
         elif train_steps:
             folder = Path(out_dir, f"fold_{number + 1}")

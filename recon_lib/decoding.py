@@ -6,7 +6,7 @@ from sklearn.covariance import ledoit_wolf
 
 from recon_lib.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
 from recon_lib.betas import noise_ceiling
-from recon_lib.drawing import MODEL, SAMPLING, load_conditional, sample_pictures
+from recon_lib.drawing import MODEL, SAMPLING, load_conditional, load_guide, sample_pictures
 from recon_lib.encoding import fit_encoding_model, log_likelihood
 from recon_lib.errors import DataError
 from recon_lib.features import embed, load_factor_net
@@ -95,7 +95,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     ----------
     experiment : Experiment
     model_path : path
-        A conditional model; its latent lies beside it.
+        A conditional model; its latent lies beside it, and its guide, if it has one.
     seed : int
     sampling : dict
         Options of `sample_pictures`. The likelihood is that of the brain decoder, the memory that
@@ -132,6 +132,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     elif x.truth is not None:
         say("voxels were dropped: the ideal observer is left out")
 
+    sampling = {"worse": load_guide(model_path, model, info)} | sampling
     options = aids(decoder, latent) | sampling
     if latent.memory is None:
         say(f"{model_path} has no memory: it does without")

@@ -98,6 +98,20 @@ def noise_amplitude(t, alpha_bar):
     return float((1 - alpha_bar[int(t[0])]).sqrt())
 
 
+def inside(interval, t, alpha_bar):
+    """Does a batch that is all at one time lie in an interval of amplitudes s? In None it does."""
+    return interval is None or interval[0] <= noise_amplitude(t, alpha_bar) <= interval[1]
+
+
+def check_guidance(scale, interval, name="scale"):
+    """Stop with a `DataError` if the scale is not finite, or the interval (low, high) is empty."""
+    if not math.isfinite(scale):
+        raise DataError(f"{name} is {scale}; expected a number, neither NaN nor infinite")
+    if interval is not None and not interval[0] < interval[1]:
+        raise DataError(f"the interval runs from {interval[0]} to {interval[1]}; expected (low, "
+                        "high), such as (0.3, 1.0)")
+
+
 def add_noise(x0, t, noise, alpha_bar):
     """Noise pictures in one jump: x_t = a x0 + s noise.
 
@@ -246,17 +260,10 @@ def denoiser(
     DataError
         If the scale is not finite, or the interval is empty.
     """
-    if not math.isfinite(scale):
-        raise DataError(f"scale is {scale}; expected a number, such as 1 for no guidance")
-    if interval is not None and not interval[0] < interval[1]:
-        raise DataError(f"the interval runs from {interval[0]} to {interval[1]}; expected (low, "
-                        "high), such as (0.3, 1.0)")
+    check_guidance(scale, interval)
 
     def denoise(x_t, t):
-        guide = condition is not None and scale != 1
-        if guide and interval is not None:
-            guide = interval[0] <= noise_amplitude(t, alpha_bar) <= interval[1]
-        if not guide:
+        if condition is None or scale == 1 or not inside(interval, t, alpha_bar):
             x0 = to_x0(model(x_t, t, condition), x_t, t, alpha_bar, prediction)
         else:  # both halves in one evaluation
             x_2, t_2, both = (torch.cat([y, y]) for y in (x_t, t, condition))

@@ -7,17 +7,20 @@ from tqdm import tqdm
 from recon_lib.checkpoints import CHECKPOINTS, load_model, located
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.errors import DataError, enough_memory
+from recon_lib.guidance import autoguided
 from recon_lib.latents import fingerprint, load_latent
 from recon_lib.posterior import steer
 from recon_lib.runs import autocast
 from recon_lib.samplers import dpm_solver, initial_noise
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
-LATENT = "latent.safetensors"  # stands beside the model
+LATENT, GUIDE = "latent.safetensors", "guide.safetensors"  # stand beside the model
 # Chosen by `recipes.choose_sampling`, on training trials: see the card, data/checkpoints/README.md.
 SAMPLING = dict(
     scale=3.0, interval=(0.3, 1.0), steps=20, strength=1.0, candidates=2, trust=60.0
 )  # fmt: skip
+# Away from the shipped "guide": chosen by `recipes.choose_guidance`, as the card says.
+AUTOGUIDANCE = dict(scale=3.0, interval=(0.3, 0.98))
 
 
 def load_conditional(path, device="cpu", size=None, channels=3):
@@ -68,9 +71,35 @@ def load_conditional(path, device="cpu", size=None, channels=3):
     return model, info, latent
 
 
+def load_guide(path, model, info):
+    """The worse network that stands beside a model, for `sample_pictures` to move away from.
+
+    Parameters
+    ----------
+    path : path, or the name of a shipped model
+    model, info
+        What was read from it.
+
+    Returns
+    -------
+    (network, info), or None if there is none
+
+    Raises
+    ------
+    DataError
+        If the file is damaged, or does not fit the model.
+    """
+    beside = located(path).with_name(GUIDE)
+    if not beside.is_file():
+        return None
+    worse = load_model(beside, next(model.parameters()).device)
+    refuse_misfit(model, info, *worse)
+    return worse
+
+
 def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
                     batch_size=64, label="sample", likelihood=None, strength=1.0, candidates=1,
-                    recall=None, trust=30.0):
+                    recall=None, trust=30.0, worse=None):
     """Draw pictures from a diffusion model, one for each brain vector.
 
     Parameters
@@ -82,7 +111,7 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     seed : int
         Picture i starts from noise that depends on (seed, i) alone.
     scale : float
-        Guidance scale; 1 is plain conditional sampling.
+        Guidance scale; 1 is plain sampling. It does nothing without vectors or a worse model.
     interval : (float, float), optional
         Noise amplitudes between which to guide and to steer; see `diffusion.denoiser`.
     steps : int
@@ -101,6 +130,10 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         vectors. The likelihood stays that of the vectors.
     trust : float
         See `memory.recall`.
+    worse : (model, info), optional
+        A worse model of the same pictures, to move away from, see `guidance.autoguided`. With
+        brain vectors it stands in for the model's own answer without them: what is moved away
+        from is then told less, too.
 
     Returns
     -------
@@ -109,8 +142,8 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     Raises
     ------
     DataError
-        If there are several candidates and nothing to choose by, there is nothing to draw, or
-        vectors, scale or strength are not finite.
+        If there are several candidates and nothing to choose by, there is nothing to draw,
+        vectors, scale or strength are not finite, or a worse model does not fit.
     """
     wanted = {"n": n if vectors is None else len(vectors), "candidates": candidates,
               "batch_size": batch_size}
@@ -124,6 +157,8 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         )
     if not np.isfinite(strength):
         raise DataError(f"strength is {strength}; expected a number, 0 for no steering")
+    if worse is not None:
+        refuse_misfit(model, info, *worse)
     device = next(model.parameters()).device
     alpha_bar = SCHEDULES[info["schedule"]]().to(device)
     n = wanted["n"]
@@ -141,7 +176,13 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
         count = min(batch_size, n - first)
         rows = slice(first, first + count)
         condition = None if vectors is None else told[rows]
-        denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
+        if worse is None:
+            denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
+        else:
+            denoise = autoguided(
+                denoiser(model, info["prediction"], alpha_bar, condition),
+                denoiser(worse[0], worse[1]["prediction"], alpha_bar), alpha_bar, scale, interval,
+            )
         fit = None if likelihood is None else likelihood(measured[rows])
         if fit is not None and strength:
             denoise = steer(denoise, fit, alpha_bar, strength, interval)
@@ -158,6 +199,16 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
             drawn = [torch.stack(drawn)[best, torch.arange(count, device=device)]]
         pictures.append(to_uint8(drawn[0]))
     return np.concatenate(pictures)
+
+
+def refuse_misfit(model, info, worse, its_info):
+    """Stop with a `DataError` if a worse model cannot guide: it knows other pictures or levels."""
+    mine, its = ({"schedule": i["schedule"], "image_size": i["image_size"],
+                  "image_channels": m.config["image_channels"]}
+                 for m, i in ((model, info), (worse, its_info)))
+    if mine != its:
+        raise DataError(f"the worse model has {its}, the model {mine}; expected the same: train "
+                        "it on the same pictures with the same schedule")
 
 
 def to_uint8(x):

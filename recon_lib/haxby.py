@@ -7,7 +7,7 @@ import numpy as np
 
 from recon_lib.crossval import zscore
 from recon_lib.decoding import judge_space
-from recon_lib.drawing import SAMPLING, load_conditional, sample_pictures
+from recon_lib.drawing import SAMPLING, load_conditional, load_guide, sample_pictures
 from recon_lib.errors import DataError
 from recon_lib.features import load_factor_net, read_factors
 from recon_lib.files import read_npz
@@ -138,7 +138,8 @@ def drive(model_path, seed=0, steps=20, say=print):
     vectors, kind, run, _ = brain_vectors(latent, seed, say)
     seen = scenes_of(kind, seed + 2)
     # without the likelihood: its latents are means over scenes, which no picture can have
-    sampling = SAMPLING | dict(steps=steps, strength=0.0, candidates=1)
+    worse = load_guide(model_path, model, info)
+    sampling = SAMPLING | dict(steps=steps, strength=0.0, candidates=1, worse=worse)
     imagine = partial(sample_pictures, model, info, seed=seed, **sampling)
     made, wrong = imagine(vectors), imagine(vectors[others_in_run(run, seed)])
     show = np.flatnonzero(run == run.max())

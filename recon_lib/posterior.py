@@ -7,7 +7,7 @@ can choose among candidates. The picture that was really seen is nowhere needed.
 
 import torch
 
-from recon_lib.diffusion import levels, noise_amplitude
+from recon_lib.diffusion import check_guidance, inside, levels
 
 
 def evidence(decoder, latent, vectors):
@@ -73,10 +73,16 @@ def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, large
     Returns
     -------
     function (x_t, t) -> Tensor (b, C, H, W)
+
+    Raises
+    ------
+    DataError
+        If the strength is not finite, or the interval is empty.
     """
+    check_guidance(strength, interval, "strength")
 
     def steered(x_t, t):
-        if interval is not None and not interval[0] <= noise_amplitude(t, alpha_bar) <= interval[1]:
+        if not inside(interval, t, alpha_bar):
             return denoise(x_t, t)
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()

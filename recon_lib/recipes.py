@@ -1,6 +1,7 @@
 """How such models as the shipped ones are made: pictures, seeds and steps, in order.
 
     python -m recon_lib train features
+    python -m recon_lib train guide
     python -m recon_lib train unconditional
     python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
 
@@ -19,7 +20,14 @@ from recon_lib import scenes
 from recon_lib.checkpoints import load_model, located, read_weights
 from recon_lib.data import create_loader
 from recon_lib.decoding import judge_space
-from recon_lib.drawing import LATENT, SAMPLING, load_conditional, sample_pictures
+from recon_lib.drawing import (
+    AUTOGUIDANCE,
+    LATENT,
+    SAMPLING,
+    load_conditional,
+    load_guide,
+    sample_pictures,
+)
 from recon_lib.errors import DataError
 from recon_lib.features import (
     FactorNet,
@@ -54,7 +62,9 @@ READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "referee": (303, 10_000, 8, Referee, unsteady),  # another architecture, poorer drawings
 }
 NETWORK = PLANS["T4"]["network"]  # of the shipped models
-NEW_SEED = 998  # pictures that no training sees
+GUIDE_NETWORK = dict(channels=(32, 64, 96, 128), patch=2, attention=(2, 3))  # of the worse one
+GUIDE_STEPS = 4500
+NEW_SEED, CHOICE_SEED = 998, 997  # pictures that no training sees: to score, to choose with
 
 
 def train_readers(out):
@@ -73,14 +83,15 @@ def train_readers(out):
 
 
 def train_stage(stage, experiment, out, extra=None, seed=0, **options):
-    """Train the unconditional or the conditional diffusion model on an experiment.
+    """Train the unconditional or the conditional diffusion model on an experiment, or the guide.
 
+    The guide is an unconditional model of few weights and few steps, see `guidance.autoguided`.
     With several subjects, each has its own decoder from its voxels to the latent; the diffusion
     model is shared.
 
     Parameters
     ----------
-    stage : {"unconditional", "conditional"}
+    stage : {"guide", "unconditional", "conditional"}
     experiment : Experiment, or sequence of Experiment
     out : path
         Gets `model.safetensors` and what `training.train` writes; for the conditional model
@@ -109,11 +120,16 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         vectors = joined_source(sources)
         options["prepare"] = partial(save_latent, latent, Path(out, LATENT))
         info["latent"] = fingerprint(latent)
-    return fit(pictures, vectors, out, info, seed=seed, **options)
+    return fit(pictures, vectors, out, info, seed=seed, **plan(stage) | options)
 
 
-def train_own(pictures, out, size=64, **options):
-    """Train the unconditional diffusion model on pictures of one's own.
+def plan(stage):
+    """What is special about a stage: options of `fit`."""
+    return {"steps": GUIDE_STEPS, "network": GUIDE_NETWORK} if stage == "guide" else {}
+
+
+def train_own(pictures, out, size=64, stage="unconditional", **options):
+    """Train the unconditional diffusion model, or its guide, on pictures of one's own.
 
     Parameters
     ----------
@@ -122,14 +138,15 @@ def train_own(pictures, out, size=64, **options):
     out : path
     size : int
         Side to which they are cut and resized, divisible by 16.
+    stage : {"unconditional", "guide"}
     options
         See `fit`.
     """
-    return fit(load_pictures(pictures, size)[0], None, out, {}, **options)
+    return fit(load_pictures(pictures, size)[0], None, out, {}, **plan(stage) | options)
 
 
 def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5e-3, seed=0,
-        device="auto", network=NETWORK, **options):
+        device="auto", network=NETWORK, mirror=False, **options):
     """Train a network on pictures, with or without brain vectors.
 
     Parameters
@@ -147,8 +164,11 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
         See `training.train`; options such as `compiled` and `tensorboard`.
     network : dict
         Arguments of `UNet`, such as those of `training_cost.PLANS`.
+    mirror : bool
+        See `data.BatchLoader`.
     """
-    loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
+    loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed,
+                           mirror=mirror)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = UNet(image_channels=loader.channels, condition_size=loader.condition_size,
@@ -183,7 +203,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
         Of TinyScenes.
     model_path : path
     settings : sequence of dict
-        Options of `drawing.sample_pictures`.
+        Options of `drawing.sample_pictures`; without `worse` it is the guide beside the model.
     n : int
         Number of trials, each of another picture; fewer where there are fewer.
     repeats : int
@@ -216,16 +236,44 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     features = judge_space(x.train_images)
     shown = found(latent.memory, latent.transform(x.train_images))
     unseen = np.delete(latent.memory, shown[shown >= 0], axis=0)  # what was seen is forgotten
-    helpers = aids(decoder, replace(latent, memory=unseen))
+    helpers = {"worse": load_guide(model_path, model, info)}
+    helpers |= aids(decoder, replace(latent, memory=unseen))
     known, rows = features(seen), []
     for setting in settings:
-        pictures = sample_pictures(model, info, vectors, seed=seed, **helpers, **setting)
+        pictures = sample_pictures(model, info, vectors, seed=seed, **helpers | setting)
         named = top_k(similarity(features(pictures), known), np.arange(n))
         rows.append({"top1": named, **factors_read(pictures, factors)})
     return rows
 
 
-def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", dreamer=None):
+def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1, device="cpu"):
+    """Scores of samples away from a worse model, for some scales and intervals.
+
+    Held against scenes that are there for this choice alone (`CHOICE_SEED`).
+
+    Parameters
+    ----------
+    settings : sequence of dict
+        `scale` and `interval`, see `guidance.autoguided`.
+    path, guide : path, or the name of a shipped model
+    n : int
+        Samples for each setting, and scenes to compare with.
+    seed, device
+        As for `sample_quality`.
+
+    Returns
+    -------
+    list of dict
+        For each setting the scores of `quality.quality`.
+    """
+    (model, info), worse = load_model(path, device), load_model(guide, device)
+    real = scenes.draw(scenes.sample_factors(n, CHOICE_SEED), info["image_size"])
+    return [quality(sample_pictures(model, info, n=n, seed=seed, worse=worse, **setting), real)
+            for setting in settings]
+
+
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", dreamer=None,
+                   guide=None):
     """Scores of samples without a brain, for the card of a model of TinyScenes.
 
     Parameters
@@ -239,6 +287,8 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
     dreamer : Experiment, optional
         Then a conditional model draws brain vectors that it dreams first, as a subject of this
         experiment would have sent them; see `memory.dream`.
+    guide : path, or the name of a shipped model, optional
+        Then the samples move away from this worse model, see `guidance.autoguided`.
 
     Returns
     -------
@@ -249,12 +299,18 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         The samples.
     """
     told = {}
+    if dreamer is not None and guide is not None:
+        raise DataError("found an experiment to dream with and a guide; give one of them: a guide "
+                        "is for samples that no vector leads")
     if dreamer is None:
         model, info = load_model(path, device)
+        if guide is not None:
+            told = {"worse": load_model(guide, device), **AUTOGUIDANCE}
     else:
         model, info, latent, decoder = with_decoder(path, dreamer, seed, device)
         told = {"vectors": dream(decoder, latent.memory, n, SAMPLING["trust"], seed),
-                "scale": SAMPLING["scale"], "interval": SAMPLING["interval"]}
+                "scale": SAMPLING["scale"], "interval": SAMPLING["interval"],
+                "worse": load_guide(path, model, info)}
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
     made = sample_pictures(model, info, n=n, seed=seed, steps=steps, **told)

@@ -274,6 +274,31 @@ def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_p
     refused("another architecture", "train", "unconditional", "--data", miniature, "--extra", 0,
             "--out", tmp_path / "out", "--start", path, "--steps", 1, "--device", "cpu")
     refused("no folder", "train", "unconditional", "--data", tmp_path / "nowhere")
+    refused("mirror with brain vectors", "train", "conditional", "--data", miniature, "--extra", 0,
+            "--out", tmp_path / "out", "--mirror", "--device", "cpu")
+
+
+def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkeypatch):
+    from recon_lib import recipes
+
+    code, _, err = run("train", "guide", "--data", miniature, "--extra", 0, "--steps", 1, "--batch",
+                       2, "--out", tmp_path, "--device", "cpu")
+    assert code == 0, err
+    path = tmp_path / "guide" / "model.safetensors"
+    guide, info = load_model(path)
+    assert guide.config["channels"] == list(recipes.GUIDE_NETWORK["channels"])
+    assert info["steps"] == 1
+    asked = []
+    monkeypatch.setattr(recipes, "EXTRA", 50)
+    monkeypatch.setattr(guide.__class__, "forward",
+                        lambda net, x, t, *_: asked.append(net.config["channels"]) or 0 * x)
+    quality = ["quality", "--n", 8, "--steps", 2, "--device", "cpu", "--out", tmp_path / "scored"]
+    assert run(*quality)[0] == 0
+    assert guide.config["channels"] not in asked
+    assert run(*quality, "--guide", path)[0] == 0
+    assert guide.config["channels"] in asked
+    refused("an experiment to dream with and a guide", *quality, "--guide", path,
+            "--dream", miniature)
 
 
 def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
@@ -296,7 +321,15 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
         curve = [(event.step, event.value) for event in board.Scalars("loss")]
         assert np.allclose(curve, np.column_stack([log["step"], log["loss"]]), rtol=1e-6)
     pictures = [*train, "--images", own / "pictures", "--out", own / "new"]
+    assert run(*pictures, "--mirror")[0] == 0
+    plain, turned = (np.genfromtxt(own / name / "unconditional" / "loss.csv", delimiter=",")[1:, 3]
+                     for name in ("of pictures", "new"))
+    assert len(plain) == len(turned) == 2 and (plain != turned).any()
     refused("--images is for the unconditional model", *pictures, "--extra", 5)
+    assert run("train", "guide", *pictures[2:])[0] == 0
+    pair = [load_model(own / "new" / stage / "model.safetensors")
+            for stage in ("unconditional", "guide")]
+    assert sample_pictures(*pair[0], n=2, steps=1, worse=pair[1], scale=2).shape == (2, 16, 16, 3)
     refused("--images is for the unconditional model", "train", "conditional", *pictures[2:])
     refused("absent ... no such", *train, "--images", own / "absent")
     refused("3 x 20 x 20 ... divisible by 16", *pictures, "--size", 20)

@@ -331,8 +331,9 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
     """With the pictures seen in place of samples all are named; with another's, none."""
     shown, given = loaded.train_images, []
 
-    def pictures_seen(model, info, vectors, seed, likelihood, recall, turn):
+    def pictures_seen(model, info, vectors, seed, likelihood, recall, turn, worse):
         given.append(vectors)
+        assert worse is None  # none stands beside this model
         assert (found(recall.args[1], latent.transform(shown)) < 0).all()  # what was seen is not
         assert len(recall.args[1]) == 25  # remembered, and nothing else is forgotten
         whole = np.linalg.norm(fold[:, None] - given[0][None, :, :-1], axis=2).argmin(0)

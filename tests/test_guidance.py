@@ -1,0 +1,181 @@
+"""Autoguidance against scores of Gaussians differentiated by PyTorch, and what it refuses."""
+
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_unet
+from torch.distributions import Normal
+
+from recon_lib import crossval, decoding, haxby, recipes
+from recon_lib.checkpoints import load_model, null_branch, save_model
+from recon_lib.diffusion import cosine_schedule, levels
+from recon_lib.drawing import load_guide, sample_pictures
+from recon_lib.errors import DataError
+from recon_lib.guidance import autoguided
+from recon_lib.own import OwnData
+from recon_lib.samplers import dpm_solver
+from recon_lib.scenes import draw, sample_factors
+
+INFO = dict(prediction="x0", schedule="cosine", image_size=16)
+ALPHA_BAR = cosine_schedule()
+
+
+def gaussian(mean, sd):
+    """The exact denoiser of a world of independent pixels N(mean, sd²)."""
+    def denoise(x, t):
+        a, s = levels(t, ALPHA_BAR)
+        return mean + a * sd**2 / (a**2 * sd**2 + s**2) * (x - a * mean)
+    return denoise
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 2.0, 3.5])
+def test_the_score_is_extrapolated_away_from_the_worse(scale):
+    """By Tweedie's formula x0 = (x + s² score) / a: score = worse + scale (better - worse)."""
+    better, worse = (0.1, 0.2), (0.0, 0.5)
+    t = torch.tensor([200, 500, 800])
+    x = torch.tensor([0.15, -0.1, 0.3]).view(3, 1, 1, 1).requires_grad_()
+    a, s = (level.detach() for level in levels(t, ALPHA_BAR))
+    scores = []
+    for mean, sd in (better, worse):
+        log_p = Normal(a * mean, (a**2 * sd**2 + s**2).sqrt()).log_prob(x)
+        scores.append(torch.autograd.grad(log_p.sum(), x)[0])
+    expected = (x + s**2 * (scores[1] + scale * (scores[0] - scores[1]))) / a
+    guided = autoguided(gaussian(*better), gaussian(*worse), ALPHA_BAR, scale)
+    torch.testing.assert_close(guided(x.detach(), t), expected.detach().clamp(-1, 1))
+
+
+def test_samples_lie_closer_where_the_worse_is_too_wide():
+    """Both are too wide in the same way; the worse more. Away from it lies the truth."""
+    x = torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    better, worse = gaussian(0.0, 0.2), gaussian(0.0, 0.3)
+    spread = [dpm_solver(autoguided(better, worse, ALPHA_BAR, scale), x, ALPHA_BAR, 50).std()
+              for scale in (1.0, 1.5, 2.0)]
+    assert spread[0] == pytest.approx(0.2, rel=0.02)
+    assert spread[0] > 1.05 * spread[1] > 1.1 * spread[2]
+
+
+def test_the_worse_is_asked_only_where_it_guides():
+    asked = []
+
+    def worse(x, t):
+        asked.append(round(levels(t, ALPHA_BAR)[1][0].item(), 2))
+        return 0 * x
+
+    x = torch.full((2, 3, 4, 4), 0.1)
+    guided = autoguided(lambda x, t: x, worse, ALPHA_BAR, 3.0, (0.3, 0.9))
+    seen = [guided(x, torch.full((2,), t)).mean().item() for t in (20, 500, 980)]
+    assert asked == [0.71] and seen == pytest.approx([0.1, 0.3, 0.1])
+    autoguided(lambda x, t: x, worse, ALPHA_BAR, 1.0)(x, torch.full((2,), 500))
+    assert len(asked) == 1
+    assert guided(10 * x, torch.full((2,), 500)).max() == 1
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"scale": math.nan}, "scale is nan; expected a number"),
+    ({"scale": math.inf}, "scale is inf; expected a number"),
+    ({"interval": (0.9, 0.3)}, r"from 0.9 to 0.3; expected \(low, high\)"),
+])  # fmt: skip
+def test_guidance_that_means_nothing_is_refused(options, message):
+    with pytest.raises(DataError, match=message):
+        autoguided(gaussian(0, 1), gaussian(0, 2), ALPHA_BAR, **options)
+
+
+def test_pictures_away_from_a_worse_model():
+    model, worse = random_unet(None), random_unet(None)
+    for parameter in worse.parameters():
+        parameter.data *= 0.9
+    options = dict(n=3, steps=3, seed=1)
+    plain = sample_pictures(model, INFO, **options)
+    away = sample_pictures(model, INFO, **options, worse=(worse, INFO), scale=2.0)
+    assert not np.array_equal(away, plain)
+    same = [dict(worse=(worse, INFO), scale=1.0), dict(worse=(model, INFO), scale=2.0), {}]
+    for setting in same:
+        again = sample_pictures(model, INFO, **options, **setting)
+        assert np.abs(again.astype(int) - plain).max() <= 1  # w + 2 (d - w), rounded
+    noise = dict(prediction="eps", schedule="cosine", image_size=16)  # may be asked for otherwise
+    other = sample_pictures(model, INFO, **options, worse=(worse, noise), scale=2.0)
+    assert not np.array_equal(other, away)
+
+
+def test_with_vectors_the_worse_stands_in_for_the_null_branch():
+    """The null branch as a network of its own, for the worse one: classifier-free guidance."""
+    model, worse = random_unet(5), random_unet(None)
+    worse.load_state_dict(null_branch(model.state_dict()))
+    vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    options = dict(steps=3, seed=1, scale=2.5, interval=(0.3, 0.99))
+    plain = sample_pictures(model, INFO, vectors, **options)
+    same = sample_pictures(model, INFO, vectors, **options, worse=(worse, INFO))
+    # not to the last bit: there the halves are clamped before, not after
+    assert np.abs(same.astype(float) - plain).mean() < 0.1 * np.abs(
+        plain.astype(float) - sample_pictures(model, INFO, vectors, steps=3, seed=1)).mean()
+    for parameter in worse.parameters():
+        parameter.data *= 0.9
+    other = sample_pictures(model, INFO, vectors, **options, worse=(worse, INFO))
+    assert np.abs(other.astype(float) - plain).mean() > 10 * np.abs(
+        same.astype(float) - plain).mean()
+
+
+@pytest.mark.parametrize(("worse", "info", "message"), [
+    (random_unet(None), {**INFO, "image_size": 32}, "'image_size': 32.*expected the same"),
+    (random_unet(None), {**INFO, "schedule": "linear"}, "'linear'.*expected the same"),
+    (random_unet(None, 1), INFO, "'image_channels': 1.*expected the same"),
+])  # fmt: skip
+def test_a_worse_model_that_does_not_fit_is_refused(worse, info, message, tmp_path):
+    model = random_unet(None)
+    with pytest.raises(DataError, match=message):
+        sample_pictures(model, INFO, n=2, worse=(worse, info), scale=2.0, steps=1)
+    save_model(worse, tmp_path / "guide.safetensors", info)
+    with pytest.raises(DataError, match=message):
+        load_guide(tmp_path / "model.safetensors", model, INFO)
+
+
+def test_the_guide_stands_beside_the_model(tmp_path):
+    model, path = random_unet(None), tmp_path / "model.safetensors"
+    assert load_guide(path, model, INFO) is None
+    save_model(random_unet(None), path.with_name("guide.safetensors"), INFO, half=False)
+    guide, info = load_guide(path, model, INFO)
+    assert info == INFO and all(map(torch.equal, guide.parameters(), model.parameters()))
+    path.with_name("guide.safetensors").write_bytes(b"half a file")
+    with pytest.raises(DataError, match="not a model"):
+        load_guide(path, model, INFO)
+    model, info = load_model("conditional")
+    assert load_guide("conditional", model, info)[0].config["condition_size"] is None
+
+
+def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, monkeypatch):
+    """The main job, the choice of its settings, own data and Haxby's subject all do."""
+    for name in ("model.safetensors", "latent.safetensors"):
+        shutil.copy(tiny_model.with_name(name), tmp_path / name)
+    model, info = load_model(tmp_path / "model.safetensors")
+    save_model(random_unet(None), tmp_path / "guide.safetensors", info)
+    told = []
+
+    def noted(model, info, vectors=None, n=None, worse=None, **_):
+        told.append((vectors is not None, worse is not None))
+        return np.zeros((n or len(vectors), 64, 64, 3), np.uint8)
+
+    for module in (decoding, crossval, haxby, recipes):
+        monkeypatch.setattr(module, "sample_pictures", noted)
+    x, path = loaded, tmp_path / "model.safetensors"
+    rng = np.random.default_rng(0)
+    which = np.arange(24) % 12
+    own = OwnData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
+                  np.arange(9))
+    for job in (lambda: decoding.reconstruct(x, path, say=len),
+                lambda: recipes.choose_sampling(x, path, [{}], n=4),
+                lambda: crossval.reconstruct_own(own, 2, path, say=len),
+                lambda: haxby.drive(path, steps=1, say=len)):
+        told.clear()
+        job()
+        assert any(brain for brain, _ in told)
+        assert all(brain == guided for brain, guided in told), job
+
+
+def test_the_shipped_guide_is_small_and_drew_the_same_pictures():
+    (model, info), (guide, its) = load_model("unconditional"), load_model("guide")
+    size, its_size = (sum(p.numel() for p in net.parameters()) for net in (model, guide))
+    assert its_size < size / 2 and its["steps"] < info["steps"] / 2
+    assert its["pictures"] == info["pictures"]
