@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import DESIGN, VOXELS
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -287,3 +289,73 @@ def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeyp
     plain = made["LSA, SPM's HRF: correlation with the truth"]
     assert plain["ratio"] is None
     assert {r["peer"] for r in made.values()} == {None, plain["ours"]}
+
+
+def test_the_experiment_benchmark_measures_all_three_steps(shared, monkeypatch):
+    """On a miniature: what was built is what is estimated, loaded and weighed."""
+    import experiment
+
+    build, did = experiment.experiment.build, []
+    monkeypatch.setattr(experiment.experiment, "build",
+                        lambda root: did.append(build(root, 0, voxels=VOXELS, **DESIGN)))
+    made = experiment.rows()
+    assert len(did) == 1 and [r["unit"] for r in made] == ["s", "s", "s", "GB", "GB"]
+    assert all(r["ours"] > 0 and r["ratio"] is None for r in made)
+    assert made[4]["ours"] < 1 and made[3]["ours"] > 0.1  # torch alone takes that much
+
+
+def test_the_identification_benchmark_holds_its_score_against_all_peers(
+    shared, monkeypatch, miniature, loaded
+):
+    """A miniature, a second of training and two of sampling's steps."""
+    import identification
+
+    monkeypatch.setattr(identification, "SECONDS", (1,))
+    monkeypatch.setattr(identification.experiment, "ready", lambda: miniature)
+    monkeypatch.setitem(identification.drawing.SAMPLING, "steps", 2)
+    made = identification.rows()
+    n = len(loaded.test_images)
+    assert {r["name"] for r in made} == {f"name 1 of {n} pictures after 1 s of training"}
+    peers = {r["peer_name"]: r["peer"] for r in made}
+    assert list(peers) == ["ridge to pixels", "nearest training picture", "ideal observer"]
+    assert peers["ideal observer"] == max(peers.values()) > 1 / n
+    assert all(0 <= r["ours"] <= 1 for r in made)
+
+
+def test_the_streaming_benchmark_joins_every_block(shared, monkeypatch):
+    """Three blocks of sixteen voxels, of which the first is estimated."""
+    import streaming
+
+    design = streaming.subject.make_design(0, (2, 2), 8, 32)
+    monkeypatch.setattr(streaming.subject, "make_design", lambda seed: design)
+    monkeypatch.setattr(streaming.streaming, "CHUNK", 16)
+    for name, value in (("BLOCK", 16), ("BLOCKS", 3), ("VOXELS", 48)):
+        monkeypatch.setattr(streaming, name, value)
+    before = streaming.streaming.estimate
+    spooled, peak, block, rest = streaming.rows()
+    assert spooled["name"] == "4 runs x 194 volumes x 48 voxels: peak memory, spooling"
+    assert spooled["peer"] == pytest.approx(4 * 194 * 48 * 4 / 2**30)
+    assert peak["ours"] >= spooled["ours"] > 0.1 and block["ours"] > 0 and rest["ours"] > 0
+    assert streaming.streaming.estimate is before
+
+
+def test_the_widgets_benchmark_times_every_redraw(shared, monkeypatch):
+    """Two explorers made by hand: one answers at once, one takes ten milliseconds."""
+    import time
+
+    import widgets
+
+    from recon_lib.explorer import explorer, slider
+
+    def make(pause):
+        def numbers(**chosen):
+            time.sleep(pause)
+            return chosen
+
+        return lambda: explorer({"a": slider("a", 0, 0, 4, 1), "b": slider("b", 1, 0, 2, 1)},
+                                numbers, lambda n, fig=None: fig or Figure(), str)
+
+    monkeypatch.setattr(widgets, "EXAMPLES", {"quick": make(0), "slow": make(0.01)})
+    quick, slow, slowest = widgets.rows()
+    assert quick["name"] == "quick, median of 7 redraws" and quick["peer"] == 150  # 4 + 3
+    assert slowest["ours"] >= slow["ours"] > 10
