@@ -47,7 +47,11 @@ def spool(runs, folder):
                     _write_run(path, *load())
         with readable(path):
             file = h5py.File(path)
-            out.append((dataset(file, "bold"), read_dataset(file, "onsets")))
+            try:
+                out.append((dataset(file, "bold"), read_dataset(file, "onsets")))
+            except BaseException:
+                file.close()  # HDF5 would take a new file at this place for the one still open
+                raise
     return out
 
 

@@ -245,6 +245,24 @@ def test_a_damaged_run_is_told_in_one_line(tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_a_damaged_run_is_not_left_open(tmp_path):
+    """The error is still held when the file is put right: what is read then is the new file."""
+    [(bold, onsets), _], _ = two_scans()
+    streaming.spool([lambda: (bold, onsets)], tmp_path)
+    path = tmp_path / "run-000.h5"
+    whole = path.read_bytes()
+    at = whole.find(np.asarray(onsets, float).tobytes())
+    path.write_bytes(whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :])
+    with pytest.raises(DataError, match="run-000.h5") as held:
+        streaming.spool([None], tmp_path)
+    frames = [entry.frame.f_locals for entry in held.traceback]
+    files = [v for values in frames for v in values.values() if isinstance(v, h5py.File)]
+    assert files and not any(files)  # closed, though it is not forgotten
+    path.write_bytes(whole)
+    [(again, told)] = streaming.spool([None], tmp_path)
+    assert np.array_equal(again[:], np.float32(bold)) and np.array_equal(told, onsets)
+
+
 def test_runs_may_be_h5_data_sets(world, tmp_path):
     runs, labels, _, _ = world
     with h5py.File(tmp_path / "runs.h5", "w") as file:
