@@ -51,6 +51,50 @@ def as_numbers(x, what, ndim=None):
     return x.astype(x.dtype.newbyteorder("="), copy=False)
 
 
+def check(x, shape=None, finite=True, what="the array"):
+    """The first line of a public function: `x` as an array of real numbers that fits, or a refusal.
+
+    Parameters
+    ----------
+    x : array_like
+    shape : tuple of int, str or None, optional
+        What is expected of each axis: a number, or a name for a length that is free.
+    finite : bool
+        Refuse NaN and infinite values.
+    what : str
+        Its name in the error.
+
+    Returns
+    -------
+    array
+        See `as_numbers`.
+
+    Raises
+    ------
+    DataError
+        If it is not made of real numbers, has another shape, or is not finite.
+
+    Examples
+    --------
+    >>> check([[1, 2, 3]], ("trials", 3), what="betas").shape
+    (1, 3)
+    """
+    x = as_numbers(x, what)
+    if shape is not None:
+        fits = x.ndim == len(shape) and all(
+            not isinstance(want, int) or want == have
+            for want, have in zip(shape, x.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(str(want) for want in shape) + ("," if len(shape) == 1 else "")
+            raise DataError(f"{what} has shape {x.shape}; expected ({wanted})")
+    if finite and not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).sum())
+        raise DataError(f"{what} holds {bad} values that are NaN or infinite of {x.size}; "
+                        "expected finite numbers: repair them or leave those rows out")
+    return x
+
+
 @contextmanager
 def writing(path):
     """Turn what the system says of a full disk or a folder read-only into one line."""
