@@ -46,22 +46,23 @@ def train(x, latent, decoder, seconds):
 def rows():
     x = experiment.load(experiment.ready())
     train_trials = ~x.test
-    latent = fit_latent(x.train_images, load_factor_net("eye"))
-    known = latent.transform(x.train_images)
+    latent = fit_latent(x.train_pictures, load_factor_net("eye"))
+    known = latent.transform(x.train_pictures)
     decoder = fit_decoder(x.betas[train_trials], known, x.image[train_trials], SEED)
     betas, counts = x.averaged()
     vectors = decoder.vector(betas, counts)
     target = np.arange(len(betas))
-    space = decoding.judge_space(x.train_images)
-    candidates = space(x.images[x.test_images])
+    space = decoding.judge_space(x.train_pictures)
+    candidates = space(x.images[x.test_index])
 
     def top1(pictures):
         return top_k(similarity(space(pictures), candidates), target)
 
-    ridge = ridge_to_pixels(x.betas[train_trials], x.train_images, x.image[train_trials], seed=SEED)
+    ridge = ridge_to_pixels(x.betas[train_trials], x.train_pictures, x.image[train_trials],
+                            seed=SEED)
     peers = {
         "ridge to pixels": top1(ridge(betas)),
-        "nearest training picture": top1(retrieval(vectors[:, :-1], known, x.train_images)),
+        "nearest training picture": top1(retrieval(vectors[:, :-1], known, x.train_pictures)),
         "ideal observer": top_k(decoding.ideal_observer(x)(betas), target),
     }
     made = []

@@ -82,7 +82,7 @@ def ideal_observer(experiment, candidates=None):
     train, shown = x.betas[~x.test], responses[x.image[~x.test]]
     slope = (shown * train).mean(0) / (shown**2).mean(0)
     noise, _ = ledoit_wolf(train - shown * slope)
-    expected = responses[x.test_images if candidates is None else candidates] * slope
+    expected = responses[x.test_index if candidates is None else candidates] * slope
     return lambda betas: log_likelihood(betas, expected, noise)
 
 
@@ -113,15 +113,15 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     x = experiment
     model, info, latent = load_conditional(model_path, device, x.images.shape[1])
     refuse_other_split(model_path, info, x)
-    refuse_remembered(latent, x.images[x.test_images])
+    refuse_remembered(latent, x.images[x.test_index])
     train = ~x.test
     train_latents = latent.transform(x.images)[x.image[train]]
     say("fitting the brain decoder on the training trials")
     decoder = fit_decoder(x.betas[train], train_latents, x.image[train], seed)
     say("fitting the baselines: ridge to pixels, encoding model")
-    ridge = ridge_to_pixels(x.betas[train], x.train_images, x.image[train], seed=seed)
+    ridge = ridge_to_pixels(x.betas[train], x.train_pictures, x.image[train], seed=seed)
     encoding = fit_encoding_model(train_latents, x.betas[train], x.image[train], seed=seed)
-    known = latent.transform(x.images[x.test_images])
+    known = latent.transform(x.images[x.test_index])
     observers = {
         "brain_vector": lambda betas: decoder.log_likelihood(decoder.vector(betas), known),
         "encoding_model": lambda betas: encoding.rank(betas, known),
@@ -141,7 +141,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
         return sample_pictures(model, info, vectors, seed=seed, label=label, **options)
 
     averaged, counts = x.averaged()
-    free = sample_pictures(model, info, n=len(x.test_images), seed=seed + 1000,
+    free = sample_pictures(model, info, n=len(x.test_index), seed=seed + 1000,
                            steps=sampling["steps"], label="unconditional")
     unaided = sampling | dict(strength=0.0, candidates=1)
     results = {}
@@ -160,8 +160,8 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
                 "conditional": sample_pictures(model, info, vectors, seed=seed,
                                                label="network alone", **unaided),
                 "ridge": ridge(betas),
-                "retrieval": retrieval(vectors[:, :-1], train_latents, x.train_images),
-                "mean_image": mean_image(x.train_images, n),
+                "retrieval": retrieval(vectors[:, :-1], train_latents, x.train_pictures),
+                "mean_image": mean_image(x.train_pictures, n),
                 "unconditional": np.resize(free, (n, *free.shape[1:])),
                 "shuffled_brain": sample(vectors[order], seed, "shuffled brain"),
             },
@@ -188,9 +188,9 @@ def score(experiment, results, permutations=1000, seed=0):
         {"single_trial": {decoder: {metric: number}}, "averaged": {…}}.
     """
     x = experiment
-    features = judge_space(x.train_images)
-    truth = x.images[x.test_images]
-    factors = None if x.factors is None else x.factors[x.test_images]
+    features = judge_space(x.train_pictures)
+    truth = x.images[x.test_index]
+    factors = None if x.factors is None else x.factors[x.test_index]
     category = None if factors is None else factors["kind"]
     shown = np.bincount(x.target).mean()  # trials of a test picture
     tables = {}
@@ -199,6 +199,6 @@ def score(experiment, results, permutations=1000, seed=0):
         repeats = shown if name == "averaged" else 1
         ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
         tables[name] = report(pictures, truth, part["target"], features, category,
-                              part["rankings"], permutations, seed, factors, x.train_images,
+                              part["rankings"], permutations, seed, factors, x.train_pictures,
                               ceiling)
     return tables

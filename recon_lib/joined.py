@@ -39,7 +39,7 @@ def load_joined(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="rep
     if split == "category" and "held" not in options:
         options["held"] = some_categories(sum((categories(root, n, release) for n in names), []))
     people = {name: load(root, name, release, split=split, **options) for name in names}
-    test = np.concatenate([x.images[x.test_images] for x in people.values()])
+    test = np.concatenate([x.images[x.test_index] for x in people.values()])
     for x in people.values():
         refuse_leak(x.images[np.unique(x.image[~x.test])], test)
     return people

@@ -58,22 +58,22 @@ class Experiment:
     truth: Path | None = None
     split: str = "repeated"
     held: tuple = ()
-    test_images: np.ndarray = field(init=False)  # (m,) pictures of the test trials, sorted
+    test_index: np.ndarray = field(init=False)  # (m,) pictures of the test trials, sorted
 
     def __post_init__(self):
-        self.test_images = np.unique(self.image[self.test])
+        self.test_index = np.unique(self.image[self.test])
         shown = np.unique(self.image[~self.test])
-        refuse_leak(self.images[shown], self.images[self.test_images])
+        refuse_leak(self.images[shown], self.images[self.test_index])
 
     @property
-    def train_images(self):
+    def train_pictures(self):
         """The pictures of the training trials, trial by trial."""
         return self.images[self.image[~self.test]]
 
     @property
     def target(self):
-        """(test trials,) which of `test_images` each test trial shows."""
-        return np.searchsorted(self.test_images, self.image[self.test])
+        """(test trials,) which of `test_index` each test trial shows."""
+        return np.searchsorted(self.test_index, self.image[self.test])
 
     def averaged(self):
         """Betas of each test picture, averaged over its trials, and the number of trials."""

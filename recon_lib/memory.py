@@ -67,7 +67,7 @@ def training_pictures(experiment, extra=None, rows=None):
     if not mine.all():
         pictures[~mine] = scenes.draw(more[rows[~mine] - len(own)], own.shape[1])
     for x in people:
-        refuse_leak(pictures, x.images[x.test_images])
+        refuse_leak(pictures, x.images[x.test_index])
     return pictures
 
 

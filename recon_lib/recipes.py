@@ -105,7 +105,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     pictures = training_pictures(people, extra)
     vectors, info = None, {"split": people[0].split, "held": list(people[0].held)}
     if stage == "conditional":
-        shown = np.concatenate([x.train_images for x in people])
+        shown = np.concatenate([x.train_pictures for x in people])
         start = options.get("start")
         if start is not None and read_weights(start)[1]["condition_size"] is not None:
             latent = load_latent(located(start).with_name(LATENT))  # the one that it listens to
@@ -114,7 +114,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         latent.memory = known = latent.transform(pictures)
         sources = []
         for x in people:
-            mine = latent.transform(x.train_images)
+            mine = latent.transform(x.train_pictures)
             decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
             sources.append(vector_source(decoder, known, latent.blocks))
         vectors = joined_source(sources)
@@ -187,7 +187,7 @@ def with_decoder(model_path, experiment, seed=0, device="cpu"):
     """A conditional model, its info and latent, and a decoder of the training trials."""
     x, train = experiment, ~experiment.test
     model, info, latent = load_conditional(model_path, device, *x.images.shape[2:])
-    decoder = fit_decoder(x.betas[train], latent.transform(x.train_images), x.image[train], seed)
+    decoder = fit_decoder(x.betas[train], latent.transform(x.train_pictures), x.image[train], seed)
     return model, info, latent, decoder
 
 
@@ -226,15 +226,15 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     _, first = np.unique(x.image[train][order], return_index=True)
     some = order[np.sort(first)[:n]]
     n = len(some)
-    seen, factors = x.train_images[some], x.factors[x.image[train][some]]
+    seen, factors = x.train_pictures[some], x.factors[x.image[train][some]]
     vectors = np.column_stack([decoder.ridge.out_of_fold[some], np.ones(n)]).astype(np.float32)
     if repeats > 1:
         vectors = decoder.simulate(
             torch.from_numpy(latent.transform(seen)), torch.full((n,), repeats),
             torch.Generator().manual_seed(seed),
         ).numpy()
-    features = judge_space(x.train_images)
-    shown = found(latent.memory, latent.transform(x.train_images))
+    features = judge_space(x.train_pictures)
+    shown = found(latent.memory, latent.transform(x.train_pictures))
     unseen = np.delete(latent.memory, shown[shown >= 0], axis=0)  # what was seen is forgotten
     helpers = {"worse": load_guide(model_path, model, info)}
     helpers |= aids(decoder, replace(latent, memory=unseen))

@@ -64,20 +64,20 @@ def score_release(out, permutations, say):
     table = decoding.score(x, results, permutations, settings["seed"])
     table["info"] = settings | {
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
-                  "test_pictures": len(x.test_images), "voxels": x.betas.shape[1]},
+                  "test_pictures": len(x.test_index), "voxels": x.betas.shape[1]},
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
         "permutations": permutations,
     }
     write_scores(out, table)
-    show = spread(len(x.test_images), min(8, len(x.test_images)))
+    show = spread(len(x.test_index), min(8, len(x.test_index)))
     pictures = results["averaged"]["pictures"]
-    rows = {"seen": x.images[x.test_images], "ridge to pixels": pictures["ridge"]}
+    rows = {"seen": x.images[x.test_index], "ridge to pixels": pictures["ridge"]}
     for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
         rows[f"diffusion, seed {number}"] = pictures[key]
     rows["shuffled brain"] = pictures["shuffled_brain"]
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
-    many = spread(len(x.test_images), min(48, len(x.test_images)))
+    many = spread(len(x.test_index), min(48, len(x.test_index)))
     grid = plots.pairs(rows["seen"][many], pictures["diffusion"][many],
                        title="seen, and below it what was read from the averaged betas")
     save_figure(out / "grid.png", grid)

@@ -46,7 +46,7 @@ def loaded(miniature):
 def tiny_model(loaded, tmp_path_factory):
     """Path of a random conditional model, its latent beside it."""
     folder = tmp_path_factory.mktemp("model")
-    latent = fit_latent(loaded.train_images, load_factor_net("eye"), pixels=6, features=8)
+    latent = fit_latent(loaded.train_pictures, load_factor_net("eye"), pixels=6, features=8)
     latent.memory = latent.transform(training_pictures(loaded, extra=25))
     save_latent(latent, folder / "latent.safetensors")
     info = dict(prediction="x0", schedule="cosine", image_size=64)

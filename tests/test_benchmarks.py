@@ -314,7 +314,7 @@ def test_the_identification_benchmark_holds_its_score_against_all_peers(
     monkeypatch.setattr(identification.experiment, "ready", lambda: miniature)
     monkeypatch.setitem(identification.drawing.SAMPLING, "steps", 2)
     made = identification.rows()
-    n = len(loaded.test_images)
+    n = len(loaded.test_index)
     assert {r["name"] for r in made} == {f"name 1 of {n} pictures after 1 s of training"}
     peers = {r["peer_name"]: r["peer"] for r in made}
     assert list(peers) == ["ridge to pixels", "nearest training picture", "ideal observer"]

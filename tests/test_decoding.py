@@ -133,9 +133,9 @@ def test_all_decoders_are_there(results, loaded):
 
 def test_what_the_baselines_show(results, loaded):
     pictures = results["single_trial"]["pictures"]
-    train = {bytes(p) for p in loaded.train_images}
+    train = {bytes(p) for p in loaded.train_pictures}
     assert all(bytes(p) in train for p in pictures["retrieval"])
-    mean = loaded.train_images.mean(0)
+    mean = loaded.train_pictures.mean(0)
     assert np.abs(pictures["mean_image"] - mean).max() <= 0.5
     for name in ("diffusion", "ridge", "shuffled_brain"):
         assert len({bytes(p) for p in pictures[name]}) > 12  # each trial has its own
@@ -153,7 +153,7 @@ def test_the_same_again(loaded, tiny_model, results):
 def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, results):
     """Other test pictures, same brain: the reconstructions must not change."""
     images = loaded.images.copy()
-    images[loaded.test_images] = 255 - images[loaded.test_images]
+    images[loaded.test_index] = 255 - images[loaded.test_index]
     swapped = replace(loaded, images=images)
     other = reconstruct(swapped, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
     for name, part in results.items():
@@ -192,7 +192,7 @@ def test_ideal_observer_beats_chance_and_averages_help(scores):
 
 def test_ideal_observer_of_other_candidates(loaded):
     betas, *_ = loaded.averaged()
-    some = loaded.test_images[[4, 0]]
+    some = loaded.test_index[[4, 0]]
     assert np.allclose(decoding.ideal_observer(loaded, some)(betas),
                        decoding.ideal_observer(loaded)(betas)[:, [4, 0]])
 
@@ -208,12 +208,12 @@ def test_ideal_observer_is_the_gaussian_classifier(loaded, results):
                       for a, b in zip(shown.T, train.T, strict=True)])
     noise = ledoit_wolf(train - shown * slope)[0]
     expected = np.stack([multivariate_normal(m * slope, noise).logpdf(loaded.betas[loaded.test])
-                         for m in response[loaded.test_images]], axis=1)
+                         for m in response[loaded.test_index]], axis=1)
     assert np.allclose(results["single_trial"]["rankings"]["ideal_observer"], expected, atol=0.02)
 
 
 def test_a_perfect_decoder_scores_one(loaded):
-    truth = loaded.images[loaded.test_images]
+    truth = loaded.images[loaded.test_index]
     perfect = {"single_trial": {"target": loaded.target, "rankings": {},
                                 "pictures": {"diffusion": truth[loaded.target]}}}
     row = score(loaded, perfect, permutations=20)["single_trial"]["diffusion"]
@@ -222,8 +222,8 @@ def test_a_perfect_decoder_scores_one(loaded):
 
 
 def test_judge_space_sees_things_and_pixels(loaded):
-    features = judge_space(loaded.train_images)
-    known = features(loaded.train_images)
+    features = judge_space(loaded.train_pictures)
+    known = features(loaded.train_pictures)
     things, pixels = known[:, :96], known[:, 96:]
     assert np.abs(known.mean(0)).max() < 1e-4
     assert (things**2).sum(1).mean() == pytest.approx((pixels**2).sum(1).mean(), rel=0.1)
@@ -329,7 +329,7 @@ def test_the_shipped_model_is_the_default():
 
 def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
     """With the pictures seen in place of samples all are named; with another's, none."""
-    shown, given = loaded.train_images, []
+    shown, given = loaded.train_pictures, []
 
     def pictures_seen(model, info, vectors, seed, likelihood, recall, turn, worse):
         given.append(vectors)

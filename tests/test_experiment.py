@@ -136,7 +136,7 @@ def test_load_gives_the_trials_of_the_design(loaded):
     assert np.array_equal(x.test, design.test) and x.test.sum() == 24
     assert np.array_equal(x.roi, np.repeat(list(VOXELS), list(VOXELS.values())))
     assert np.array_equal(scenes.draw(x.factors), x.images)  # each with its own factors
-    assert np.array_equal(x.image[x.test], x.test_images[x.target])
+    assert np.array_equal(x.image[x.test], x.test_index[x.target])
 
 
 def test_betas_are_standardised_by_the_training_trials(loaded):
@@ -148,15 +148,15 @@ def test_betas_are_standardised_by_the_training_trials(loaded):
 
 
 def test_test_pictures_are_not_trained_on(loaded):
-    train = {bytes(p) for p in loaded.train_images}
-    test = {bytes(loaded.images[i]) for i in loaded.test_images}
+    train = {bytes(p) for p in loaded.train_pictures}
+    test = {bytes(loaded.images[i]) for i in loaded.test_index}
     assert len(test) == 6 and not train & test
 
 
 def test_a_test_picture_in_the_training_set_is_refused(loaded):
     sneak = vars(loaded) | {"images": loaded.images.copy()}
-    sneak.pop("test_images")
-    sneak["images"][loaded.image[~loaded.test][0]] = loaded.images[loaded.test_images[2]]
+    sneak.pop("test_index")
+    sneak["images"][loaded.image[~loaded.test][0]] = loaded.images[loaded.test_index[2]]
     with pytest.raises(DataError, match="1 of 6 test pictures are in the training set"):
         experiment.Experiment(**sneak)
 
@@ -164,7 +164,7 @@ def test_a_test_picture_in_the_training_set_is_refused(loaded):
 def test_averages_are_means_over_the_trials_of_each_picture(loaded):
     means, counts = loaded.averaged()
     assert counts.tolist() == [4] * 6
-    for picture, mean in zip(loaded.test_images, means, strict=True):
+    for picture, mean in zip(loaded.test_index, means, strict=True):
         mine = [b for b, i, t in zip(loaded.betas, loaded.image, loaded.test, strict=True)
                 if t and i == picture]
         assert len(mine) == 4 and np.allclose(mean, sum(mine) / 4, atol=1e-6)

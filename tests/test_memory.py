@@ -132,7 +132,7 @@ def test_no_scene_of_a_category_that_is_held_out(loaded):
 
 def test_a_model_that_remembers_the_test_is_refused(loaded, tiny_model):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
-    test = loaded.images[loaded.test_images]
+    test = loaded.images[loaded.test_index]
     memory.refuse_remembered(latent, test)
     memory.refuse_remembered(replace(latent, memory=None), test)
     seen = np.concatenate([latent.memory, latent.transform(test[3:5])]).astype(np.float16)
@@ -149,15 +149,15 @@ def test_a_picture_that_trains_one_subject_and_tests_another_is_refused(loaded):
     other = replace(loaded, images=images)
     assert len(memory.training_pictures([loaded, other], 0))
     images = images.copy()
-    images[loaded.test_images[0]], images[np.unique(loaded.image[~loaded.test])[0]] = (
-        images[np.unique(loaded.image[~loaded.test])[0]], images[loaded.test_images[0]])
+    images[loaded.test_index[0]], images[np.unique(loaded.image[~loaded.test])[0]] = (
+        images[np.unique(loaded.image[~loaded.test])[0]], images[loaded.test_index[0]])
     with pytest.raises(DataError, match="1 of .* test pictures"):  # … and its very test picture
         memory.training_pictures([loaded, replace(loaded, images=images)], 0)
 
 
 def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
-    decoder = fit_decoder(loaded.betas[~loaded.test], latent.transform(loaded.train_images))
+    decoder = fit_decoder(loaded.betas[~loaded.test], latent.transform(loaded.train_pictures))
     pictures = memory.training_pictures(loaded, 25)
     vectors = decoder.vector(loaded.betas[loaded.test])
     found = memory.remembered(loaded, decoder, latent, vectors)

@@ -101,8 +101,8 @@ def test_the_shorter_subject(mini_release):
     first, short = (loading.load(mini_release, name) for name in ("CSI1", "CSI4"))
     assert len(short.betas) < len(first.betas) and set(short.names) <= set(first.names)
     repeated = set(stimuli.read_repeated(mini_release))
-    assert set(short.names[short.test_images]) <= repeated
-    assert set(first.names[first.test_images]) == repeated
+    assert set(short.names[short.test_index]) <= repeated
+    assert set(first.names[first.test_index]) == repeated
 
 
 def test_standard_split_holds_out_all_trials_of_repeated_pictures(mini_release):
@@ -128,7 +128,7 @@ def test_held_out_categories_never_train(mini_release):
     assert tested == set(x.held) and "" not in tested
     assert not tested & {kind for kind, test in zip(kinds, x.test, strict=True) if not test}
     chosen = loading.load(mini_release, "CSI1", split="category", held=["beach"])
-    assert {name[:5] for name in chosen.names[chosen.test_images]} == {"beach"}
+    assert {name[:5] for name in chosen.names[chosen.test_index]} == {"beach"}
     with pytest.raises(DataError, match="expected repeated or category"):
         loading.load(mini_release, "CSI1", split="random")
 
@@ -156,7 +156,7 @@ def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature
 @pytest.mark.parametrize("split", ["repeated", "category"])
 def test_what_is_test_for_one_trains_nobody(mini_release, split):
     people = joined.load_joined(mini_release, list(PEOPLE), split=split)
-    test = set().union(*(x.names[x.test_images] for x in people.values()))
+    test = set().union(*(x.names[x.test_index] for x in people.values()))
     for x in people.values():
         assert not test & set(x.names[x.image[~x.test]])
     pictures = joined.unique_pictures(list(people.values()))
@@ -166,7 +166,7 @@ def test_what_is_test_for_one_trains_nobody(mini_release, split):
 
 def test_a_leak_between_subjects_is_refused(mini_release):
     x = loading.load(mini_release, "CSI1", split="category")
-    name = str(x.names[x.test_images[0]])
+    name = str(x.names[x.test_index[0]])
     other = loading.load(mini_release, "CSI2", split="category", held=["beach"])
     assert name in other.names[other.image[~other.test]]
     both = {"CSI1": x, "CSI2": other}
@@ -185,7 +185,7 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
     for x in people.values():  # each through a decoder from its own number of voxels
         got = decoding.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
                                    say=lambda _: 0)  # fmt: skip
-        assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_images), 64, 64, 3)
+        assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 64, 64, 3)
 
 
 def test_another_network_for_larger_pictures(mini_release, tmp_path):
@@ -198,7 +198,7 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
     assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
                                for k, v in load_model(start)[0].config.items()}.items()  # fmt: skip
     got = decoding.reconstruct(x, start, sampling=ONE_STEP, say=lambda _: 0)
-    assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_images), 128, 128, 3)
+    assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 128, 128, 3)
 
 
 def test_joined_source_draws_a_subject_for_each_picture():
