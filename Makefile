@@ -84,7 +84,7 @@ versions:        ## unit tests on the lowest versions allowed, and on the newest
 	$(MAKE) --no-print-directory build/versions/3.11/tested PYTHON=python3.11
 	$(MAKE) --no-print-directory build/versions/3.13/tested PYTHON=python3.13
 
-build/versions/%/tested: pyproject.toml $(wildcard recon_lib/*.py tests/*.py)
+build/versions/%/tested: pyproject.toml $(wildcard recon_lib/*.py recon_lib/*/*.py tests/*.py)
 	test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --editable ".[dev]"
 	OMP_NUM_THREADS=1 $(@D)/bin/python -m pytest -n $(JOBS) --dist loadscope -p no:randomly tests

@@ -14,7 +14,7 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from recon_lib.errors import atomic_write
+from recon_lib.common.errors import atomic_write
 
 COLUMNS = ("name", "ours", "peer", "peer_name", "unit", "ratio")
 

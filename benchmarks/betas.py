@@ -13,11 +13,11 @@ import time
 import _table
 import numpy as np
 
-from recon_lib import single_trial
-from recon_lib.betas import noise_ceiling, zscore_sessions
-from recon_lib.bold5000 import TR
-from recon_lib.glm import single_trial_betas
-from recon_lib.scan import simulate
+from recon_lib.bold import single_trial
+from recon_lib.bold.betas import noise_ceiling, zscore_sessions
+from recon_lib.bold.glm import single_trial_betas
+from recon_lib.data.bold5000 import TR
+from recon_lib.world.scan import simulate
 
 SESSIONS = 4
 

@@ -28,16 +28,17 @@ import _table
 import numpy as np
 import torch
 
-from recon_lib import diffusion, quality, scenes
-from recon_lib.checkpoints import load_model
-from recon_lib.descent import learning_rate, update_average
-from recon_lib.drawing import to_uint8
-from recon_lib.features import to_batch
+from recon_lib import diffusion
+from recon_lib.brain.features import to_batch
 from recon_lib.recipes import NETWORK
-from recon_lib.runs import pick_precision
-from recon_lib.samplers import ddpm, dpm_solver, initial_noise
+from recon_lib.samplers import ddpm, dpm_solver, initial_noise, to_uint8
+from recon_lib.scores import quality
+from recon_lib.training.checkpoints import load_model
+from recon_lib.training.cost import count
+from recon_lib.training.run import pick_precision
+from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
-from recon_lib.unet_cost import count
+from recon_lib.world import scenes
 
 ALPHA_BAR = diffusion.cosine_schedule()
 OURS, SHIPPED = "recon_lib", "the shipped, finer network"
@@ -90,7 +91,7 @@ def trainer(net, ask, prediction, images, batch, precision):
         x0 = images[torch.randint(len(images), (batch,), generator=generator)]
         t = diffusion.stratified_times(batch, 1000, generator)
         noise = torch.randn(x0.shape, generator=generator)
-        if isinstance(net, UNet):  # as `training.train` does
+        if isinstance(net, UNet):  # as `loop.train` does
             x0 = x0.to(memory_format=torch.channels_last)
         with low(precision):
             loss = diffusion.diffusion_loss(

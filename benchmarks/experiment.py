@@ -13,7 +13,7 @@ from pathlib import Path
 
 import _table
 
-from recon_lib import experiment
+from recon_lib.world import experiment
 
 
 def rows():

@@ -21,13 +21,14 @@ from nilearn.glm.first_level import (
     spm_hrf,
 )
 
-from recon_lib import hrf, subject
-from recon_lib.bold5000 import VOXELS
-from recon_lib.design import design_matrix
-from recon_lib.events import peak_height, regressors
-from recon_lib.glm import single_trial_betas, trial_estimator
-from recon_lib.regression import ols
-from recon_lib.single_trial import estimate
+from recon_lib.bold import hrf
+from recon_lib.bold.design import design_matrix
+from recon_lib.bold.events import peak_height, regressors
+from recon_lib.bold.glm import single_trial_betas, trial_estimator
+from recon_lib.bold.regression import ols
+from recon_lib.bold.single_trial import estimate
+from recon_lib.data.bold5000 import VOXELS
+from recon_lib.world import subject
 
 TR, VOLUMES, TRIALS = 2.0, 194, 37
 FEW, MANY = 20_000, 250_000  # voxels

@@ -15,14 +15,18 @@ import _table
 import numpy as np
 import torch
 
-from recon_lib import decoding, drawing, experiment
-from recon_lib.baselines import retrieval, ridge_to_pixels
-from recon_lib.data import create_loader
-from recon_lib.features import load_factor_net
-from recon_lib.identification import similarity, top_k
-from recon_lib.latents import fit_decoder, fit_latent, vector_source
-from recon_lib.training import train_conditional_diffusion
+from recon_lib.brain.decoder import fit_decoder, vector_source
+from recon_lib.brain.features import load_factor_net
+from recon_lib.brain.latents import fit_latent
+from recon_lib.brain.patterns import similarity
+from recon_lib.data.loader import create_loader
+from recon_lib.decoding import baselines, sampling
+from recon_lib.decoding.baselines import retrieval, ridge_to_pixels
+from recon_lib.scores import report
+from recon_lib.scores.identification import top_k
+from recon_lib.training.loop import train_conditional_diffusion
 from recon_lib.unet import UNet
+from recon_lib.world import experiment
 
 SECONDS = (60, 180, 600)
 BATCH, SEED = 16, 0
@@ -52,7 +56,7 @@ def rows():
     betas, counts = x.averaged()
     vectors = decoder.vector(betas, counts)
     target = np.arange(len(betas))
-    space = decoding.judge_space(x.train_pictures)
+    space = report.judge_space(x.train_pictures)
     candidates = space(x.images[x.test_index])
 
     def top1(pictures):
@@ -63,13 +67,13 @@ def rows():
     peers = {
         "ridge to pixels": top1(ridge(betas)),
         "nearest training picture": top1(retrieval(vectors[:, :-1], known, x.train_pictures)),
-        "ideal observer": top_k(decoding.ideal_observer(x)(betas), target),
+        "ideal observer": top_k(baselines.ideal_observer(x)(betas), target),
     }
     made = []
     for seconds in SECONDS:
         model, info = train(x, latent, decoder, seconds)
-        ours = top1(drawing.sample_pictures(
-            model, info, vectors, seed=SEED, **drawing.SAMPLING | dict(candidates=1)
+        ours = top1(sampling.sample_pictures(
+            model, info, vectors, seed=SEED, **sampling.SAMPLING | dict(candidates=1)
         ))  # fmt: skip
         name = f"name 1 of {len(target)} pictures after {seconds} s of training"
         made += [_table.row(name, ours, "top-1", score, peer, better="more")

@@ -32,7 +32,7 @@ FACTORS = (1, 2, 4, 8)
 
 def glm(trials=1, voxels=1):
     """Single-trial betas of whole runs of 37 trials, a run in memory at a time."""
-    from recon_lib.glm import single_trial_betas
+    from recon_lib.bold.glm import single_trial_betas
 
     rng = np.random.default_rng(0)
     bold = rng.normal(1000, 10, (VOLUMES, 8000 * voxels)).astype(np.float32)
@@ -46,7 +46,7 @@ def glm(trials=1, voxels=1):
 
 def decoder(trials=1, voxels=1):
     """From betas to the latent: the ridge regression behind every brain vector."""
-    from recon_lib.ridge import fit_ridge
+    from recon_lib.brain.ridge import fit_ridge
 
     rng = np.random.default_rng(0)
     betas = rng.standard_normal((600 * trials, 400 * voxels), dtype=np.float32)
@@ -63,8 +63,8 @@ def network(trials=1, voxels=1):
 
 def epoch(pictures, voxels, batch, size=64, steps=None):
     """Seconds of training on random pictures with random betas."""
-    from recon_lib.data import create_loader
-    from recon_lib.training import train_conditional_diffusion
+    from recon_lib.data.loader import create_loader
+    from recon_lib.training.loop import train_conditional_diffusion
     from recon_lib.unet import UNet
 
     rng = np.random.default_rng(0)
@@ -81,7 +81,7 @@ def epoch(pictures, voxels, batch, size=64, steps=None):
 
 def brain():
     """A session of CSI1's whole brain: ten runs kept on disk, voxels in blocks, HRFs and ridge."""
-    from recon_lib.streaming import estimate_to_file, spool
+    from recon_lib.bold.whole_brain import estimate_to_file, spool
 
     def one(run):
         rng = np.random.default_rng(run)

@@ -15,7 +15,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellControlSignal, DeadKernelError
 
-from recon_lib import experiment
+from recon_lib.world import experiment
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 GOAL = 240.0  # seconds

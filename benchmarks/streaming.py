@@ -2,7 +2,7 @@
 
     OMP_NUM_THREADS=1 python benchmarks/streaming.py
 
-The runs lie on disk as `streaming.spool` puts them, at full size; only the first block of voxels
+The runs lie on disk as `whole_brain.spool` puts them, at full size; only the first block of voxels
 is filled (the rest of each file is a hole), because every block costs the same. One block is
 estimated, its result stands in for the others, and the last step joins all of them.
 """
@@ -17,8 +17,9 @@ import _table
 import h5py
 import numpy as np
 
-from recon_lib import streaming, subject
-from recon_lib.bold5000 import TR, VOLUMES
+from recon_lib.bold import whole_brain
+from recon_lib.data.bold5000 import TR, VOLUMES
+from recon_lib.world import subject
 
 BLOCK = 8192
 BLOCKS = 31  # 31 x 8192: 250,000 voxels, rounded up
@@ -45,15 +46,15 @@ def write_runs(folder, design, filled):
         bold += 1000
         return bold, onsets[0]
 
-    streaming.spool([first], folder)
+    whole_brain.spool([first], folder)
     for i in range(1, len(numbers)):
         with h5py.File(folder / f"run-{i:03d}.h5", "w") as file:
-            chunk = (VOLUMES, streaming.CHUNK)
+            chunk = (VOLUMES, whole_brain.CHUNK)
             bold = file.create_dataset("bold", (VOLUMES, VOXELS), np.float32, chunks=chunk)
             noise = rng.standard_normal((VOLUMES, filled), dtype=np.float32)
             bold[:, :filled] = 1000 + 10 * noise
             file["onsets"] = onsets[i]
-    return streaming.spool([None] * len(numbers), folder)  # all on disk: nothing is loaded
+    return whole_brain.spool([None] * len(numbers), folder)  # all on disk: nothing is loaded
 
 
 def rows():
@@ -65,7 +66,7 @@ def rows():
         spooled = peak()
         path = folder / "betas.h5"
         seconds = []
-        estimate = streaming.estimate
+        estimate = whole_brain.estimate
 
         def once(*args, **settings):
             """Estimate the first block, and give its result for the others."""
@@ -75,14 +76,14 @@ def rows():
                 seconds.append(time.perf_counter() - start)
             return once.result
 
-        streaming.estimate = once
+        whole_brain.estimate = once
         start = time.perf_counter()
         try:
-            streaming.estimate_to_file(runs, path, TR, BLOCK, labels=labels)
+            whole_brain.estimate_to_file(runs, path, TR, BLOCK, labels=labels)
         finally:
-            streaming.estimate = estimate
+            whole_brain.estimate = estimate
         rest = time.perf_counter() - start - seconds[0]
-        last = streaming.read_estimate(path, slice(VOXELS - 8, VOXELS))
+        last = whole_brain.read_estimate(path, slice(VOXELS - 8, VOXELS))
         assert last.betas.shape == (len(labels), 8) and np.isfinite(last.betas).all()
         for bold, _ in runs:
             bold.file.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 DRIVE = False  # on Colab, True keeps what is simulated and fetched on your Google Drive
 REPOSITORY, TAG = "https://github.com/visual-reconstruction/recon_lib", "v0.1.0"
 if getattr(util.find_spec("recon_lib"), "origin", None) is None:
-    inside = Path("../recon_lib/style.py").exists()
+    inside = Path("../recon_lib/course/style.py").exists()
     home = Path(".." if inside else "recon_lib_course").resolve()
     if not home.exists():
         git = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"]
@@ -22,6 +22,6 @@ if getattr(util.find_spec("recon_lib"), "origin", None) is None:
     subprocess.check_call([*pip, "--editable", f"{home}[neuro]"])
     sys.path.insert(0, str(home))
 
-from recon_lib.style import start_notebook
+from recon_lib.course.style import start_notebook
 
 device = start_notebook(DRIVE)

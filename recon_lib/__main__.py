@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from recon_lib.errors import DataError, enough_memory
+from recon_lib.common.errors import DataError, enough_memory
 
 app = typer.Typer(
     help="Read a picture back from the brain signal that it evoked.",
@@ -52,8 +52,8 @@ def fetch(
     out: Annotated[Path | None, typer.Option(help="Default: data/BOLD5000, by the code.")] = None,
 ):
     """Fetch parts of BOLD5000; a broken download goes on where it stopped."""
-    from recon_lib import fetch as fetching
-    from recon_lib.hosted import data_folder
+    from recon_lib.common.paths import data_folder
+    from recon_lib.data import fetch as fetching
 
     if dataset.lower() != "bold5000":
         raise DataError(f"no data set {dataset}; expected bold5000")
@@ -68,13 +68,13 @@ def simulate(
     images: Annotated[Path | None, typer.Option(help="Your pictures: folder or array.")] = None,
 ):
     """Simulate a subject who looks at pictures: raw BOLD runs in BOLD5000's layout."""
-    from recon_lib import experiment
-    from recon_lib.subject import design_for
+    from recon_lib.world import experiment
+    from recon_lib.world.subject import design_for
 
     if images is None:
         experiment.build(out, seed)
     else:
-        from recon_lib.own import load_pictures
+        from recon_lib.data.arrays import load_pictures
 
         own = load_pictures(images, experiment.SIZE, 3)[0]
         experiment.build(out, seed, own, **design_for(len(own)))
@@ -84,7 +84,7 @@ def simulate(
 @app.command()
 def betas(data: Data = EXPERIMENT, subject: Subject = "CSI1"):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
-    from recon_lib import experiment
+    from recon_lib.world import experiment
 
     experiment.estimate_betas(data, subject)
     say(f"betas of {subject} are in {data}: ROIs/ (release 1), {experiment.BETAS}/ (release 2)")
@@ -130,8 +130,8 @@ def train(
     guide is a small unconditional model for samples to move away from (see `quality --guide`).
     """
     from recon_lib import recipes
-    from recon_lib.joined import load_joined
-    from recon_lib.runs import part
+    from recon_lib.data.release import load_joined
+    from recon_lib.training.run import part
 
     if images is not None and (stage not in ("unconditional", "guide") or extra is not None):
         raise DataError("--images is for the unconditional model and its guide, without --extra; "
@@ -162,9 +162,10 @@ def quality(
     )] = None,
 ):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
-    from recon_lib import plots, recipes, results
-    from recon_lib.loading import load
-    from recon_lib.runs import pick_device
+    from recon_lib import recipes, results
+    from recon_lib.course import plots
+    from recon_lib.data.release import load
+    from recon_lib.training.run import pick_device
 
     dreamer = None if dream is None else load(dream)
     table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), dreamer,
@@ -199,8 +200,8 @@ def reconstruct(
     --trust choose otherwise.
     """
     from recon_lib import results
-    from recon_lib.drawing import MODEL, SAMPLING
-    from recon_lib.runs import pick_device
+    from recon_lib.decoding.sampling import MODEL, SAMPLING
+    from recon_lib.training.run import pick_device
 
     asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates, trust=trust)
     sampling = SAMPLING | {k: v for k, v in asked.items() if v is not None}
@@ -214,7 +215,7 @@ def reconstruct(
         results.reconstruct_release(out, data, subject, release, split, model or MODEL, seed,
                                     sampling, device, say)
         return
-    from recon_lib.own import load_own
+    from recon_lib.data.arrays import load_own
 
     own = load_own(images, betas, trials, groups, runs, size)
     if groups is None and runs is not None:
@@ -236,9 +237,11 @@ def score(
 @app.command()
 def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = None):
     """A real brain: Haxby's recordings drive the model, leave-one-run-out."""
-    from recon_lib import plots, results
-    from recon_lib.drawing import MODEL, SAMPLING
-    from recon_lib.haxby import drive, score_blocks
+    from recon_lib import results
+    from recon_lib.course import plots
+    from recon_lib.decoding.haxby import drive
+    from recon_lib.decoding.sampling import MODEL, SAMPLING
+    from recon_lib.scores.haxby import score_blocks
 
     result = drive(model or MODEL, seed, steps or SAMPLING["steps"], say)
     table = score_blocks(result, seed)
@@ -252,8 +255,8 @@ def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, ste
 @app.command()
 def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
     """The main job: simulate, estimate betas, reconstruct, score. What is there is kept."""
-    from recon_lib import experiment
-    from recon_lib.files import is_complete
+    from recon_lib.common.files import is_complete
+    from recon_lib.world import experiment
 
     start = time.time()
     say("1 of 4: a simulated subject looks at 4916 pictures in 142 runs")

@@ -10,7 +10,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from recon_lib.errors import DataError
+from recon_lib.common.errors import DataError
 
 PREDICTIONS = ("x0", "eps", "v")
 

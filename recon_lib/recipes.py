@@ -5,7 +5,7 @@
     python -m recon_lib train unconditional
     python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
 
-No test picture is seen by any of them; `memory.training_pictures` refuses if one would be.
+No test picture is seen by any of them; `retrieval_prior.training_pictures` refuses if one would be.
 `train_own` trains the unconditional model on anybody's pictures in the same way.
 """
 
@@ -16,20 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from recon_lib import scenes
-from recon_lib.checkpoints import load_model, located, read_weights
-from recon_lib.data import create_loader
-from recon_lib.decoding import judge_space
-from recon_lib.drawing import (
-    AUTOGUIDANCE,
-    LATENT,
-    SAMPLING,
-    load_conditional,
-    load_guide,
-    sample_pictures,
-)
-from recon_lib.errors import DataError
-from recon_lib.features import (
+from recon_lib.brain.decoder import fit_decoder, vector_source
+from recon_lib.brain.features import (
     FactorNet,
     load_factor_net,
     noisy,
@@ -37,24 +25,38 @@ from recon_lib.features import (
     save_factor_net,
     train_factor_net,
 )
-from recon_lib.identification import similarity, top_k
-from recon_lib.joined import joined_source
-from recon_lib.latents import (
-    fingerprint,
-    fit_decoder,
-    fit_latent,
-    load_latent,
-    save_latent,
-    vector_source,
+from recon_lib.brain.latents import fingerprint, fit_latent, load_latent, save_latent
+from recon_lib.brain.patterns import similarity
+from recon_lib.common.errors import DataError
+from recon_lib.data.arrays import load_pictures
+from recon_lib.data.loader import create_loader
+from recon_lib.data.release import joined_source
+from recon_lib.decoding.retrieval_prior import (
+    EXTRA,
+    EXTRA_SEED,
+    aids,
+    dream,
+    found,
+    several,
+    training_pictures,
 )
-from recon_lib.memory import EXTRA, EXTRA_SEED, aids, dream, found, several, training_pictures
-from recon_lib.metrics import factors_read
-from recon_lib.own import load_pictures
-from recon_lib.quality import quality
-from recon_lib.referee import Referee, unsteady
-from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
-from recon_lib.training_cost import PLANS
+from recon_lib.decoding.sampling import (
+    AUTOGUIDANCE,
+    LATENT,
+    SAMPLING,
+    load_conditional,
+    load_guide,
+    sample_pictures,
+)
+from recon_lib.scores.hog_net import Referee, unsteady
+from recon_lib.scores.identification import top_k
+from recon_lib.scores.quality import quality
+from recon_lib.scores.report import factors_read, judge_space
+from recon_lib.training.checkpoints import load_model, located, read_weights
+from recon_lib.training.cost import PLANS
+from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
+from recon_lib.world import scenes
 
 READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "eye": (101, 20_000, 6, FactorNet, noisy),
@@ -94,10 +96,10 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     stage : {"guide", "unconditional", "conditional"}
     experiment : Experiment, or sequence of Experiment
     out : path
-        Gets `model.safetensors` and what `training.train` writes; for the conditional model
+        Gets `model.safetensors` and what `loop.train` writes; for the conditional model
         also `latent.safetensors`, without which it is of no use: the latent, and the memory.
     extra : int, optional
-        See `memory.training_pictures`.
+        See `retrieval_prior.training_pictures`.
     seed, options
         See `fit`.
     """
@@ -134,7 +136,7 @@ def train_own(pictures, out, size=64, stage="unconditional", **options):
     Parameters
     ----------
     pictures : path or array
-        A folder of pictures of any kind, an array or an array file; see `own.load_pictures`.
+        A folder of pictures of any kind, an array or an array file; see `arrays.load_pictures`.
     out : path
     size : int
         Side to which they are cut and resized, divisible by 16.
@@ -153,19 +155,19 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
     ----------
     pictures : (n, size, size, C) uint8 array
     vectors : array, function or None
-        See `data.create_loader`. None: the unconditional model.
+        See `loader.create_loader`. None: the unconditional model.
     out : path
-        Where `training.train` writes.
+        Where `loop.train` writes.
     info : dict
         Stored with the model.
     start : path, optional
         A checkpoint to resume, or a model whose weights to start from.
     steps, batch, lr, seed, device, options
-        See `training.train`; options such as `compiled` and `tensorboard`.
+        See `loop.train`; options such as `compiled` and `tensorboard`.
     network : dict
-        Arguments of `UNet`, such as those of `training_cost.PLANS`.
+        Arguments of `UNet`, such as those of `cost.PLANS`.
     mirror : bool
-        See `data.BatchLoader`.
+        See `loader.BatchLoader`.
     """
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed,
                            mirror=mirror)
@@ -203,7 +205,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
         Of TinyScenes.
     model_path : path
     settings : sequence of dict
-        Options of `drawing.sample_pictures`; without `worse` it is the guide beside the model.
+        Options of `sampling.sample_pictures`; without `worse` it is the guide beside the model.
     n : int
         Number of trials, each of another picture; fewer where there are fewer.
     repeats : int
@@ -215,7 +217,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     -------
     list of dict
         For each setting ``top1``, the share named right among `n`, and what the two readers see,
-        see `metrics.factors_read`.
+        see `report.factors_read`.
     """
     x, train = experiment, ~experiment.test
     model, info, latent, decoder = with_decoder(model_path, x, seed)
@@ -286,7 +288,7 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         Of DPM-Solver++(2M).
     dreamer : Experiment, optional
         Then a conditional model draws brain vectors that it dreams first, as a subject of this
-        experiment would have sent them; see `memory.dream`.
+        experiment would have sent them; see `retrieval_prior.dream`.
     guide : path, or the name of a shipped model, optional
         Then the samples move away from this worse model, see `guidance.autoguided`.
 

@@ -6,25 +6,27 @@ import time
 
 import numpy as np
 
-from recon_lib import crossval, decoding, plots
-from recon_lib.checkpoints import read_weights
-from recon_lib.errors import DataError, atomic_write
-from recon_lib.files import read_npz
-from recon_lib.loading import load
-from recon_lib.metrics import format_report
+from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.files import read_npz
+from recon_lib.course import plots
+from recon_lib.data.release import load
+from recon_lib.decoding import crossval, reconstruct
+from recon_lib.scores import report
+from recon_lib.scores.report import format_report
+from recon_lib.training.checkpoints import read_weights
 
 RELEASE, OWN = "reconstructions.npz", "own.npz"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 
 def reconstruct_release(out, data, subject, release, split, model, seed, sampling, device, say):
-    """Reconstruct the test pictures of a release into `out`; see `decoding.reconstruct`."""
+    """Reconstruct the test pictures of a release into `out`; see `reconstruct.reconstruct`."""
     held = None
     if split != "repeated":
         held = read_weights(model)[2].get("held") or None  # what the model never saw
     x = load(data, subject, release, split=split, held=held)
     begin = time.time()
-    results = decoding.reconstruct(x, model, seed, sampling, device, say)
+    results = reconstruct.reconstruct(x, model, seed, sampling, device, say)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
@@ -61,7 +63,7 @@ def score_release(out, permutations, say):
             part["target"] = value
         else:
             part[rest[0]][rest[1]] = value
-    table = decoding.score(x, results, permutations, settings["seed"])
+    table = report.score(x, results, permutations, settings["seed"])
     table["info"] = settings | {
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
                   "test_pictures": len(x.test_index), "voxels": x.betas.shape[1]},
@@ -90,7 +92,7 @@ def score_release(out, permutations, say):
 def score_own(out, permutations, say):
     """Score what `reconstruct_own` left in `out`; write the scores and the figure."""
     arrays = load_arrays(out / OWN)
-    table = crossval.score_own(arrays, permutations)
+    table = report.score_own(arrays, permutations)
     write_scores(out, table)
     _, show = np.unique(arrays["trial_image"], return_index=True)
     show = show[spread(len(show), min(8, len(show)))]

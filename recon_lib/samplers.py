@@ -4,10 +4,12 @@ All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a
 `steps` times. They call it `steps` times, and never look inside.
 """
 
+
+
 import torch
 
+from recon_lib.common.errors import DataError
 from recon_lib.diffusion import snr, to_eps
-from recon_lib.errors import DataError
 
 
 def initial_noise(n, shape, seed=0, first=0):
@@ -175,3 +177,8 @@ def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
         before, h_before = x0, h
     return x
 
+
+def to_uint8(x):
+    """Tensor (n, C, H, W) in [-1, 1] -> uint8 array (n, H, W, C)."""
+    x = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return x.permute(0, 2, 3, 1).cpu().numpy()

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from recon_lib import experiment
-from recon_lib import miniature as mini
-from recon_lib.bold5000 import KEYS
-from recon_lib.checkpoints import save_model
-from recon_lib.features import load_factor_net
-from recon_lib.latents import fit_latent, save_latent
-from recon_lib.memory import training_pictures
+from recon_lib.brain.features import load_factor_net
+from recon_lib.brain.latents import fit_latent, save_latent
+from recon_lib.data.bold5000 import KEYS
+from recon_lib.decoding.retrieval_prior import training_pictures
+from recon_lib.training.checkpoints import save_model
 from recon_lib.unet import UNet
+from recon_lib.world import experiment
+from recon_lib.world import miniature as mini
 
 VOXELS = dict(zip(KEYS, (12, 12, 10, 10, 4, 4, 8, 8, 3, 3), strict=True))
 DESIGN = dict(runs_per_session=(3, 3), repeated=6, test_trials=24)
@@ -58,7 +58,7 @@ def tiny_model(loaded, tmp_path_factory):
 def full_precision():
     """Tests mean the same on a CPU with fast bfloat16 and on one without."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recon_lib.runs.bf16_is_faster", lambda: False)
+        patch.setattr("recon_lib.training.run.bf16_is_faster", lambda: False)
         yield
 
 

@@ -4,23 +4,23 @@ from functools import partial
 
 import numpy as np
 
-from recon_lib import (
-    browser,
-    chance,
-    memory,
-    stepper,
-    widgets,
-    widgets_brain,
-    widgets_diffusion,
-    widgets_real,
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.features import load_factor_net, to_batch
+from recon_lib.course import (
+    explore_bold,
+    explore_chance,
+    explore_cost,
+    explore_diffusion,
+    explore_guidance,
+    explore_results,
+    explore_sampling,
 )
-from recon_lib.bold5000 import KEYS
+from recon_lib.data.bold5000 import KEYS
+from recon_lib.decoding import retrieval_prior
+from recon_lib.decoding.sampling import MODEL, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
-from recon_lib.drawing import MODEL, load_conditional
-from recon_lib.features import load_factor_net, to_batch
-from recon_lib.latents import fit_decoder
-from recon_lib.posterior import evidence
-from recon_lib.scenes import BACKGROUNDS, KINDS, draw, sample_factors
+from recon_lib.guidance import evidence
+from recon_lib.world.scenes import BACKGROUNDS, KINDS, draw, sample_factors
 
 FACTORS = sample_factors(12, seed=5)
 IMAGES = draw(FACTORS)
@@ -35,7 +35,7 @@ def roi_explorer(trials=600, each=120):
     tuning += rng.normal(size=(len(BACKGROUNDS), voxels))[scene]
     betas = (tuning + rng.normal(0, 4, (trials, voxels))).astype(np.float32)
     what = {"object": np.array(KINDS)[kind], "scene": np.array(BACKGROUNDS)[scene]}
-    return widgets.roi_explorer(betas, np.repeat(KEYS, each), what)
+    return explore_bold.roi_explorer(betas, np.repeat(KEYS, each), what)
 
 
 def reconstruction_browser():
@@ -45,13 +45,13 @@ def reconstruction_browser():
     for name, noise in (("ridge", 40), ("diffusion", 15), ("shuffled_brain", 120)):
         rows[name] = np.clip(IMAGES + rng.normal(0, noise, IMAGES.shape), 0, 255).astype(np.uint8)
     alike = {name: rng.random((len(IMAGES), len(IMAGES))) for name in rows if name != "truth"}
-    return browser.reconstruction_browser(rows, alike)
+    return explore_results.reconstruction_browser(rows, alike)
 
 
 def denoising_stepper():
     """The exact denoiser of a world of twelve scenes: no network needed."""
     alpha_bar = cosine_schedule()
-    return stepper.denoising_stepper(ideal_denoiser(to_batch(IMAGES), alpha_bar), alpha_bar)
+    return explore_sampling.denoising_stepper(ideal_denoiser(to_batch(IMAGES), alpha_bar), alpha_bar)
 
 
 def simple_brain(each=40):
@@ -76,29 +76,29 @@ def simple_brain(each=40):
 def guidance_explorer():
     model, info, latent, decoder, betas, _ = simple_brain()
     likelihood = partial(evidence, decoder, latent)
-    recall = partial(memory.recall, decoder, latent.transform(IMAGES[::-1]))
-    return widgets_brain.guidance_explorer(
+    recall = partial(retrieval_prior.recall, decoder, latent.transform(IMAGES[::-1]))
+    return explore_guidance.guidance_explorer(
         model, info, likelihood, recall, decoder.vector(betas), IMAGES)
 
 
 def lesion_explorer():
     model, info, _, decoder, betas, roi = simple_brain()
-    return widgets_brain.lesion_explorer(
+    return explore_guidance.lesion_explorer(
         model, info, decoder, load_factor_net("judge"), betas, 1, roi, IMAGES, FACTORS)
 
 
 EXAMPLES = {
-    "hrf_explorer": widgets.hrf_explorer,
-    "glm_playground": widgets.glm_playground,
+    "hrf_explorer": explore_bold.hrf_explorer,
+    "glm_playground": explore_bold.glm_playground,
     "roi_explorer": roi_explorer,
-    "noising_scrubber": lambda: widgets_diffusion.noising_scrubber(
+    "noising_scrubber": lambda: explore_diffusion.noising_scrubber(
         IMAGES, load_factor_net("judge")),
-    "schedule_designer": lambda: widgets_diffusion.schedule_designer(IMAGES[0]),
-    "unet_tour": widgets_diffusion.unet_tour,
+    "schedule_designer": lambda: explore_diffusion.schedule_designer(IMAGES[0]),
+    "unet_tour": explore_diffusion.unet_tour,
     "denoising_stepper": denoising_stepper,
     "reconstruction_browser": reconstruction_browser,
-    "chance_explorer": chance.chance_explorer,
-    "cost_explorer": widgets_real.cost_explorer,
+    "chance_explorer": explore_chance.chance_explorer,
+    "cost_explorer": explore_cost.cost_explorer,
     "guidance_explorer": guidance_explorer,
     "lesion_explorer": lesion_explorer,
 }  # fmt: skip

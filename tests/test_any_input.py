@@ -8,14 +8,16 @@ from itertools import product
 import numpy as np
 import pytest
 
-from recon_lib import betas, identification, metrics
-from recon_lib.bold5000 import TR
-from recon_lib.design import nuisance
-from recon_lib.errors import DataError
-from recon_lib.glm import single_trial_betas, trial_design
-from recon_lib.hrf import spm_hrf
-from recon_lib.regression import ols
-from recon_lib.ridge import fit_ridge
+from recon_lib.bold import betas
+from recon_lib.bold.design import nuisance
+from recon_lib.bold.glm import single_trial_betas, trial_design
+from recon_lib.bold.hrf import spm_hrf
+from recon_lib.bold.regression import ols
+from recon_lib.brain import patterns
+from recon_lib.brain.ridge import fit_ridge
+from recon_lib.common.errors import DataError
+from recon_lib.data.bold5000 import TR
+from recon_lib.scores import identification, metrics
 
 ONSETS = np.array([4.0, 14.0, 24.0])
 SESSION = np.repeat([1, 2], 6)
@@ -99,7 +101,7 @@ def design_of(volumes, k):
 
 
 CASES = {  # name: good arguments, the function, the same as a plain loop, which are data
-    "similarity": ([(6, 8), (5, 8)], identification.similarity, plain_similarity),
+    "similarity": ([(6, 8), (5, 8)], patterns.similarity, plain_similarity),
     "top_k": ([(5, 7), np.array([0, 6, 2, 2, 1])], identification.top_k, plain_top1),
     "two_way": ([(5, 7), np.array([0, 6, 2, 2, 1])], identification.two_way, plain_two_way),
     "pixel_correlation": ([(4, 3, 3, 3), (4, 3, 3, 3)], metrics.pixel_correlation,

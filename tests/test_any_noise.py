@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from recon_lib import diffusion, posterior, samplers
+from recon_lib import diffusion, guidance, samplers
 
 ANY = settings(max_examples=40, deadline=None, derandomize=True)
 SEED = st.integers(0, 999)
@@ -318,7 +318,7 @@ def test_evidence_is_a_normal_density(b, d, pixels, seed):
     repeats = rng.integers(1, 5, b)
     vectors = np.column_stack([rng.normal(size=(b, d)), 1 / np.sqrt(repeats)])
     pictures = rng.normal(size=(2, b, 1, 1, pixels))  # two candidates for each vector
-    fit = posterior.evidence(decoder, latent, torch.as_tensor(vectors, dtype=torch.float32))
+    fit = guidance.evidence(decoder, latent, torch.as_tensor(vectors, dtype=torch.float32))
     found = [fit(torch.as_tensor(p, dtype=torch.float32)).numpy() for p in pictures]
     for i in range(b):
         means = (pictures[:, i].reshape(2, pixels) @ encode.numpy() - x_mean) @ weights + y_mean
@@ -335,7 +335,7 @@ def test_steering_with_a_gradient_that_is_known(batch, strength, largest, width,
     """x0 = share x_t and a likelihood exp(-|x0 - wanted|² / 2 width²)."""
     x_t, wanted, t, alpha_bar = batch
     t = t[:1].expand_as(t)
-    steered = posterior.steer(
+    steered = guidance.steer(
         lambda x, _: share * x, lambda x0: -(x0 - wanted).square().sum((1, 2, 3)) / (2 * width**2),
         alpha_bar, strength, interval, largest)(x_t, t)
     s2 = 1 - alpha_bar[t[0]].item()

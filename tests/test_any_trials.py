@@ -8,13 +8,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import gamma, spearmanr
 
-from recon_lib import betas, glm, hrf, metrics, splits, volumes
-from recon_lib.bold5000 import TR
-from recon_lib.design import nuisance
-from recon_lib.errors import DataError
-from recon_lib.events import condition_regressors, fir, regressors
-from recon_lib.patterns import compare_rdms, decode, rdm
-from recon_lib.ridge import fit_ridge
+from recon_lib.bold import betas, glm, hrf
+from recon_lib.bold.design import nuisance
+from recon_lib.bold.events import condition_regressors, fir, regressors
+from recon_lib.brain.patterns import compare_rdms, decode, rdm
+from recon_lib.brain.ridge import fit_ridge
+from recon_lib.common.errors import DataError
+from recon_lib.data import splits, volumes
+from recon_lib.data.bold5000 import TR
+from recon_lib.scores import metrics, report
 
 ANY = settings(max_examples=40, deadline=None, derandomize=True)
 SEED = st.integers(0, 999)
@@ -160,13 +162,13 @@ def test_scores_of_a_ranking_ask_for_the_order_alone(seed, candidates, trials):
     rng = np.random.default_rng(seed)
     matrix, target = rng.normal(size=(trials, candidates)), rng.integers(0, candidates, trials)
     category = rng.integers(0, 2, candidates)
-    scores = metrics.score_ranking(matrix, target, category, 20, seed)
+    scores = report.score_ranking(matrix, target, category, 20, seed)
     for name, value in scores.items():
         assert 0 <= value <= 1, name
     stretched = np.exp(matrix) * rng.uniform(1, 9, (trials, 1)) - 5
-    assert metrics.score_ranking(stretched, target, category, 20, seed) == scores
+    assert report.score_ranking(stretched, target, category, 20, seed) == scores
     order = rng.permutation(candidates)
-    moved = metrics.score_ranking(matrix[:, order], np.argsort(order)[target], category[order], 0)
+    moved = report.score_ranking(matrix[:, order], np.argsort(order)[target], category[order], 0)
     for name in ("top1", "two_way", "two_way_within_category"):
         assert moved.get(name) == pytest.approx(scores.get(name))
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from sklearn.linear_model import Ridge as SklearnRidge
 
-from recon_lib import baselines
-from recon_lib.errors import DataError
-from recon_lib.metrics import pixel_correlation
-from recon_lib.ridge import STRENGTHS, fit_ridge
+from recon_lib.brain.ridge import STRENGTHS, fit_ridge
+from recon_lib.common.errors import DataError
+from recon_lib.decoding import baselines
+from recon_lib.scores.metrics import pixel_correlation
 
 
 @pytest.fixture

@@ -278,7 +278,7 @@ def test_the_glm_benchmark_runs(shared, monkeypatch):
 def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeypatch):
     import betas
 
-    from recon_lib import scan
+    from recon_lib.world import scan
 
     monkeypatch.setitem(scan.RUNS_PER_SESSION, "CSI1", (4,))
     areas = {"LHPPA": 20, "RHPPA": 20}
@@ -345,7 +345,7 @@ def test_the_widgets_benchmark_times_every_redraw(shared, monkeypatch):
 
     import widgets
 
-    from recon_lib.explorer import explorer, slider
+    from recon_lib.course.explorer import explorer, slider
 
     def make(pause):
         def numbers(**chosen):

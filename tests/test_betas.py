@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from recon_lib import betas as b
-from recon_lib.errors import DataError
-from recon_lib.patterns import compare_rdms, decode, rdm
+from recon_lib.bold import betas as b
+from recon_lib.brain.patterns import compare_rdms, decode, rdm
+from recon_lib.common.errors import DataError
 
 RNG = np.random.default_rng
 

@@ -4,10 +4,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from recon_lib.bids import iter_runs, list_runs, read_confounds, read_run, run_stem, write_run
-from recon_lib.bold5000 import KEYS
-from recon_lib.errors import DataError
-from recon_lib.volumes import (
+from recon_lib.common.errors import DataError
+from recon_lib.data.bids import iter_runs, list_runs, read_confounds, read_run, run_stem, write_run
+from recon_lib.data.bold5000 import KEYS
+from recon_lib.data.volumes import (
     compact_box,
     mask_path,
     read_masks,

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 import scipy.io
 
-from recon_lib import bold5000
-from recon_lib.bold5000 import (
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import mark_complete
+from recon_lib.data import bold5000
+from recon_lib.data.bold5000 import (
     KEYS,
     RUNS_PER_SESSION,
     TRIALS_PER_RUN,
@@ -20,10 +22,8 @@ from recon_lib.bold5000 import (
     write_r2,
     write_repeated,
 )
-from recon_lib.errors import DataError
-from recon_lib.files import mark_complete
-from recon_lib.splits import split_repeated
-from recon_lib.stimuli import category, picture_folder, trial_runs, with_repeats
+from recon_lib.data.splits import split_repeated
+from recon_lib.data.stimuli import category, picture_folder, trial_runs, with_repeats
 
 RNG = np.random.default_rng(0)
 NAMES = [

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recon_lib import browser, plots_road
+from recon_lib.course import explore_results, plots_bold
 
 RNG = np.random.default_rng(0)
 SEEN = RNG.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
@@ -11,7 +11,7 @@ SEEN = RNG.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 def test_browser_scores_the_picture_it_shows():
     rows = {"truth": SEEN, "copy": SEEN, "wrong": SEEN[::-1]}
     alike = {"copy": np.eye(5), "wrong": np.eye(5)[::-1]}
-    box = browser.reconstruction_browser(rows, alike)
+    box = explore_results.reconstruction_browser(rows, alike)
     assert box.numbers["rank"] == {"copy": 1, "wrong": 2}  # one other picture is more alike
     assert box.numbers["pixcorr"]["copy"] > 0.999 > box.numbers["pixcorr"]["wrong"]
     before = box.children[-1].value
@@ -21,7 +21,7 @@ def test_browser_scores_the_picture_it_shows():
 
 
 def test_browser_covers_the_answer_and_resets():
-    box = browser.reconstruction_browser({"truth": SEEN, "copy": SEEN}, {"copy": np.eye(5)})
+    box = explore_results.reconstruction_browser({"truth": SEEN, "copy": SEEN}, {"copy": np.eye(5)})
     box.controls["cover"].value = True
     assert np.ptp(box.numbers["pictures"]["truth"]) == 0
     assert np.array_equal(box.numbers["pictures"]["copy"], SEEN[0])
@@ -32,8 +32,8 @@ def test_browser_covers_the_answer_and_resets():
 def test_figures_draw():
     roi = np.repeat(["LHPPA", "LHLOC", "RHPPA"], 4)
     figures = [
-        plots_road.riddle(SEEN[:3], "ABC", RNG.normal(size=12), roi),
-        plots_road.shares({"light": {"brain": 0.9, "seed": 0.8, "shuffled": 0.3},
+        plots_bold.riddle(SEEN[:3], "ABC", RNG.normal(size=12), roi),
+        plots_bold.shares({"light": {"brain": 0.9, "seed": 0.8, "shuffled": 0.3},
                            "thing": {"brain": 0.2, "seed": 0.1, "shuffled": 0.1}}),
     ]
     for figure in figures:

@@ -13,10 +13,10 @@ from conftest import random_unet
 from PIL import Image
 
 from recon_lib import __main__ as shell
-from recon_lib import runs
-from recon_lib.checkpoints import load_model, save_model
-from recon_lib.drawing import load_conditional, sample_pictures
-from recon_lib.latents import load_latent, save_latent
+from recon_lib.brain.latents import load_latent, save_latent
+from recon_lib.decoding.sampling import load_conditional, sample_pictures
+from recon_lib.training import run as runs
+from recon_lib.training.checkpoints import load_model, save_model
 
 DECODERS = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
             "unconditional", "shuffled_brain", "brain_vector", "encoding_model", "ideal_observer",

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 from sklearn.linear_model import Ridge
 
-from recon_lib import chance
-from recon_lib.controls import bits, decode_unseen
-from recon_lib.errors import DataError
-from recon_lib.identification import two_way, two_way_null_sd
+from recon_lib.common.errors import DataError
+from recon_lib.course import explore_chance
+from recon_lib.scores.controls import bits, decode_unseen
+from recon_lib.scores.identification import two_way, two_way_null_sd
 
 
 def test_a_decoder_without_a_group_is_one_refitted_without_it():
@@ -57,16 +57,16 @@ def test_simulated_experiments_are_those_of_real_similarity_matrices():
         matrix[:, np.arange(n), np.arange(n)] += 0.5
         pick = matrix[:, np.arange(n), np.arange(n)].argmax(0)
         real.append(two_way(matrix[pick, np.arange(n)], np.arange(n)))
-    quick = chance.simulated_two_way(n, 0.5, tries)
+    quick = explore_chance.simulated_two_way(n, 0.5, tries)
     assert np.mean(real) == pytest.approx(quick.mean(), abs=4 * quick.std() / 20)
     assert np.std(real) == pytest.approx(quick.std(), rel=0.15)
 
 
 def test_chance_explorer_shows_that_the_binomial_lies():
-    box = chance.chance_explorer()
+    box = explore_chance.chance_explorer()
     now = box.numbers
     assert now["sd"] == pytest.approx(two_way_null_sd(113), rel=0.05)
-    lie = stats.norm.sf(stats.norm.ppf(0.95) * chance.binomial_sd(113) / two_way_null_sd(113))
+    lie = stats.norm.sf(stats.norm.ppf(0.95) * explore_chance.binomial_sd(113) / two_way_null_sd(113))
     assert now["binomial"] == pytest.approx(lie, abs=0.05) and lie > 0.35
     assert now["permutation"] == pytest.approx(0.05, abs=0.025)
     box.controls["tries"].value = 5

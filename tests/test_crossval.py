@@ -5,19 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recon_lib.crossval import (
-    cut_and_paste,
-    reconstruct_own,
-    score_own,
-    small_unet,
-    wrong_vectors,
-    zscore,
-)
-from recon_lib.drawing import SAMPLING
-from recon_lib.errors import DataError
-from recon_lib.latents import fit_decoder
-from recon_lib.own import load_own
-from recon_lib.pictures import square_arrays
+from recon_lib.bold.betas import zscore
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.common.errors import DataError
+from recon_lib.data.arrays import load_own
+from recon_lib.data.pictures import square_arrays
+from recon_lib.decoding.crossval import cut_and_paste, reconstruct_own, small_unet, wrong_vectors
+from recon_lib.decoding.sampling import SAMPLING
+from recon_lib.scores.report import score_own
 
 ONE_STEP = SAMPLING | dict(steps=1, candidates=1)
 

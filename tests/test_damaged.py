@@ -16,12 +16,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from recon_lib import bids, bold5000, files, haxby, own, pictures, stimuli, streaming, volumes
-from recon_lib.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
-from recon_lib.errors import DataError
-from recon_lib.features import FactorNet, load_factor_net, save_factor_net
-from recon_lib.latents import arrays_of, fit_latent, load_latent, save_latent
+from recon_lib.bold import whole_brain
+from recon_lib.brain.features import FactorNet, load_factor_net, save_factor_net
+from recon_lib.brain.latents import arrays_of, fit_latent, load_latent, save_latent
+from recon_lib.common import files
+from recon_lib.common.errors import DataError
+from recon_lib.data import arrays, bids, bold5000, haxby, pictures, stimuli, volumes
 from recon_lib.results import load_arrays
+from recon_lib.training.checkpoints import load_checkpoint, load_model, save_checkpoint, save_model
 
 NUMBERS = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32)
 FUZZ = settings(max_examples=50, deadline=None, derandomize=True,
@@ -72,7 +74,7 @@ def shelf(tmp_path_factory):
     np.savez(root / "haxby.npz", bold=held["bold"][:120, :9], label=held["label"][:120],
              run=held["run"][:120])
     runs = [lambda: (bold, [4.0, 20.0])] * 2
-    streaming.estimate_to_file(streaming.spool(runs, root / "runs"), root / "betas.h5", 2.0)
+    whole_brain.estimate_to_file(whole_brain.spool(runs, root / "runs"), root / "betas.h5", 2.0)
     np.savez(root / "own.npz", truth=NUMBERS, trial_image=NUMBERS, fold=NUMBERS)
     return root
 
@@ -91,10 +93,10 @@ READERS = {  # file -> what reads it
     "a.safetensors": lambda path: weights_and_info(*load_model(path)),
     "latent.safetensors": lambda path: arrays_of(load_latent(path)),
     "net.safetensors": load_factor_net,
-    "list.txt": lambda path: own.load_labels(path, "runs"),
+    "list.txt": lambda path: arrays.load_labels(path, "runs"),
     "own.npz": load_arrays,
     "haxby.npz": haxby.haxby_blocks,
-    "betas.h5": lambda path: vars(streaming.read_estimate(path)),
+    "betas.h5": lambda path: vars(whole_brain.read_estimate(path)),
     "runs/run-000.h5": lambda path: read_spooled(path.parent),
     f"{STEM}_bold.nii.gz": lambda path: read_run(path).bold,
     f"{STEM}_events.tsv": lambda path: read_run(path).onsets,
@@ -113,9 +115,9 @@ def weights_and_info(model, info):
 
 def read_spooled(folder):
     """One run as the GLM reads it: all voxels, and the onsets."""
-    [(bold, onsets)] = streaming.spool([None], folder)
+    [(bold, onsets)] = whole_brain.spool([None], folder)
     with bold.file:
-        return {"bold": streaming.read_columns(bold, slice(0, bold.shape[1])), "onsets": onsets}
+        return {"bold": whole_brain.read_columns(bold, slice(0, bold.shape[1])), "onsets": onsets}
 
 
 def read_run(path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
-from recon_lib.data import BatchLoader, create_loader
-from recon_lib.errors import DataError
-from recon_lib.features import embed, load_factor_net, read_factors
-from recon_lib.pictures import (
+from recon_lib.brain.features import embed, load_factor_net, read_factors
+from recon_lib.common.errors import DataError
+from recon_lib.data.loader import BatchLoader, create_loader
+from recon_lib.data.pictures import (
     picture_files,
     read_pictures,
     square_arrays,
@@ -285,7 +285,7 @@ def test_odd_picture_files_are_converted_or_named(tmp_path):
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     Image.new("L", (400, 400)).save(tmp_path / "big.png")
-    monkeypatch.setattr("recon_lib.pictures.LARGEST", 100_000)
+    monkeypatch.setattr("recon_lib.data.pictures.LARGEST", 100_000)
     with pytest.raises(DataError, match="none of the 1"), pytest.warns(UserWarning, match="big"):
         read_pictures([tmp_path / "big.png"], 8)
 

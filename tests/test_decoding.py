@@ -8,17 +8,22 @@ import pytest
 import torch
 from conftest import random_unet
 
-from recon_lib import decoding, drawing, experiment, recipes
-from recon_lib.checkpoints import load_model, save_model
-from recon_lib.decoding import judge_space, reconstruct, score
-from recon_lib.drawing import SAMPLING, sample_pictures, to_uint8
-from recon_lib.errors import DataError
-from recon_lib.features import load_factor_net, read_factors
-from recon_lib.haxby import drive, kind_of, others_in_run, score_blocks
-from recon_lib.latents import fingerprint, fit_decoder
-from recon_lib.memory import found, likeliest
-from recon_lib.metrics import METRICS
-from recon_lib.scenes import KINDS, draw, sample_factors
+from recon_lib import recipes
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.features import load_factor_net, read_factors
+from recon_lib.brain.latents import fingerprint
+from recon_lib.common.errors import DataError
+from recon_lib.decoding import baselines, sampling
+from recon_lib.decoding.haxby import drive, kind_of, others_in_run
+from recon_lib.decoding.reconstruct import reconstruct
+from recon_lib.decoding.retrieval_prior import found, likeliest
+from recon_lib.decoding.sampling import SAMPLING, sample_pictures
+from recon_lib.samplers import to_uint8
+from recon_lib.scores.haxby import score_blocks
+from recon_lib.scores.report import METRICS, judge_space, score
+from recon_lib.training.checkpoints import load_model, save_model
+from recon_lib.world import experiment
+from recon_lib.world.scenes import KINDS, draw, sample_factors
 
 ONE_STEP = SAMPLING | dict(steps=1, candidates=1)
 TWO_STEPS = SAMPLING | dict(steps=2)
@@ -111,7 +116,7 @@ def test_samples_follow_vector_noise_and_guidance(model):
 
 def test_samples_in_bfloat16_look_the_same(model, monkeypatch):
     full = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
-    monkeypatch.setattr("recon_lib.runs.bf16_is_faster", lambda: True)
+    monkeypatch.setattr("recon_lib.training.run.bf16_is_faster", lambda: True)
     half = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
     assert 0 < np.abs(full - half).mean() < 2  # of 255
 
@@ -193,8 +198,8 @@ def test_ideal_observer_beats_chance_and_averages_help(scores):
 def test_ideal_observer_of_other_candidates(loaded):
     betas, *_ = loaded.averaged()
     some = loaded.test_index[[4, 0]]
-    assert np.allclose(decoding.ideal_observer(loaded, some)(betas),
-                       decoding.ideal_observer(loaded)(betas)[:, [4, 0]])
+    assert np.allclose(baselines.ideal_observer(loaded, some)(betas),
+                       baselines.ideal_observer(loaded)(betas)[:, [4, 0]])
 
 
 def test_ideal_observer_is_the_gaussian_classifier(loaded, results):
@@ -323,8 +328,8 @@ def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby):
 
 
 def test_the_shipped_model_is_the_default():
-    assert drawing.MODEL.name == "conditional.safetensors"
-    assert drawing.MODEL.with_name(drawing.LATENT).exists()
+    assert sampling.MODEL.name == "conditional.safetensors"
+    assert sampling.MODEL.with_name(sampling.LATENT).exists()
 
 
 def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
@@ -345,7 +350,7 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
         assert len(betas) == (~loaded.test).sum()  # no test trial is touched
         return decoder
 
-    latent = drawing.load_conditional(tiny_model)[2]
+    latent = sampling.load_conditional(tiny_model)[2]
     fold = np.zeros((len(shown), sum(latent.blocks)), np.float32)
     monkeypatch.setattr(recipes, "sample_pictures", pictures_seen)
     monkeypatch.setattr(recipes, "fit_decoder", watched)
@@ -357,13 +362,13 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
 
 
 def test_the_shipped_model_is_found_by_its_name_and_fits_its_latent():
-    _, info, latent = drawing.load_conditional("conditional", size=64)
+    _, info, latent = sampling.load_conditional("conditional", size=64)
     assert info["latent"] == fingerprint(latent) and latent.memory is not None
 
 
 @pytest.mark.parametrize("wrong", [dict(n=0), dict(n=None), dict(n=3, batch_size=0),
                                    dict(n=3, candidates=0), dict(vectors=np.zeros((0, 15)))])
 def test_nothing_to_draw_is_refused(tiny_model, wrong):
-    model, info, _ = drawing.load_conditional(tiny_model)
+    model, info, _ = sampling.load_conditional(tiny_model)
     with pytest.raises(DataError, match="expected 1 or more"):
         sample_pictures(model, info, **wrong)

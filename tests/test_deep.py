@@ -8,9 +8,9 @@ import torch
 from torchvision.models import alexnet
 from torchvision.transforms.functional import normalize, resize
 
-from recon_lib import deep
-from recon_lib.deep import deep_scores, layer_features, n_way_top_k, prepared
-from recon_lib.errors import DataError
+from recon_lib.common.errors import DataError
+from recon_lib.scores import deep
+from recon_lib.scores.deep import deep_scores, layer_features, n_way_top_k, prepared
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (6, 32, 32, 3), np.uint8)

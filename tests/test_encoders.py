@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from recon_lib.checkpoints import load_model, save_model
-from recon_lib.data import create_loader
-from recon_lib.encoders import JoinedEncoder, VectorEncoder, joined_vectors
-from recon_lib.errors import DataError
-from recon_lib.training import train_conditional_diffusion
-from recon_lib.unet import UNet
+from recon_lib.common.errors import DataError
+from recon_lib.data.loader import create_loader
+from recon_lib.training.checkpoints import load_model, save_model
+from recon_lib.training.loop import train_conditional_diffusion
+from recon_lib.unet import JoinedEncoder, UNet, VectorEncoder, joined_vectors
 
 SIZES = [5, 3, 8]
 SMALL = dict(channels=(16, 32), patch=2, attention=(), width=32)

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from conftest import DESIGN, VOXELS
 
-from recon_lib import bids, experiment, locks, scenes, subject, tuning
-from recon_lib.betas import correlate_columns
-from recon_lib.bold5000 import KEYS, TR, read_r1, read_r2
-from recon_lib.errors import DataError
-from recon_lib.glm import single_trial_betas
+from recon_lib.bold.betas import correlate_columns
+from recon_lib.bold.glm import single_trial_betas
+from recon_lib.common import folders
+from recon_lib.common.errors import DataError
+from recon_lib.data import bids
+from recon_lib.data.bold5000 import KEYS, TR, read_r1, read_r2
+from recon_lib.world import experiment, scenes, subject, tuning
 
 PICTURES = 222 - 24 + 6
 SMALL = dict(zip(KEYS, (2, 2, 1, 1, 1, 1, 1, 1, 1, 1), strict=True))
@@ -227,7 +229,7 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path, monkeypatch):
     hours_ago = time.time() - 7200
     os.utime(left, (hours_ago, hours_ago))
     with monkeypatch.context() as without:
-        without.setattr(locks, "fcntl", None)
+        without.setattr(folders, "fcntl", None)
         experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
     assert not left.exists() and fresh.exists()  # somebody may still be writing the fresh one
     shutil.rmtree(tmp_path / "small")

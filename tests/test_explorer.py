@@ -13,31 +13,31 @@ from explorers import EXAMPLES, choices
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_lib import (
-    browser,
-    chance,
-    stepper,
-    widgets,
-    widgets_brain,
-    widgets_diffusion,
-    widgets_real,
+from recon_lib.course import (
+    explore_bold,
+    explore_chance,
+    explore_cost,
+    explore_diffusion,
+    explore_guidance,
+    explore_results,
+    explore_sampling,
 )
-from recon_lib.explorer import explorer, slider
+from recon_lib.course.explorer import explorer, slider
 
 ROOT = Path(__file__).resolve().parents[1]
 DRAW = {
-    "hrf_explorer": widgets.draw_hrf,
-    "glm_playground": widgets.draw_glm,
-    "roi_explorer": widgets.draw_roi,
-    "noising_scrubber": widgets_diffusion.draw_noising,
-    "schedule_designer": widgets_diffusion.draw_schedule,
-    "unet_tour": widgets_diffusion.draw_unet,
-    "denoising_stepper": stepper.draw_step,
-    "reconstruction_browser": browser.draw_browser,
-    "chance_explorer": chance.draw_chance,
-    "cost_explorer": widgets_real.draw_cost,
-    "guidance_explorer": widgets_brain.draw_guidance,
-    "lesion_explorer": widgets_brain.draw_lesion,
+    "hrf_explorer": explore_bold.draw_hrf,
+    "glm_playground": explore_bold.draw_glm,
+    "roi_explorer": explore_bold.draw_roi,
+    "noising_scrubber": explore_diffusion.draw_noising,
+    "schedule_designer": explore_diffusion.draw_schedule,
+    "unet_tour": explore_diffusion.draw_unet,
+    "denoising_stepper": explore_sampling.draw_step,
+    "reconstruction_browser": explore_results.draw_browser,
+    "chance_explorer": explore_chance.draw_chance,
+    "cost_explorer": explore_cost.draw_cost,
+    "guidance_explorer": explore_guidance.draw_guidance,
+    "lesion_explorer": explore_guidance.draw_lesion,
 }
 
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from recon_lib import __main__ as shell
-from recon_lib import fetch
-from recon_lib.bold5000 import read_r2
-from recon_lib.download import Remote, fetch_file
-from recon_lib.errors import DataError
-from recon_lib.stimuli import read_images, read_repeated
+from recon_lib.common.errors import DataError
+from recon_lib.data import fetch
+from recon_lib.data.bold5000 import read_r2
+from recon_lib.data.download import Remote, fetch_file
+from recon_lib.data.stimuli import read_images, read_repeated
 
 FILE = np.random.default_rng(0).bytes(300_000)
 
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_written(host, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:betas and masks share a grid")
 def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path):
-    from recon_lib.loading import load
+    from recon_lib.data.release import load
 
     said = []
     assert not [part for part in fetch.PARTS if fetch.is_here(part, "CSI1", tmp_path)]
@@ -216,8 +216,8 @@ def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path)
 
 @pytest.mark.filterwarnings("ignore:betas and masks share a grid")
 def test_whole_brain_masks_and_runs(host, mini_release, tmp_path):
-    from recon_lib import bids, volumes
-    from recon_lib.bold5000 import read_r1
+    from recon_lib.data import bids, volumes
+    from recon_lib.data.bold5000 import read_r1
 
     parts = ["brain-betas", "masks", "runs", "roi-times", "lists"]
     fetch.fetch(["CSI2"], parts, tmp_path, lambda _: 0)

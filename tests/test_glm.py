@@ -6,12 +6,12 @@ import pytest
 from nilearn.glm.contrasts import compute_contrast
 from nilearn.glm.first_level import make_first_level_design_matrix, run_glm
 
-from recon_lib import hrf
-from recon_lib.design import cosine_drift, design_matrix, efficiency, variance_inflation
-from recon_lib.errors import DataError
-from recon_lib.events import peak_height
-from recon_lib.glm import percent_change, single_trial_betas, trial_design, trial_estimator
-from recon_lib.regression import ar1, autocorrelation, ols
+from recon_lib.bold import hrf
+from recon_lib.bold.design import cosine_drift, design_matrix, efficiency, variance_inflation
+from recon_lib.bold.events import peak_height
+from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design, trial_estimator
+from recon_lib.bold.regression import ar1, autocorrelation, ols
+from recon_lib.common.errors import DataError
 
 TR, VOLUMES = 2.0, 194
 ONSETS = 6 + 10 * np.arange(37) + np.random.default_rng(3).uniform(0, 0.3, 37)

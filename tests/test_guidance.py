@@ -9,15 +9,16 @@ import torch
 from conftest import random_unet
 from torch.distributions import Normal
 
-from recon_lib import crossval, decoding, haxby, recipes
-from recon_lib.checkpoints import load_model, null_branch, save_model
+from recon_lib import recipes
+from recon_lib.common.errors import DataError
+from recon_lib.data.arrays import OwnData
+from recon_lib.decoding import crossval, haxby, reconstruct
+from recon_lib.decoding.sampling import load_guide, sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
-from recon_lib.drawing import load_guide, sample_pictures
-from recon_lib.errors import DataError
 from recon_lib.guidance import autoguided
-from recon_lib.own import OwnData
 from recon_lib.samplers import dpm_solver
-from recon_lib.scenes import draw, sample_factors
+from recon_lib.training.checkpoints import load_model, null_branch, save_model
+from recon_lib.world.scenes import draw, sample_factors
 
 INFO = dict(prediction="x0", schedule="cosine", image_size=16)
 ALPHA_BAR = cosine_schedule()
@@ -157,14 +158,14 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
         told.append((vectors is not None, worse is not None))
         return np.zeros((n or len(vectors), 64, 64, 3), np.uint8)
 
-    for module in (decoding, crossval, haxby, recipes):
+    for module in (reconstruct, crossval, haxby, recipes):
         monkeypatch.setattr(module, "sample_pictures", noted)
     x, path = loaded, tmp_path / "model.safetensors"
     rng = np.random.default_rng(0)
     which = np.arange(24) % 12
     own = OwnData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
                   np.arange(9))
-    for job in (lambda: decoding.reconstruct(x, path, say=len),
+    for job in (lambda: reconstruct.reconstruct(x, path, say=len),
                 lambda: recipes.choose_sampling(x, path, [{}], n=4),
                 lambda: crossval.reconstruct_own(own, 2, path, say=len),
                 lambda: haxby.drive(path, steps=1, say=len)):

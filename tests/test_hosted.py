@@ -6,8 +6,9 @@ import types
 import pytest
 import torch
 
-from recon_lib import experiment, hosted, miniature
-from recon_lib.style import start_notebook
+from recon_lib.common import paths
+from recon_lib.course.style import start_notebook
+from recon_lib.world import experiment, miniature
 
 
 @pytest.fixture
@@ -19,18 +20,18 @@ def colab(monkeypatch, tmp_path):
     google.colab = module
     monkeypatch.setitem(sys.modules, "google", google)
     monkeypatch.setitem(sys.modules, "google.colab", module)
-    monkeypatch.setattr(hosted, "DRIVE", tmp_path / "drive")
-    monkeypatch.setenv(hosted.FOLDER, "")
+    monkeypatch.setattr(paths, "DRIVE", tmp_path / "drive")
+    monkeypatch.setenv(paths.FOLDER, "")
     return mounted
 
 
 def test_drive_keeps_data_when_asked(colab, tmp_path, monkeypatch, capsys):
     start_notebook()
-    assert colab == [] and hosted.data_folder().name == "data"
+    assert colab == [] and paths.data_folder().name == "data"
     start_notebook(drive=True)
     place = tmp_path / "drive" / "MyDrive" / "recon_lib"
     assert colab == [str(tmp_path / "drive")] and place.is_dir()
-    assert hosted.data_folder() == place and str(place) in capsys.readouterr().out
+    assert paths.data_folder() == place and str(place) in capsys.readouterr().out
     built = []
     for module in (experiment, miniature):
         name = "build" if module is experiment else "build_whole"
@@ -55,7 +56,7 @@ def test_elsewhere_there_is_no_drive(monkeypatch, capsys):
 
 
 def test_fetched_data_come_before_the_miniature(monkeypatch, tmp_path):
-    monkeypatch.setenv(hosted.FOLDER, str(tmp_path))
+    monkeypatch.setenv(paths.FOLDER, str(tmp_path))
     monkeypatch.setattr(miniature, "build", lambda: "built")
     for name in ("py/CSI1_GLMbetas_allses_LHPPA.npy", "Presented_Stimuli/COCO/a.jpg",
                  "Stimuli_Presentation_Lists/CSI1/CSI1_sess01/CSI_sess01_run01.txt"):  # fmt: skip

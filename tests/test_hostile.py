@@ -20,21 +20,14 @@ from conftest import random_unet
 from PIL import Image
 from safetensors.torch import save_file
 
-from recon_lib import (
-    bold5000,
-    decoding,
-    files,
-    haxby,
-    loading,
-    pictures,
-    results,
-    stimuli,
-    streaming,
-    volumes,
-)
-from recon_lib.checkpoints import load_checkpoint, load_model, save_model
-from recon_lib.errors import DataError
-from recon_lib.own import load_own
+from recon_lib import results
+from recon_lib.bold import whole_brain
+from recon_lib.common import files
+from recon_lib.common.errors import DataError
+from recon_lib.data import bold5000, haxby, pictures, release, stimuli, volumes
+from recon_lib.data.arrays import load_own
+from recon_lib.decoding import baselines
+from recon_lib.training.checkpoints import load_checkpoint, load_model, save_model
 
 
 @pytest.fixture
@@ -82,10 +75,10 @@ def test_bombs_of_arrays(tmp_path, no_growth):
 
 
 H5_READERS = {  # the data sets that it reads -> the reader
-    ("betas", "hrf", "fraction"): streaming.read_estimate,
-    ("onsets", "bold"): lambda path: streaming.spool([None], path.parent),
-    ("names", "factors"): lambda path: loading.read_truth(path, "factors", []),
-    ("subject/roi",): lambda path: decoding.ideal_observer(SimpleNamespace(truth=path)),
+    ("betas", "hrf", "fraction"): whole_brain.read_estimate,
+    ("onsets", "bold"): lambda path: whole_brain.spool([None], path.parent),
+    ("names", "factors"): lambda path: release.read_truth(path, "factors", []),
+    ("subject/roi",): lambda path: baselines.ideal_observer(SimpleNamespace(truth=path)),
 }
 H5_CASES = [(read, names, name) for names, read in H5_READERS.items() for name in names]
 

@@ -6,9 +6,9 @@ from nilearn.glm import first_level as nilearn
 from nilearn.glm.first_level import hemodynamic_models as models
 from scipy.stats import gamma
 
-from recon_lib import hrf
-from recon_lib.errors import DataError
-from recon_lib.events import condition_regressors, fir, peak_height, regressors
+from recon_lib.bold import hrf
+from recon_lib.bold.events import condition_regressors, fir, peak_height, regressors
+from recon_lib.common.errors import DataError
 
 REPETITION_TIMES = [2.0, 1.1, 0.72]
 NAMES = [f"{name}{more}" for name in ("spm", "glover")

@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 import torch
 
-from recon_lib import experiment, streaming, training
-from recon_lib.bold5000 import KEYS, read_r2
-from recon_lib.checkpoints import load_checkpoint, load_model, save_checkpoint
-from recon_lib.data import create_loader
-from recon_lib.errors import DataError
-from recon_lib.files import is_complete
+from recon_lib.bold import whole_brain
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import is_complete
+from recon_lib.data.bold5000 import KEYS, read_r2
+from recon_lib.data.loader import create_loader
+from recon_lib.training import loop
+from recon_lib.training.checkpoints import load_checkpoint, load_model, save_checkpoint
 from recon_lib.unet import UNet
+from recon_lib.world import experiment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL and forkserver")
 
@@ -46,7 +48,7 @@ def rng():
 def processes():
     """Starts processes quickly: all of them are forked from one that has done its imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recon_lib.experiment", "recon_lib.training", "test_kills"])
+    context.set_forkserver_preload(["recon_lib.world.experiment", "recon_lib.training.loop", "test_kills"])
     return context
 
 
@@ -171,15 +173,15 @@ def glm(folder):
         bold = np.random.default_rng(i).normal(1000, 10, (72, 240))
         return bold, onsets
 
-    runs = streaming.spool([lambda i=i: load(i) for i in range(6)], folder)
-    streaming.estimate_to_file(runs, folder / "betas.h5", 2.0, 40, labels=np.tile(labels, 6),
+    runs = whole_brain.spool([lambda i=i: load(i) for i in range(6)], folder)
+    whole_brain.estimate_to_file(runs, folder / "betas.h5", 2.0, 40, labels=np.tile(labels, 6),
                                confounds=None)
 
 
 def glm_noted(folder):
-    spool = streaming.spool
-    streaming.spool = lambda runs, to: spool([noted(folder, "load", run) for run in runs], to)
-    streaming.estimate = noted(folder, "estimate", streaming.estimate)
+    spool = whole_brain.spool
+    whole_brain.spool = lambda runs, to: spool([noted(folder, "load", run) for run in runs], to)
+    whole_brain.estimate = noted(folder, "estimate", whole_brain.estimate)
     glm(folder)
 
 
@@ -194,11 +196,11 @@ def test_streaming_the_glm(processes, rng, tmp_path):
     once, folder = tmp_path / "once", tmp_path / "killed"
     code, seconds = run(processes, glm, once)
     assert code == 0
-    expected = streaming.read_estimate(once / "betas.h5")
+    expected = whole_brain.read_estimate(once / "betas.h5")
 
     def check():
         if (folder / "betas.h5").exists():
-            found = streaming.read_estimate(folder / "betas.h5")
+            found = whole_brain.read_estimate(folder / "betas.h5")
             for name, value in vars(expected).items():
                 np.testing.assert_array_equal(getattr(found, name), value)
 
@@ -218,7 +220,7 @@ def train(out, minutes=0.0):
     checkpoint = out / "checkpoint.pt"
     torch.manual_seed(0)
     model = UNet(channels=[16, 32], blocks=1, patch=4, attention=[], width=32, dropout=0.1)
-    training.train_unconditional_diffusion(
+    loop.train_unconditional_diffusion(
         create_loader(16, 8, images=images), epochs=8, image_size=16, device="cpu", grids=0,
         quiet=True, model=model, out_dir=out, checkpoint_minutes=minutes,
         model_in=checkpoint if checkpoint.exists() else None, precision="no",
@@ -226,7 +228,7 @@ def train(out, minutes=0.0):
 
 
 def train_noted(out):
-    training.train_step = noted(out, "step", training.train_step)
+    loop.train_step = noted(out, "step", loop.train_step)
     train(out)
 
 
@@ -317,19 +319,19 @@ def test_two_jobs_on_one_file_at_once(processes, tmp_path):
     for process in both:
         process.join()
     assert [process.exitcode for process in both] == [0, 0]
-    ours, theirs = (streaming.read_estimate(f / "betas.h5") for f in (folder, once))
+    ours, theirs = (whole_brain.read_estimate(f / "betas.h5") for f in (folder, once))
     np.testing.assert_array_equal(ours.betas, theirs.betas)
 
 
 def train_slowly(out, started):
-    usual = training.train_step
+    usual = loop.train_step
 
     def slow(*args, **kwargs):
         started.set()
         time.sleep(1)
         return usual(*args, **kwargs)
 
-    training.train_step = slow
+    loop.train_step = slow
     train(out)
 
 

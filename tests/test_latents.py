@@ -9,19 +9,18 @@ from safetensors.numpy import save_file
 from scipy.stats import multivariate_normal
 from sklearn.decomposition import PCA
 
-from recon_lib.errors import DataError
-from recon_lib.features import FactorNet, embed
-from recon_lib.latents import (
+from recon_lib.brain.decoder import fit_decoder, vector_source
+from recon_lib.brain.features import FactorNet, embed
+from recon_lib.brain.latents import (
     arrays_of,
     coarse_pixels,
     fit_basis,
-    fit_decoder,
     fit_latent,
     load_latent,
     save_latent,
-    vector_source,
 )
-from recon_lib.scenes import draw, sample_factors
+from recon_lib.common.errors import DataError
+from recon_lib.world.scenes import draw, sample_factors
 
 TRIALS, VOXELS, D = 4000, 30, 4
 NOISE = 3.0

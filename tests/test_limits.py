@@ -12,21 +12,24 @@ import numpy as np
 import pytest
 import torch
 
-from recon_lib import drawing, experiment, streaming, training
-from recon_lib.bold5000 import KEYS
-from recon_lib.checkpoints import load_checkpoint, save_checkpoint, save_model
-from recon_lib.data import create_loader
-from recon_lib.errors import DataError, atomic_write, enough_memory
-from recon_lib.runs import log_row
+from recon_lib.bold import whole_brain
+from recon_lib.common.errors import DataError, atomic_write, enough_memory
+from recon_lib.data.bold5000 import KEYS
+from recon_lib.data.loader import create_loader
+from recon_lib.data.volumes import save_volume
+from recon_lib.decoding import sampling
+from recon_lib.training import loop
+from recon_lib.training.checkpoints import load_checkpoint, save_checkpoint, save_model
+from recon_lib.training.run import log_row
 from recon_lib.unet import UNet
-from recon_lib.volumes import save_volume
+from recon_lib.world import experiment
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")
 
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = np.random.default_rng(0).integers(0, 30_000, (40, 40, 40, 4), dtype=np.int16)
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["recon_lib.experiment", "recon_lib.training"])
+CONTEXT.set_forkserver_preload(["recon_lib.world.experiment", "recon_lib.training.loop"])
 
 
 def limited(limit, size, work, *args):
@@ -135,7 +138,7 @@ def test_on_a_real_file_system(tmp_path, mounts, state):
 
 def train(out, batch=1500):
     images = np.zeros((batch, 64, 64, 3), np.uint8)
-    training.train_unconditional_diffusion(
+    loop.train_unconditional_diffusion(
         create_loader(64, batch, images=images), device="cpu", quiet=True, grids=0, max_steps=1,
         model=UNet(channels=[64, 64], patch=2, attention=[], width=64), out_dir=out,
     )  # fmt: skip
@@ -144,7 +147,7 @@ def train(out, batch=1500):
 def sample(_, batch=1500):
     model = UNet(channels=[64, 64], patch=2, attention=[], width=64).eval().requires_grad_(False)
     info = {"prediction": "x0", "schedule": "cosine", "image_size": 64}
-    drawing.sample_pictures(model, info, n=batch, steps=1, batch_size=batch)
+    sampling.sample_pictures(model, info, n=batch, steps=1, batch_size=batch)
 
 
 class Wide:
@@ -159,7 +162,7 @@ class Wide:
 
 def stream(out):
     runs = [(Wide(), [4.0, 14.0])] * 2
-    streaming.estimate_to_file(runs, out / "betas.h5", 2.0, block=20_000_000)
+    whole_brain.estimate_to_file(runs, out / "betas.h5", 2.0, block=20_000_000)
 
 
 @pytest.mark.parametrize("work, lower", [(train, "the batch size"), (sample, "`batch_size`"),

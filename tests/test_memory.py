@@ -8,12 +8,13 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from recon_lib import memory
-from recon_lib.checkpoints import load_model
-from recon_lib.drawing import sample_pictures
-from recon_lib.errors import DataError
-from recon_lib.latents import fit_decoder, load_latent, save_latent
-from recon_lib.scenes import KINDS, draw, sample_factors
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.latents import load_latent, save_latent
+from recon_lib.common.errors import DataError
+from recon_lib.decoding import retrieval_prior
+from recon_lib.decoding.sampling import sample_pictures
+from recon_lib.training.checkpoints import load_model
+from recon_lib.world.scenes import KINDS, draw, sample_factors
 
 D, VOXELS, EXTRA = 5, 30, 25
 
@@ -39,7 +40,7 @@ def test_the_likeliest_is_the_one_of_the_largest_density(world):
                    for mean in decoder.channel.predict(known)])
         for v in vectors.astype(float)
     ]  # fmt: skip
-    found = memory.likeliest(decoder, known, vectors)
+    found = retrieval_prior.likeliest(decoder, known, vectors)
     assert found.tolist() == expected
     assert (found == [3, 59, 0, 17, 17, 8, 30]).sum() >= 5  # and it is mostly the one seen
 
@@ -47,8 +48,8 @@ def test_the_likeliest_is_the_one_of_the_largest_density(world):
 def test_what_was_seen_without_noise_is_recalled(world):
     decoder, known, _ = world
     vectors = np.column_stack([decoder.channel.predict(known), np.ones(60)]).astype(np.float32)
-    assert memory.likeliest(decoder, known, vectors).tolist() == list(range(60))
-    told = memory.recall(decoder, known, vectors, 8)
+    assert retrieval_prior.likeliest(decoder, known, vectors).tolist() == list(range(60))
+    told = retrieval_prior.recall(decoder, known, vectors, 8)
     assert np.allclose(told[:, :-1], vectors[:, :-1], atol=1e-5)
     assert np.allclose(told[:, -1], 1 / 3)
 
@@ -56,24 +57,24 @@ def test_what_was_seen_without_noise_is_recalled(world):
 def test_a_memory_counts_as_so_many_trials(world):
     """Against the mean over a list of trials, measured and imagined."""
     decoder, known, vectors = world
-    told = memory.recall(decoder, known, vectors, 6)
-    for v, new, best in zip(vectors, told, memory.likeliest(decoder, known, vectors), strict=True):
+    told = retrieval_prior.recall(decoder, known, vectors, 6)
+    for v, new, best in zip(vectors, told, retrieval_prior.likeliest(decoder, known, vectors), strict=True):
         imagined = decoder.channel.predict(known[best : best + 1])[0]
         trials = [v[:-1]] * round(v[-1] ** -2) + [imagined] * 6
         assert np.allclose(new[:-1], np.mean(trials, axis=0), atol=1e-5)
         assert np.isclose(new[-1], 1 / np.sqrt(len(trials)))
     assert told.dtype == np.float32
-    assert np.array_equal(memory.recall(decoder, None, vectors, 0), vectors)
-    assert np.allclose(memory.recall(decoder, known, vectors, 1e-9), vectors, atol=1e-6)
-    sure = memory.recall(decoder, known, vectors, 1e9)
-    best = decoder.channel.predict(known[memory.likeliest(decoder, known, vectors)])
+    assert np.array_equal(retrieval_prior.recall(decoder, None, vectors, 0), vectors)
+    assert np.allclose(retrieval_prior.recall(decoder, known, vectors, 1e-9), vectors, atol=1e-6)
+    sure = retrieval_prior.recall(decoder, known, vectors, 1e9)
+    best = decoder.channel.predict(known[retrieval_prior.likeliest(decoder, known, vectors)])
     assert np.allclose(sure[:, :-1], best, atol=1e-5) and (sure[:, -1] < 1e-4).all()
 
 
 def test_what_is_dreamt_has_the_moments_of_the_density_it_is_drawn_from(world):
     """Mean and covariance of a kernel density estimate, in closed form."""
     decoder, known, _ = world
-    made = memory.dream(decoder, known, 20_000, trust=4, seed=3)
+    made = retrieval_prior.dream(decoder, known, 20_000, trust=4, seed=3)
     centres = decoder.channel.predict(known)
     spread = np.cov(centres.T, ddof=0) + decoder.root @ decoder.root.T / 4
     deviation = np.sqrt(np.diag(spread))
@@ -81,24 +82,24 @@ def test_what_is_dreamt_has_the_moments_of_the_density_it_is_drawn_from(world):
     assert np.abs((made[:, :-1].mean(0) - centres.mean(0)) / deviation).max() < 0.04
     error = np.cov(made[:, :-1].T) - spread
     assert np.abs(error / np.outer(deviation, deviation)).max() < 0.05
-    assert np.array_equal(made, memory.dream(decoder, known, 20_000, trust=4, seed=3))
-    assert not np.array_equal(made, memory.dream(decoder, known, 20_000, trust=4, seed=4))
+    assert np.array_equal(made, retrieval_prior.dream(decoder, known, 20_000, trust=4, seed=3))
+    assert not np.array_equal(made, retrieval_prior.dream(decoder, known, 20_000, trust=4, seed=4))
 
 
 def test_nothing_can_be_dreamt_without_memory_or_trust(world):
     decoder, known, _ = world
     for trust in (0, -1, np.nan, np.inf):
         with pytest.raises(DataError, match="more than 0"):
-            memory.dream(decoder, known, 3, trust)
+            retrieval_prior.dream(decoder, known, 3, trust)
     for other in (None, known[:0], known[:, :-1]):
         with pytest.raises(DataError, match="expected \\(pictures, 5\\)"):
-            memory.dream(decoder, other, 3)
+            retrieval_prior.dream(decoder, other, 3)
 
 
 @pytest.mark.parametrize("trust", [-1, np.nan, np.inf])
 def test_no_fewer_than_no_trials(world, trust):
     with pytest.raises(DataError, match="expected 0 or more"):
-        memory.recall(*world, trust)
+        retrieval_prior.recall(*world, trust)
 
 
 @pytest.mark.parametrize("rows", [np.s_[:0], np.s_[:, :-1]])
@@ -106,26 +107,26 @@ def test_a_memory_of_something_else_is_refused(world, rows):
     decoder, known, vectors = world
     for other in (known[rows], None):
         with pytest.raises(DataError, match="found a memory of shape"):
-            memory.likeliest(decoder, other, vectors)
+            retrieval_prior.likeliest(decoder, other, vectors)
 
 
 def test_some_rows_are_those_rows(loaded):
-    whole = memory.training_pictures(loaded, EXTRA)
+    whole = retrieval_prior.training_pictures(loaded, EXTRA)
     own = len(whole) - EXTRA
     assert own == len(np.unique(loaded.image[~loaded.test]))
     rows = np.array([own + 2, 0, own - 1, own + EXTRA - 1, 0])
-    assert np.array_equal(memory.training_pictures(loaded, EXTRA, rows), whole[rows])
-    first = sample_factors(memory.EXTRA, memory.EXTRA_SEED)[:EXTRA]
+    assert np.array_equal(retrieval_prior.training_pictures(loaded, EXTRA, rows), whole[rows])
+    first = sample_factors(retrieval_prior.EXTRA, retrieval_prior.EXTRA_SEED)[:EXTRA]
     assert np.array_equal(whole[own:], draw(first))
 
 
 def test_no_scene_of_a_category_that_is_held_out(loaded):
     """Against the kinds of the scenes: the others come, in their order."""
     held = ("cat", "house")
-    factors = sample_factors(memory.EXTRA, memory.EXTRA_SEED)[:EXTRA]
+    factors = sample_factors(retrieval_prior.EXTRA, retrieval_prior.EXTRA_SEED)[:EXTRA]
     rest = factors[~np.isin(np.array(KINDS)[factors["kind"]], held)]
     assert 0 < len(rest) < EXTRA
-    pictures = memory.training_pictures(replace(loaded, held=held), EXTRA)
+    pictures = retrieval_prior.training_pictures(replace(loaded, held=held), EXTRA)
     assert np.array_equal(pictures[-len(rest) :], draw(rest))
     assert len(pictures) == len(np.unique(loaded.image[~loaded.test])) + len(rest)
 
@@ -133,12 +134,12 @@ def test_no_scene_of_a_category_that_is_held_out(loaded):
 def test_a_model_that_remembers_the_test_is_refused(loaded, tiny_model):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
     test = loaded.images[loaded.test_index]
-    memory.refuse_remembered(latent, test)
-    memory.refuse_remembered(replace(latent, memory=None), test)
+    retrieval_prior.refuse_remembered(latent, test)
+    retrieval_prior.refuse_remembered(replace(latent, memory=None), test)
     seen = np.concatenate([latent.memory, latent.transform(test[3:5])]).astype(np.float16)
     with pytest.raises(DataError, match=f"trained on 2 of the {len(test)} test pictures"):
-        memory.refuse_remembered(replace(latent, memory=seen.astype(np.float32)), test)
-    where = memory.found(seen, latent.transform(test))
+        retrieval_prior.refuse_remembered(replace(latent, memory=seen.astype(np.float32)), test)
+    where = retrieval_prior.found(seen, latent.transform(test))
     assert where[3:5].tolist() == [len(seen) - 2, len(seen) - 1]
     assert (np.delete(where, [3, 4]) == -1).all()
 
@@ -147,24 +148,24 @@ def test_a_picture_that_trains_one_subject_and_tests_another_is_refused(loaded):
     images = loaded.images.copy()
     images[np.unique(loaded.image[~loaded.test])[0]] = 77  # of no use to the other's test …
     other = replace(loaded, images=images)
-    assert len(memory.training_pictures([loaded, other], 0))
+    assert len(retrieval_prior.training_pictures([loaded, other], 0))
     images = images.copy()
     images[loaded.test_index[0]], images[np.unique(loaded.image[~loaded.test])[0]] = (
         images[np.unique(loaded.image[~loaded.test])[0]], images[loaded.test_index[0]])
     with pytest.raises(DataError, match="1 of .* test pictures"):  # … and its very test picture
-        memory.training_pictures([loaded, replace(loaded, images=images)], 0)
+        retrieval_prior.training_pictures([loaded, replace(loaded, images=images)], 0)
 
 
 def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
     decoder = fit_decoder(loaded.betas[~loaded.test], latent.transform(loaded.train_pictures))
-    pictures = memory.training_pictures(loaded, 25)
+    pictures = retrieval_prior.training_pictures(loaded, 25)
     vectors = decoder.vector(loaded.betas[loaded.test])
-    found = memory.remembered(loaded, decoder, latent, vectors)
-    assert np.array_equal(found, pictures[memory.likeliest(decoder, latent.memory, vectors)])
+    found = retrieval_prior.remembered(loaded, decoder, latent, vectors)
+    assert np.array_equal(found, pictures[retrieval_prior.likeliest(decoder, latent.memory, vectors)])
     many = np.concatenate([*[latent.memory + 100] * 250, latent.memory])  # more than there are
     for other in (None, latent.memory[::-1], latent.memory[5:], many):
-        assert memory.remembered(loaded, decoder, replace(latent, memory=other), vectors) is None
+        assert retrieval_prior.remembered(loaded, decoder, replace(latent, memory=other), vectors) is None
 
 
 def test_a_latent_keeps_its_memory(tiny_model, tmp_path):

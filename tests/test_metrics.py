@@ -5,19 +5,19 @@ import pytest
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
-from recon_lib import metrics
-from recon_lib.encoding import fit_encoding_model, log_likelihood
-from recon_lib.errors import DataError
-from recon_lib.identification import (
+from recon_lib.brain.encoding import fit_encoding_model, log_likelihood
+from recon_lib.brain.patterns import similarity
+from recon_lib.common.errors import DataError
+from recon_lib.scores import metrics, report
+from recon_lib.scores.identification import (
     permutation_null,
     permutation_p,
-    similarity,
     top_k,
     two_way,
     two_way_null_sd,
     two_way_within,
 )
-from recon_lib.scenes import draw, sample_factors
+from recon_lib.world.scenes import draw, sample_factors
 
 
 @pytest.fixture
@@ -267,22 +267,22 @@ def test_report(rng):
     def flat(images):
         return images.reshape(len(images), -1)
 
-    table = metrics.report(
+    table = report.report(
         {"diffusion": noisy, "shuffled_brain": pictures(rng, 24)}, truth, target, flat,
         category=np.repeat([0, 1], 6), rankings={"ideal_observer": np.eye(12)[target]},
         permutations=199,
     )
     without = {"two_way_within_scene"}  # no factors, no training images
-    assert set(table["diffusion"]) == set(metrics.METRICS[:8]) - without
+    assert set(table["diffusion"]) == set(report.METRICS[:8]) - without
     assert table["diffusion"]["top1"] == 1 and table["diffusion"]["p_value"] == 1 / 200
     assert table["shuffled_brain"]["p_value"] > 0.01
     assert "pixcorr" not in table["ideal_observer"] and table["ideal_observer"]["two_way"] == 1
     assert table["chance"] == {"top1": 1 / 12, "two_way": 0.5, "two_way_within_category": 0.5}
     assert all(type(v) is float for row in table.values() for v in row.values())
-    text = metrics.format_report(table)
+    text = report.format_report(table)
     assert len(text.splitlines()) == 5 and "ideal_observer" in text
     with pytest.raises(DataError, match="one for each trial"):
-        metrics.report({"diffusion": noisy[:3]}, truth, target, flat)
+        report.report({"diffusion": noisy[:3]}, truth, target, flat)
 
 
 def test_the_whole_checklist_against_answers_that_are_known(rng):
@@ -291,12 +291,12 @@ def test_the_whole_checklist_against_answers_that_are_known(rng):
     truth, train = draw(factors), draw(sample_factors(30, seed=4))
     moved = factors.copy()
     moved["light"] = (moved["light"] + 1) % 3
-    table = metrics.report(
+    table = report.report(
         {"moved": draw(moved), "copies": train[:20]}, truth, np.arange(20),
         lambda images: images.reshape(len(images), -1), factors["kind"], permutations=19,
         factors=factors, train_images=train, noise_ceiling=0.04,
     )
-    assert set().union(*table.values()) == set(metrics.METRICS)
+    assert set().union(*table.values()) == set(report.METRICS)
     seen = similarity(draw(moved).reshape(20, -1), truth.reshape(20, -1))
     place = factors["background"]
     wins = [np.mean([seen[i, i] > seen[i, j] for j in range(20) if j != i and place[j] == place[i]])
@@ -310,15 +310,15 @@ def test_the_whole_checklist_against_answers_that_are_known(rng):
     assert table["noise_ceiling"] == {"variance": 0.04}
     _, counts = np.unique(factors["background"], return_counts=True)
     assert table["chance"]["background"] == counts.max() / 20
-    assert "nearest_train" in metrics.format_report(table)
+    assert "nearest_train" in report.format_report(table)
 
 
 def test_p_within_asks_for_more_than_the_category(rng):
     category = np.repeat(np.arange(4), 6)
     oracle = (category[:, None] == category) + 1e-3 * rng.standard_normal((24, 24))
-    row = metrics.score_ranking(oracle, np.arange(24), category, 199)
+    row = report.score_ranking(oracle, np.arange(24), category, 199)
     assert row["p_value"] == 1 / 200 and row["p_within_category"] > 0.05
-    row = metrics.score_ranking(oracle + 0.01 * np.eye(24), np.arange(24), category, 199)
+    row = report.score_ranking(oracle + 0.01 * np.eye(24), np.arange(24), category, 199)
     assert row["p_within_category"] == 1 / 200
 
 

@@ -9,16 +9,18 @@ import pytest
 import torch
 from conftest import PEOPLE, VOXELS_OF
 
-from recon_lib import bids, bold5000, decoding, drawing, joined, loading, recipes, stimuli, volumes
-from recon_lib.checkpoints import load_model
-from recon_lib.data import BatchLoader
-from recon_lib.errors import DataError
-from recon_lib.glm import single_trial_betas
-from recon_lib.splits import refuse_leak
+from recon_lib import recipes
+from recon_lib.bold.glm import single_trial_betas
+from recon_lib.common.errors import DataError
+from recon_lib.data import bids, bold5000, release, stimuli, volumes
+from recon_lib.data.loader import BatchLoader
+from recon_lib.data.splits import refuse_leak
+from recon_lib.decoding import reconstruct, sampling
+from recon_lib.training.checkpoints import load_model
 
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 SESSION = "{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{:02d}.nii.gz"
-ONE_STEP = drawing.SAMPLING | dict(steps=1, candidates=1)
+ONE_STEP = sampling.SAMPLING | dict(steps=1, candidates=1)
 SHIFTED = "ignore:betas and masks share a grid"
 
 
@@ -89,16 +91,16 @@ def test_another_origin_is_explained(mini_release):
 
 @pytest.mark.filterwarnings(SHIFTED)
 def test_load_takes_the_volumes_where_there_are_no_arrays(copy):
-    first = loading.load(copy, "CSI2")
+    first = release.load(copy, "CSI2")
     shutil.rmtree(copy / "BOLD5000_GLMsingle_ROI_betas")
-    assert np.array_equal(loading.load(copy, "CSI2").betas, first.betas)
+    assert np.array_equal(release.load(copy, "CSI2").betas, first.betas)
     for path in copy.glob("CSI2_GLMbetas*"):
         path.unlink()
-    refuses(lambda: loading.load(copy, "CSI2"), NPY.format("CSI2", "LHEarlyVis"), "no such file")
+    refuses(lambda: release.load(copy, "CSI2"), NPY.format("CSI2", "LHEarlyVis"), "no such file")
 
 
 def test_the_shorter_subject(mini_release):
-    first, short = (loading.load(mini_release, name) for name in ("CSI1", "CSI4"))
+    first, short = (release.load(mini_release, name) for name in ("CSI1", "CSI4"))
     assert len(short.betas) < len(first.betas) and set(short.names) <= set(first.names)
     repeated = set(stimuli.read_repeated(mini_release))
     assert set(short.names[short.test_index]) <= repeated
@@ -106,7 +108,7 @@ def test_the_shorter_subject(mini_release):
 
 
 def test_standard_split_holds_out_all_trials_of_repeated_pictures(mini_release):
-    x = loading.load(mini_release, "CSI1")
+    x = release.load(mini_release, "CSI1")
     repeated = set(stimuli.read_repeated(mini_release))
     assert [name in repeated for name in x.names[x.image].tolist()] == x.test.tolist()
     data = bold5000.read_r2(mini_release, "CSI1")
@@ -122,32 +124,32 @@ def test_standard_split_holds_out_all_trials_of_repeated_pictures(mini_release):
 
 
 def test_held_out_categories_never_train(mini_release):
-    x = loading.load(mini_release, "CSI1", split="category")
+    x = release.load(mini_release, "CSI1", split="category")
     kinds = [stimuli.category(name) for name in x.names[x.image]]
     tested = {kind for kind, test in zip(kinds, x.test, strict=True) if test}
     assert tested == set(x.held) and "" not in tested
     assert not tested & {kind for kind, test in zip(kinds, x.test, strict=True) if not test}
-    chosen = loading.load(mini_release, "CSI1", split="category", held=["beach"])
+    chosen = release.load(mini_release, "CSI1", split="category", held=["beach"])
     assert {name[:5] for name in chosen.names[chosen.test_index]} == {"beach"}
     with pytest.raises(DataError, match="expected repeated or category"):
-        loading.load(mini_release, "CSI1", split="random")
+        release.load(mini_release, "CSI1", split="random")
 
 
 def test_simulated_scenes_are_held_out_by_what_was_drawn(miniature):
-    x = loading.load(miniature, split="category")
+    x = release.load(miniature, split="category")
     kind = x.factors["kind"][x.image]
     assert len(x.held) == 1 and len(set(kind[x.test])) == 1
     assert not set(kind[x.test]) & set(kind[~x.test])
 
 
 def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature):
-    x = loading.load(miniature, split="category")
-    refuses(lambda: decoding.reconstruct(x, tiny_model), "model.safetensors",
+    x = release.load(miniature, split="category")
+    refuses(lambda: reconstruct.reconstruct(x, tiny_model), "model.safetensors",
             "trained with the repeated split", f"category split (held out: {x.held[0]})")
-    refuses(lambda: decoding.refuse_other_split("m", {"split": "category", "held": ["n1"]}, x),
+    refuses(lambda: reconstruct.refuse_other_split("m", {"split": "category", "held": ["n1"]}, x),
             "category split (held out: n1)")
-    decoding.refuse_other_split("m", {"split": "category", "held": [*x.held, "more"]}, x)
-    decoding.refuse_other_split("m", {}, loading.load(mini_release, "CSI1"))
+    reconstruct.refuse_other_split("m", {"split": "category", "held": [*x.held, "more"]}, x)
+    reconstruct.refuse_other_split("m", {}, release.load(mini_release, "CSI1"))
 
 
 # Together --------------------------------------------------------------------------------
@@ -155,41 +157,41 @@ def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature
 
 @pytest.mark.parametrize("split", ["repeated", "category"])
 def test_what_is_test_for_one_trains_nobody(mini_release, split):
-    people = joined.load_joined(mini_release, list(PEOPLE), split=split)
+    people = release.load_joined(mini_release, list(PEOPLE), split=split)
     test = set().union(*(x.names[x.test_index] for x in people.values()))
     for x in people.values():
         assert not test & set(x.names[x.image[~x.test]])
-    pictures = joined.unique_pictures(list(people.values()))
+    pictures = release.unique_pictures(list(people.values()))
     train = set().union(*(x.names[x.image[~x.test]] for x in people.values()))
     assert len(pictures) == len(train)
 
 
 def test_a_leak_between_subjects_is_refused(mini_release):
-    x = loading.load(mini_release, "CSI1", split="category")
+    x = release.load(mini_release, "CSI1", split="category")
     name = str(x.names[x.test_index[0]])
-    other = loading.load(mini_release, "CSI2", split="category", held=["beach"])
+    other = release.load(mini_release, "CSI2", split="category", held=["beach"])
     assert name in other.names[other.image[~other.test]]
     both = {"CSI1": x, "CSI2": other}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(joined, "load", lambda root, name, *a, **k: both[name])
-        refuses(lambda: joined.load_joined(mini_release, list(both), split="repeated"),
+        patch.setattr(release, "load", lambda root, name, *a, **k: both[name])
+        refuses(lambda: release.load_joined(mini_release, list(both), split="repeated"),
                 "are in the training set too")
-    refuses(lambda: joined.load_joined(mini_release, ["CSI1", "CSI1"]), "expected each once")
+    refuses(lambda: release.load_joined(mini_release, ["CSI1", "CSI1"]), "expected each once")
 
 
 def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_path):
-    people = joined.load_joined(mini_release, ["CSI1", "CSI4"])
+    people = release.load_joined(mini_release, ["CSI1", "CSI4"])
     recipes.train_stage("conditional", people.values(), tmp_path, steps=2, batch=4, device="cpu")
     model, info = load_model(tmp_path / "model.safetensors")
     assert info["split"] == "repeated"
     for x in people.values():  # each through a decoder from its own number of voxels
-        got = decoding.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
+        got = reconstruct.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
                                    say=lambda _: 0)  # fmt: skip
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 64, 64, 3)
 
 
 def test_another_network_for_larger_pictures(mini_release, tmp_path):
-    x = loading.load(mini_release, "CSI1", size=128)
+    x = release.load(mini_release, "CSI1", size=128)
     network, start = dict(channels=(8, 16), width=16, attention=(1,)), None
     for stage in ("unconditional", "conditional"):  # as notebook 08 says it for the larger plans
         recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
@@ -197,19 +199,19 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
         start = tmp_path / stage / "model.safetensors"
     assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
                                for k, v in load_model(start)[0].config.items()}.items()  # fmt: skip
-    got = decoding.reconstruct(x, start, sampling=ONE_STEP, say=lambda _: 0)
+    got = reconstruct.reconstruct(x, start, sampling=ONE_STEP, say=lambda _: 0)
     assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 128, 128, 3)
 
 
 def test_joined_source_draws_a_subject_for_each_picture():
     sources = [lambda index, g, i=i: torch.full((len(index), 3), float(i)) for i in range(3)]
     images = np.zeros((600, 4, 4, 3), np.uint8)
-    loader = BatchLoader(images, 600, joined.joined_source(sources))
+    loader = BatchLoader(images, 600, release.joined_source(sources))
     (_, vectors), = loader
     assert (vectors == vectors[:, :1]).all()
     shares = torch.bincount(vectors[:, 0].long()) / 600
     assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 600) ** 0.5
-    assert joined.joined_source(sources[:1]) is sources[0]
+    assert release.joined_source(sources[:1]) is sources[0]
 
 
 # Damaged ---------------------------------------------------------------------------------

@@ -10,15 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon_lib import training
-from recon_lib.bold5000 import TR
-from recon_lib.checkpoints import load_checkpoint
-from recon_lib.data import create_loader
-from recon_lib.design import design_matrix
-from recon_lib.glm import single_trial_betas, trial_estimator
-from recon_lib.hrf import spm_hrf
-from recon_lib.regression import ols
-from recon_lib.single_trial import estimate
+from recon_lib.bold.design import design_matrix
+from recon_lib.bold.glm import single_trial_betas, trial_estimator
+from recon_lib.bold.hrf import spm_hrf
+from recon_lib.bold.regression import ols
+from recon_lib.bold.single_trial import estimate
+from recon_lib.data.bold5000 import TR
+from recon_lib.data.loader import create_loader
+from recon_lib.training import loop
+from recon_lib.training.checkpoints import load_checkpoint
 from recon_lib.unet import UNet
 
 ROUNDING = float(np.finfo(np.float32).eps) / 2  # largest relative error of one operation
@@ -70,7 +70,7 @@ def train(out, precision="no", lr=3e-3, steps=60, start=None, minutes=5.0):
     loader = create_loader(16, 8, images=np.tile(colour, (1, 16, 16, 1)))
     torch.manual_seed(0)
     model = UNet(channels=[16, 32], blocks=1, patch=4, attention=[], width=32)
-    training.train_unconditional_diffusion(
+    loop.train_unconditional_diffusion(
         loader, epochs=1000, max_steps=steps, lr=lr, image_size=16, device="cpu", grids=0,
         quiet=True, model=model, out_dir=out, precision=precision, warmup=5,
         model_in=start, checkpoint_minutes=minutes,
@@ -92,7 +92,7 @@ def train_on(capability, out, precision):
 def test_a_cpu_without_bf16_trains_as_well(tmp_path):
     """Full precision on an old CPU, and bf16 emulated there, end at the loss of this one."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recon_lib.training"])
+    context.set_forkserver_preload(["recon_lib.training.loop"])
     ends = {"here": train(tmp_path / "here")[-20:].mean()}
     for precision in ("no", "bf16"):
         out = tmp_path / precision

@@ -9,12 +9,19 @@ import scipy.io
 import torch
 from PIL import Image
 
-from recon_lib import files
-from recon_lib.data import create_loader, load_own
-from recon_lib.errors import DataError
-from recon_lib.files import arrays_in, find, is_complete, mark_complete, read_array, read_lines
-from recon_lib.haxby import PATH, detrend, haxby_blocks
-from recon_lib.splits import (
+from recon_lib.common import files
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import (
+    arrays_in,
+    find,
+    is_complete,
+    mark_complete,
+    read_array,
+    read_lines,
+)
+from recon_lib.data.haxby import PATH, detrend, haxby_blocks
+from recon_lib.data.loader import create_loader, load_own
+from recon_lib.data.splits import (
     folds,
     refuse_leak,
     split_by_category,

@@ -8,7 +8,7 @@ import pytest
 from matplotlib import image as mpimg
 from matplotlib.figure import Figure
 
-from recon_lib import plots, style
+from recon_lib.course import plots, style
 
 TABLE = {
     "ridge": {"top1": 0.2}, "diffusion": {"top1": 0.5}, "ideal_observer": {"top1": 0.9},

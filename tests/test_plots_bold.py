@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from recon_lib import plots_bold as p
+from recon_lib.course import plots_bold as p
 
 T = np.arange(20) * 1.0
 Y = np.sin(T)

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from recon_lib import scenes
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.features import FactorNet, to_batch
+from recon_lib.brain.latents import fit_latent
+from recon_lib.common.errors import DataError
+from recon_lib.decoding.sampling import sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
-from recon_lib.drawing import sample_pictures
-from recon_lib.errors import DataError
-from recon_lib.features import FactorNet, to_batch
-from recon_lib.latents import fit_decoder, fit_latent
-from recon_lib.posterior import evidence, steer
+from recon_lib.guidance import evidence, steer
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.unet import UNet
+from recon_lib.world import scenes
 
 VOXELS = 40
 

@@ -9,11 +9,13 @@ from conftest import random_unet
 from torch import nn
 
 from recon_lib import __main__ as shell
-from recon_lib import checkpoints, quality, recipes
-from recon_lib.checkpoints import save_model
-from recon_lib.errors import DataError
-from recon_lib.memory import dream
-from recon_lib.scenes import draw, sample_factors
+from recon_lib import recipes
+from recon_lib.common.errors import DataError
+from recon_lib.decoding.retrieval_prior import dream
+from recon_lib.scores import quality
+from recon_lib.training import checkpoints
+from recon_lib.training.checkpoints import save_model
+from recon_lib.world.scenes import draw, sample_factors
 
 
 @pytest.fixture
@@ -134,7 +136,7 @@ def test_copies_are_found(pictures):
 
 
 def test_confidence_counts_what_the_judge_is_sure_of(pictures):
-    from recon_lib.features import load_factor_net, read_factors
+    from recon_lib.brain.features import load_factor_net, read_factors
 
     share = quality.read_confidently(pictures[0])
     best = read_factors(load_factor_net("judge"), pictures[0])["light"].max(1)

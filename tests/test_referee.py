@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from recon_lib import recipes
-from recon_lib.checkpoints import CHECKPOINTS
-from recon_lib.errors import DataError
-from recon_lib.features import load_factor_net, read_factors, save_factor_net, to_batch
-from recon_lib.metrics import SECOND, factors_read
-from recon_lib.referee import CELL, DIRECTIONS, edges_and_colours, load_referee, unsteady
-from recon_lib.scenes import KINDS, draw, sample_factors
+from recon_lib.brain.features import load_factor_net, read_factors, save_factor_net, to_batch
+from recon_lib.common.errors import DataError
+from recon_lib.scores.hog_net import CELL, DIRECTIONS, edges_and_colours, load_referee, unsteady
+from recon_lib.scores.report import SECOND, factors_read
+from recon_lib.training.checkpoints import CHECKPOINTS
+from recon_lib.world.scenes import KINDS, draw, sample_factors
 
 NAMES = ("kind", "background", "light")
 

@@ -5,9 +5,10 @@ import importlib.resources
 import numpy as np
 import pytest
 
-from recon_lib import glm, scan
-from recon_lib.betas import zscore_sessions
-from recon_lib.errors import DataError
+from recon_lib.bold import glm
+from recon_lib.bold.betas import zscore_sessions
+from recon_lib.common.errors import DataError
+from recon_lib.world import scan
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
-from recon_lib.errors import DataError
-from recon_lib.features import FactorNet, load_factor_net, read_factors, save_factor_net, to_batch
-from recon_lib.scenes import BACKGROUNDS, FACTORS, KINDS, LIGHTS, draw, sample_factors
+from recon_lib.brain.features import (
+    FactorNet,
+    load_factor_net,
+    read_factors,
+    save_factor_net,
+    to_batch,
+)
+from recon_lib.common.errors import DataError
+from recon_lib.world.scenes import BACKGROUNDS, FACTORS, KINDS, LIGHTS, draw, sample_factors
 
 HAXBY = {"bottle", "cat", "chair", "face", "house", "scissors", "shoe", "scrambled"}
 OTHER = dict(kind=1, background=1, light=1, hue=0.5, x=0.1, y=0.1, size=0.1, tilt=15, detail=1)

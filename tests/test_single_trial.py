@@ -4,11 +4,11 @@ import h5py
 import numpy as np
 import pytest
 
-from recon_lib import hrf, shrinkage, single_trial, streaming
-from recon_lib.betas import correlate_columns
-from recon_lib.design import cosine_drift
-from recon_lib.errors import DataError
-from recon_lib.glm import single_trial_betas, trial_design
+from recon_lib.bold import hrf, shrinkage, single_trial, whole_brain
+from recon_lib.bold.betas import correlate_columns
+from recon_lib.bold.design import cosine_drift
+from recon_lib.bold.glm import single_trial_betas, trial_design
+from recon_lib.common.errors import DataError
 
 TR, VOLUMES, TRIALS, RUNS, VOXELS = 2.0, 124, 10, 12, 60
 
@@ -146,8 +146,8 @@ def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monk
         return load
 
     loaders = [loader(i) for i in range(RUNS)]
-    streaming.spool(loaders[:5], tmp_path / "runs")
-    spooled = streaming.spool(loaders, tmp_path / "runs")
+    whole_brain.spool(loaders[:5], tmp_path / "runs")
+    spooled = whole_brain.spool(loaders, tmp_path / "runs")
     assert loads == list(range(RUNS))  # none twice
 
     path, calls = tmp_path / "betas.h5", []
@@ -158,19 +158,19 @@ def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monk
             raise KeyboardInterrupt
         return single_trial.estimate(*args, **settings)
 
-    monkeypatch.setattr(streaming, "estimate", killed)
+    monkeypatch.setattr(whole_brain, "estimate", killed)
     with pytest.raises(KeyboardInterrupt):
-        streaming.estimate_to_file(spooled, path, TR, block=17, labels=labels)
+        whole_brain.estimate_to_file(spooled, path, TR, block=17, labels=labels)
     assert not path.exists()
     with pytest.raises(DataError, match="other runs or settings"):
-        streaming.estimate_to_file(spooled, path, TR, block=17)
-    streaming.estimate_to_file(spooled, path, TR, block=17, labels=labels)
+        whole_brain.estimate_to_file(spooled, path, TR, block=17)
+    whole_brain.estimate_to_file(spooled, path, TR, block=17, labels=labels)
     assert len(calls) == 3 + 2  # four blocks: two before the kill, two after
-    result = streaming.read_estimate(path)
+    result = whole_brain.read_estimate(path)
     np.testing.assert_allclose(result.betas, whole.betas, atol=2e-4)
     assert (result.hrf == whole.hrf).all()
     assert not list(tmp_path.glob("*.parts"))
-    assert streaming.read_estimate(path, slice(3, 9)).betas.shape == (RUNS * TRIALS, 6)
+    assert whole_brain.read_estimate(path, slice(3, 9)).betas.shape == (RUNS * TRIALS, 6)
 
 
 def two_scans():
@@ -189,8 +189,8 @@ def test_a_result_of_other_data_is_not_kept(tmp_path):
     assert not np.array_equal(*expected)
     path = tmp_path / "betas.h5"
     for runs, betas in zip((one, two, one), (*expected, expected[0]), strict=True):
-        streaming.estimate_to_file(runs, path, TR, block=3)
-        np.testing.assert_allclose(streaming.read_estimate(path).betas, betas, rtol=1e-5)
+        whole_brain.estimate_to_file(runs, path, TR, block=3)
+        np.testing.assert_allclose(whole_brain.read_estimate(path).betas, betas, rtol=1e-5)
 
 
 @pytest.mark.parametrize("spoil", [False, True])
@@ -202,8 +202,8 @@ def test_blocks_of_other_data_and_damaged_ones_are_made_again(tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(streaming, "_join", killed)
-        streaming.estimate_to_file(one, path, TR, block=2)
+        patch.setattr(whole_brain, "_join", killed)
+        whole_brain.estimate_to_file(one, path, TR, block=2)
     parts = sorted((tmp_path / "betas.h5.parts").glob("*.npz"))
     assert len(parts) == 2
     if spoil:
@@ -212,12 +212,12 @@ def test_blocks_of_other_data_and_damaged_ones_are_made_again(tmp_path, monkeypa
             whole[whole.find(held["betas"].tobytes()) + 2] ^= 1
         parts[0].write_bytes(whole)
     calls = []
-    monkeypatch.setattr(streaming, "estimate",
+    monkeypatch.setattr(whole_brain, "estimate",
                         lambda *args: calls.append(1) or single_trial.estimate(*args))
-    streaming.estimate_to_file(two, path, TR, block=2)
+    whole_brain.estimate_to_file(two, path, TR, block=2)
     assert len(calls) == 1 + spoil  # the block that differs, and the damaged one
     expected = single_trial.estimate(two, TR).betas
-    np.testing.assert_allclose(streaming.read_estimate(path).betas, expected, rtol=1e-5)
+    np.testing.assert_allclose(whole_brain.read_estimate(path).betas, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [object, str, bytes, int])
@@ -225,41 +225,41 @@ def test_jobs_differ_in_one_label_of_many(kind):
     labels = np.arange(3000).astype(str).astype(kind)
     other = labels.copy()
     other[1500] = labels[7]
-    mark, again, changed = (streaming.fingerprint([], {"labels": x})
+    mark, again, changed = (whole_brain.fingerprint([], {"labels": x})
                             for x in (labels, labels.copy(), other))
     assert mark == again != changed
-    assert streaming.fingerprint([], {"labels": labels.reshape(2, -1)}) != mark
+    assert whole_brain.fingerprint([], {"labels": labels.reshape(2, -1)}) != mark
 
 
 def test_a_damaged_run_is_told_in_one_line(tmp_path):
     [(bold, onsets), _], _ = two_scans()
-    streaming.spool([lambda: (bold, onsets)], tmp_path)
+    whole_brain.spool([lambda: (bold, onsets)], tmp_path)
     path = tmp_path / "run-000.h5"
     whole = bytearray(path.read_bytes())
     at = whole.find(bold[10].tobytes())
     whole[at + 5] ^= 1
     path.write_bytes(whole)
-    [run] = streaming.spool([None], tmp_path)
+    [run] = whole_brain.spool([None], tmp_path)
     with pytest.raises(DataError, match="run-000.h5: voxels 0 to 4 cannot be read") as error:
-        streaming.estimate_to_file([run], tmp_path / "betas.h5", TR)
+        whole_brain.estimate_to_file([run], tmp_path / "betas.h5", TR)
     assert "\n" not in str(error.value)
 
 
 def test_a_damaged_run_is_not_left_open(tmp_path):
     """The error is still held when the file is put right: what is read then is the new file."""
     [(bold, onsets), _], _ = two_scans()
-    streaming.spool([lambda: (bold, onsets)], tmp_path)
+    whole_brain.spool([lambda: (bold, onsets)], tmp_path)
     path = tmp_path / "run-000.h5"
     whole = path.read_bytes()
     at = whole.find(np.asarray(onsets, float).tobytes())
     path.write_bytes(whole[: at + 3] + bytes([whole[at + 3] ^ 1]) + whole[at + 4 :])
     with pytest.raises(DataError, match="run-000.h5") as held:
-        streaming.spool([None], tmp_path)
+        whole_brain.spool([None], tmp_path)
     frames = [entry.frame.f_locals for entry in held.traceback]
     files = [v for values in frames for v in values.values() if isinstance(v, h5py.File)]
     assert files and not any(files)  # closed, though it is not forgotten
     path.write_bytes(whole)
-    [(again, told)] = streaming.spool([None], tmp_path)
+    [(again, told)] = whole_brain.spool([None], tmp_path)
     assert np.array_equal(again[:], np.float32(bold)) and np.array_equal(told, onsets)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from recon_lib import stepper
+from recon_lib.course import explore_sampling
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.samplers import ddim, ddpm, dpm_solver, initial_noise
 
@@ -16,12 +16,12 @@ WORLD = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 -
 def box():
     """A stepper through a world of five pictures."""
     ideal = ideal_denoiser(WORLD, ALPHA_BAR)
-    return stepper.denoising_stepper(ideal, ALPHA_BAR, (3, 8, 8), n=3, steps=12, seed=4)
+    return explore_sampling.denoising_stepper(ideal, ALPHA_BAR, (3, 8, 8), n=3, steps=12, seed=4)
 
 
 def test_trajectory_is_the_sampler_seen_from_inside():
     ideal, noise = ideal_denoiser(WORLD, ALPHA_BAR), initial_noise(2, (3, 8, 8), 1)
-    times, x_t, x0 = stepper.trajectory(ddim, ideal, noise, ALPHA_BAR, 10)
+    times, x_t, x0 = explore_sampling.trajectory(ddim, ideal, noise, ALPHA_BAR, 10)
     assert x_t.shape == x0.shape == (11, 2, 3, 8, 8) and len(times) == 10
     assert times[0] == 999 and (np.diff(times) < 0).all()
     assert torch.equal(x_t[0], noise) and torch.equal(x_t[-1], ddim(ideal, noise, ALPHA_BAR, 10))

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from conftest import DESIGN, VOXELS
 
-from recon_lib import hrf, scenes, subject
-from recon_lib.bold5000 import TR, TRIALS_PER_RUN, VOLUMES
-from recon_lib.errors import DataError
-from recon_lib.glm import single_trial_betas
-from recon_lib.subject import (
+from recon_lib.bold import hrf
+from recon_lib.bold.glm import single_trial_betas
+from recon_lib.common.errors import DataError
+from recon_lib.data.bold5000 import TR, TRIALS_PER_RUN, VOLUMES
+from recon_lib.world import scenes, subject
+from recon_lib.world.subject import (
     ar1,
     bold_runs,
     design_for,
@@ -18,7 +19,7 @@ from recon_lib.subject import (
     make_design,
     make_subject,
 )
-from recon_lib.tuning import responses
+from recon_lib.world.tuning import responses
 
 
 @pytest.fixture(scope="module")

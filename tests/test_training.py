@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from recon_lib import descent, runs, training
-from recon_lib.checkpoints import load_model, save_model, start_from
-from recon_lib.data import create_loader
-from recon_lib.descent import learning_rate, update_average
-from recon_lib.errors import DataError
-from recon_lib.runs import bf16_is_faster  # before a fixture puts another in its place
-from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.common.errors import DataError
+from recon_lib.data.loader import create_loader
+from recon_lib.training import loop, run, step
+from recon_lib.training.checkpoints import load_model, save_model, start_from
+from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.training.run import bf16_is_faster  # before a fixture puts another in its place
+from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
 
 SMALL = dict(channels=[16, 32], blocks=1, patch=2, attention=[1], width=32, dropout=0.1)
@@ -73,7 +73,7 @@ def test_the_loss_falls_and_the_files_are_there(tmp_path):
 def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, conditional, monkeypatch):
     whole = fit(tmp_path, "whole", conditional, epochs=3)
     # the same training, interrupted by SIGTERM after step 4 of 9
-    real, calls = training.train_step, []
+    real, calls = loop.train_step, []
 
     def step_and_kill(*args, **kwargs):
         calls.append(1)
@@ -81,7 +81,7 @@ def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, condit
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(training, "train_step", step_and_kill)
+    monkeypatch.setattr(loop, "train_step", step_and_kill)
     fit(tmp_path, "cut", conditional, epochs=3)
     checkpoint = tmp_path / "cut" / "checkpoint.pt"
     state = torch.load(checkpoint, weights_only=True)
@@ -99,13 +99,13 @@ def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, condit
 
 def test_ctrl_c_checkpoints_and_returns_and_handlers_are_put_back(tmp_path, monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    real = training.train_step
+    real = loop.train_step
 
     def step_and_interrupt(*args, **kwargs):
         signal.raise_signal(signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(training, "train_step", step_and_interrupt)
+    monkeypatch.setattr(loop, "train_step", step_and_interrupt)
     fit(tmp_path)
     assert len(losses(tmp_path / "run")) == 1
     assert (tmp_path / "run" / "checkpoint.pt").is_file()
@@ -123,8 +123,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
     fit(tmp_path, epochs=1)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     kept = checkpoint.read_bytes()
-    real = descent.diffusion_loss
-    monkeypatch.setattr(descent, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
+    real = step.diffusion_loss
+    monkeypatch.setattr(step, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
     with pytest.raises(FloatingPointError, match="nan.*step 3"):
         fit(tmp_path, epochs=2, model_in=checkpoint)
     assert checkpoint.read_bytes() == kept
@@ -257,7 +257,7 @@ def test_what_prepares_runs_only_when_the_training_may_write(tmp_path):
     with pytest.raises(DataError, match="another architecture"):
         fit(tmp_path, model=network(width=16), model_in=tmp_path / "run" / "model.safetensors",
             prepare=lambda: called.append("too early"))
-    with training.alone(tmp_path / "run"), pytest.raises(DataError, match="another training"):
+    with loop.alone(tmp_path / "run"), pytest.raises(DataError, match="another training"):
         fit(tmp_path, prepare=lambda: called.append("too early"))
     assert called == [True]
 
@@ -268,7 +268,7 @@ def test_grids_hold_whole_rows(tmp_path, n, shape):
 
     images, vectors = torch.zeros(n, 3, 16, 16), torch.randn(n, 3)
     info = {"prediction": "x0", "schedule": "cosine"}
-    runs.draw_grid(network(condition_size=3), info, images, vectors, tmp_path / "grid.png")
+    run.draw_grid(network(condition_size=3), info, images, vectors, tmp_path / "grid.png")
     width, height = Image.open(tmp_path / "grid.png").size
     assert (height // 18, width // 18) == shape
 
@@ -287,7 +287,7 @@ def test_same_seed_same_training_and_the_global_generator_is_left_alone(tmp_path
 def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(training, "draw_grid", lambda *_: None)
+    monkeypatch.setattr(loop, "draw_grid", lambda *_: None)
     with pytest.warns(UserWarning, match="CPU"):
         train_unconditional_diffusion(
             loader(n=2, batch_size=2, size=64), epochs=1, lr=3e-4, image_size=64, device="cuda",
@@ -318,10 +318,10 @@ def test_a_compiled_network_trains_the_same_weights(tmp_path, monkeypatch):
 )
 def test_bf16_only_where_it_is_measured_faster(monkeypatch, full, half, faster):
     clock = iter([0.0, half, 0.0, full])  # bfloat16 is timed first
-    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(run.time, "perf_counter", lambda: next(clock))
     assert bf16_is_faster.__wrapped__(size=4, repeats=1) is faster
-    monkeypatch.setattr(runs, "bf16_is_faster", lambda: faster)
-    assert runs.pick_precision("cpu") == ("bf16" if faster else "no")
+    monkeypatch.setattr(run, "bf16_is_faster", lambda: faster)
+    assert run.pick_precision("cpu") == ("bf16" if faster else "no")
 
 
 def test_average_and_learning_rate_by_hand():

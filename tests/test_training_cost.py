@@ -5,9 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon_lib import recipes, training_cost, widgets_real
-from recon_lib.checkpoints import load_model
-from recon_lib.training_cost import PEAK, PLANS, hours, operations, plan
+from recon_lib import recipes
+from recon_lib.course import explore_cost
+from recon_lib.training import cost as training_cost
+from recon_lib.training.checkpoints import load_model
+from recon_lib.training.cost import PEAK, PLANS, hours, operations, plan
 from recon_lib.unet import UNet
 
 
@@ -47,7 +49,7 @@ def test_the_shipped_models_are_what_the_shell_trains(name):
 
 
 def test_the_explorer_follows_its_controls():
-    box = widgets_real.cost_explorer()
+    box = explore_cost.cost_explorer()
     before = dict(box.numbers)
     assert set(before["hours"]) == set(PEAK)
     box.controls["millions"].value = 40.0
@@ -60,7 +62,7 @@ def test_the_explorer_follows_its_controls():
     low, high = before["hours"]["A100"]
     assert high / low == pytest.approx(training_cost.USE[1] / training_cost.USE[0])
     assert before["hours"]["8 x A100"][0] == pytest.approx(low / 8)
-    assert widgets_real.draw_cost(before).axes
+    assert explore_cost.draw_cost(before).axes
 
 
 @pytest.mark.parametrize("hours, text", [
@@ -68,4 +70,4 @@ def test_the_explorer_follows_its_controls():
     (20_000, "2.3 years"),
 ])  # fmt: skip
 def test_a_duration_is_told_in_a_unit_that_fits(hours, text):
-    assert widgets_real.duration(hours) == text
+    assert explore_cost.duration(hours) == text

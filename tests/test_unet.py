@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from recon_lib.common.errors import DataError
 from recon_lib.diffusion import cosine_schedule, denoiser
-from recon_lib.errors import DataError
 from recon_lib.unet import Attention, ResidualBlock, UNet, VectorEncoder
 
 SMALL = dict(channels=(16, 32), blocks=1, patch=2, attention=(1,), width=32)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from recon_lib import widgets
+from recon_lib.course import explore_bold
 
 
 def test_hrf_explorer_shows_the_shape_it_says():
-    box = widgets.hrf_explorer()
+    box = explore_bold.hrf_explorer()
     t, response = box.numbers["t"], box.numbers["response"]
     assert t[response.argmax()] == pytest.approx(box.numbers["peak_time"])
     # a box of one second delays the peak of a double gamma at 5 s by about half a second
@@ -21,17 +21,17 @@ def test_hrf_explorer_shows_the_shape_it_says():
 
 
 def test_responses_in_the_explorer_add_up():
-    numbers = widgets.hrf_numbers(5.0, 1.0, 0.2, 1.0, 10.0)
+    numbers = explore_bold.hrf_numbers(5.0, 1.0, 0.2, 1.0, 10.0)
     one = numbers["response"]
     shifted = [np.concatenate([np.zeros(100 * i), one])[:600] for i in range(6)]
     np.testing.assert_allclose(numbers["train"], np.sum(shifted, 0), atol=1e-9)
 
 
 def test_glm_playground_reacts_as_theory_says():
-    box = widgets.glm_playground()
+    box = explore_bold.glm_playground()
     controls = box.controls
     controls["noise"].value, controls["drift"].value = 0.0, 0.0
-    exact = widgets.glm_numbers(10.0, 0.0, 2.0, 5.0, 1e-9, "lsa", 0)
+    exact = explore_bold.glm_numbers(10.0, 0.0, 2.0, 5.0, 1e-9, "lsa", 0)
     assert box.numbers["trials"] == 37 and exact["r"] > 0.3
     assert box.numbers["r"] > 0.99  # nothing in the way but SPM's own, slightly other shape
     controls["noise"].value = 3.0
@@ -52,7 +52,7 @@ def test_roi_explorer_against_patterns_it_must_tell_apart():
     known = tuning[kind] + rng.normal(0, 3, (400, 60))
     betas = np.hstack([known, rng.normal(size=(400, 60))]).astype(np.float32)
     roi = np.repeat(["LHLOC", "RHPPA"], 60)
-    box = widgets.roi_explorer(betas, roi, {"object": np.array(list("abcd"))[kind]})
+    box = explore_bold.roi_explorer(betas, roi, {"object": np.array(list("abcd"))[kind]})
     assert box.numbers["accuracy"] > 0.6 and box.numbers["voxels"] == 60
     np.testing.assert_allclose(box.numbers["confusion"].sum(1), 1)
     np.testing.assert_allclose(np.diag(box.numbers["rdm"]), 0)

@@ -7,11 +7,12 @@ import pytest
 import torch
 from explorers import FACTORS, IMAGES, simple_brain
 
-from recon_lib import memory, widgets_brain
-from recon_lib.betas import silence
-from recon_lib.drawing import SAMPLING, sample_pictures
-from recon_lib.features import load_factor_net, read_factors
-from recon_lib.posterior import evidence
+from recon_lib.bold.betas import silence
+from recon_lib.brain.features import load_factor_net, read_factors
+from recon_lib.course import explore_guidance
+from recon_lib.decoding import retrieval_prior
+from recon_lib.decoding.sampling import SAMPLING, sample_pictures
+from recon_lib.guidance import evidence
 
 GUIDED = {"scale": SAMPLING["scale"], "interval": SAMPLING["interval"], "steps": 5}
 
@@ -26,15 +27,15 @@ def guidance(world):
     model, info, latent, decoder, betas, _ = world
     vectors = decoder.vector(betas)
     likelihood = partial(evidence, decoder, latent)
-    recall = partial(memory.recall, decoder, latent.transform(IMAGES))
-    box = widgets_brain.guidance_explorer(model, info, likelihood, recall, vectors, IMAGES)
+    recall = partial(retrieval_prior.recall, decoder, latent.transform(IMAGES))
+    box = explore_guidance.guidance_explorer(model, info, likelihood, recall, vectors, IMAGES)
     return box, vectors, likelihood, recall
 
 
 @pytest.fixture(scope="module")
 def lesion(world):
     model, info, _, decoder, betas, roi = world
-    return widgets_brain.lesion_explorer(
+    return explore_guidance.lesion_explorer(
         model, info, decoder, load_factor_net("judge"), betas, 1, roi, IMAGES, FACTORS, steps=5)
 
 
@@ -67,7 +68,7 @@ def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
     handle.remove()
     box.reset.click()
     spent = []
-    for interval in widgets_brain.INTERVALS:  # each is seen to differ, as the explorer opens
+    for interval in explore_guidance.INTERVALS:  # each is seen to differ, as the explorer opens
         box.set(interval=interval)
         spent.append(box.numbers["evaluations"])
     assert len(set(spent)) == len(spent)
@@ -76,19 +77,19 @@ def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
 
 def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     model, info, _, decoder, betas, _ = world
-    assert widgets_brain.nimble(model) is model  # nothing is gained without fast bfloat16
+    assert explore_guidance.nimble(model) is model  # nothing is gained without fast bfloat16
     vectors = decoder.vector(betas[:3])
     exact = sample_pictures(model, info, vectors, **GUIDED).astype(float)
-    monkeypatch.setattr("recon_lib.runs.bf16_is_faster", lambda: True)
-    quick = widgets_brain.nimble(model)
+    monkeypatch.setattr("recon_lib.training.run.bf16_is_faster", lambda: True)
+    quick = explore_guidance.nimble(model)
     assert {p.dtype for p in quick.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     off = sample_pictures(quick, info, vectors, **GUIDED) - exact
     other = sample_pictures(model, info, vectors, seed=1, **GUIDED) - exact
     assert 0 < np.sqrt((off**2).mean()) < 0.12 * np.sqrt((other**2).mean())
     latent = world[2]
-    aids = partial(evidence, decoder, latent), partial(memory.recall, decoder, latent.memory)
-    box = widgets_brain.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
+    aids = partial(evidence, decoder, latent), partial(retrieval_prior.recall, decoder, latent.memory)
+    box = explore_guidance.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
     box.set(steps=5, strength=1.0)  # its gradient passes through such a network
     assert np.isfinite(box.numbers["misfit"])
 

@@ -6,12 +6,12 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from recon_lib import widgets_diffusion as wd
+from recon_lib.brain.features import load_factor_net
+from recon_lib.course import explore_diffusion as wd
 from recon_lib.diffusion import cosine_schedule
-from recon_lib.features import load_factor_net
-from recon_lib.scenes import BACKGROUNDS, KINDS, LIGHTS, draw, sample_factors
+from recon_lib.training.cost import count
 from recon_lib.unet import UNet
-from recon_lib.unet_cost import count
+from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS, draw, sample_factors
 
 FACTORS = sample_factors(3, seed=5)
 IMAGES = draw(FACTORS)

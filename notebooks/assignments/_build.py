@@ -19,7 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.apps import NbGraderAPI
 from traitlets.config import Config
 
-from recon_lib.errors import atomic_write
+from recon_lib.common.errors import atomic_write
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "assignments"

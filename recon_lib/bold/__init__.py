@@ -1,0 +1,1 @@
+"""From BOLD to single-trial betas: HRF, design, GLM, shrinkage."""

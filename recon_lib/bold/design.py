@@ -1,0 +1,162 @@
+"""Design matrices: what we expect to see in a run, one column per cause."""
+
+import numpy as np
+
+from recon_lib.bold.events import condition_regressors, per_event
+from recon_lib.bold.regression import estimable
+from recon_lib.common.errors import DataError, one_label_each
+
+
+def cosine_drift(volumes, tr, high_pass=0.01):
+    """Slow cosines that soak up scanner drift, and a constant.
+
+    Parameters
+    ----------
+    volumes : int
+    tr : float
+        Repetition time, in seconds.
+    high_pass : float
+        Cut-off in Hz: slower fluctuations than this are modelled as drift.
+
+    Returns
+    -------
+    (volumes, k) array
+        Orthogonal columns; the cosines have norm 1, and the last column is all ones.
+        The discrete cosine basis of SPM; equal to nilearn's.
+
+    Raises
+    ------
+    DataError
+        If there is no volume, no time or no frequency.
+    """
+    if not (volumes >= 1 and 0 < tr < np.inf and 0 <= high_pass < np.inf):
+        raise DataError(f"found {volumes} volumes, a TR of {tr} s and a cut-off of {high_pass} Hz; "
+                        "expected volumes, a TR above 0 and a cut-off of 0 (no drift) or more")
+    order = min(volumes - 1, int(2 * volumes * high_pass * tr))
+    t = np.arange(volumes)[:, None] + 0.5
+    cosines = np.sqrt(2 / volumes) * np.cos(np.pi / volumes * t * np.arange(1, order + 1))
+    return np.hstack([cosines, np.ones((volumes, 1))])
+
+
+def nuisance(volumes, tr, high_pass=0.01, confounds=None):
+    """Everything that is not an event: confounds (motion, noise components), drift, constant.
+
+    Parameters
+    ----------
+    confounds : (volumes, c) array, optional
+
+    Returns
+    -------
+    (volumes, c + k) array
+
+    Raises
+    ------
+    DataError
+        If the confounds have another number of volumes or are not finite.
+    """
+    drift = cosine_drift(volumes, tr, high_pass)
+    if confounds is None:
+        return drift
+    confounds = np.asarray(confounds, dtype=float).reshape(len(confounds), -1)
+    if len(confounds) != volumes:
+        raise DataError(
+            f"the confounds have {len(confounds)} rows; expected one per volume ({volumes})"
+        )
+    if not np.isfinite(confounds).all():
+        raise DataError(
+            "the confounds hold NaN or infinite values; fill them in (fMRIPrep leaves NaN in the "
+            "first row of derivatives: put 0)"
+        )
+    return np.hstack([confounds, drift])
+
+
+def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", high_pass=0.01,
+                  confounds=None):
+    """One run's design: a column (or a few) per condition, then nuisances.
+
+    Parameters
+    ----------
+    volumes : int
+    tr : float
+        Repetition time, in seconds.
+    onsets : (events,) array
+        Seconds from the first volume.
+    conditions : (events,) sequence of str
+        What each event was.
+    durations : (events,) array or float
+        In seconds.
+    hrf : str or array
+        As in `hrf.kernels`.
+    high_pass : float
+        In Hz, see `cosine_drift`.
+    confounds : (volumes, c) array, optional
+
+    Returns
+    -------
+    design : (volumes, columns) array
+    names : list of str
+        In nilearn's order: conditions in alphabetical order, confounds, drifts, constant.
+
+    Raises
+    ------
+    DataError
+        If there is not one condition per onset.
+    """
+    onsets, conditions = np.atleast_1d(onsets), one_label_each(conditions)
+    if onsets.shape != conditions.shape:
+        raise DataError(f"{onsets.size} onsets but {conditions.size} conditions; expected as many")
+    durations = per_event(durations, onsets, "durations")
+    blocks, names = [], []
+    suffixes = ["", "_derivative", "_dispersion"]
+    for condition in np.unique(conditions):
+        mine = conditions == condition
+        blocks.append(
+            condition_regressors(onsets[mine], durations[mine], volumes, tr, hrf)
+        )
+        names += [f"{condition}{suffix}" for suffix in suffixes[: blocks[-1].shape[1]]]
+    blocks.append(nuisance(volumes, tr, high_pass, confounds))
+    drifts = len(cosine_drift(volumes, tr, high_pass).T) - 1
+    extra = blocks[-1].shape[1] - drifts - 1
+    names += [f"confound_{i + 1}" for i in range(extra)]
+    names += [f"drift_{i + 1}" for i in range(drifts)] + ["constant"]
+    return np.hstack(blocks), names
+
+
+def variance_inflation(design):
+    """How much each column's variance suffers from the others: 1 means independent.
+
+    Parameters
+    ----------
+    design : (volumes, columns) array
+        The constant must be the last column, as `design_matrix` leaves it.
+
+    Returns
+    -------
+    (columns - 1,) array
+        1 / (1 - R²) of each column regressed on all others; the constant has none.
+    """
+    centred = design[:, :-1] - design[:, :-1].mean(0)
+    centred = centred / np.linalg.norm(centred, axis=0)
+    return np.diag(np.linalg.pinv(centred.T @ centred))
+
+
+def efficiency(design, contrast):
+    """1 / variance of a contrast, for noise of variance 1: larger is better.
+
+    Parameters
+    ----------
+    design : (volumes, columns) array
+    contrast : (columns,) or (rows, columns) array
+
+    Returns
+    -------
+    float
+        1 / trace(C (XᵀX)⁻¹ Cᵀ): Liu et al. 2001, doi:10.1006/nimg.2000.0728.
+
+    Raises
+    ------
+    DataError
+        If the design cannot tell the contrast, see `regression.estimable`.
+    """
+    contrast = estimable(contrast, design)
+    return float(1 / np.trace(contrast @ np.linalg.pinv(design.T @ design) @ contrast.T))

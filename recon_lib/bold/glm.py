@@ -1,0 +1,183 @@
+"""The general linear model: from BOLD and a design to numbers with error bars.
+
+Arrays are `(volumes, voxels)`. Work happens in the precision of the BOLD (float32 stays
+float32), designs and their inverses are float64.
+"""
+
+import numpy as np
+
+from recon_lib.bold import hrf as responses
+from recon_lib.bold.design import nuisance
+from recon_lib.bold.events import peak_height, per_event, regressors
+from recon_lib.bold.regression import check
+from recon_lib.common.errors import DataError, as_numbers
+
+
+def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa", confounds=None,
+                       high_pass=0.01, percent=True):
+    """One beta per trial and voxel: how strongly the voxel answered that one picture.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+        One run.
+    onsets : (trials,) array
+        Seconds from the first volume.
+    tr : float
+        Repetition time, in seconds.
+    hrf : str, (samples,) array or (voxels,) integer array
+        A name, a kernel sampled 50 times per TR, or for each voxel a row of `hrf.library`.
+    durations : (trials,) array or float
+        In seconds.
+    method : "lsa" or "lss"
+        One model with a regressor per trial (least squares, all), or for each trial a model
+        with that trial against all others in one regressor (least squares, separate;
+        Mumford et al. 2012, doi:10.1016/j.neuroimage.2011.08.076).
+    confounds : (volumes, c) array, optional
+    high_pass : float
+        In Hz, see `design.cosine_drift`.
+    percent : bool
+        Give percent signal change: divide by the voxel's mean over the run.
+
+    Returns
+    -------
+    (trials, voxels) float32 array
+        A beta of 1 is a response to one picture that peaks 1 % (or 1 unit) above baseline.
+        NaN for voxels that hold NaN or have no signal.
+
+    Raises
+    ------
+    DataError
+        If shapes disagree, the trials cannot be told apart, or `hrf` is several responses.
+    """
+    series = percent_change(bold) if percent else check(bold)
+    hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), series.shape[1]
+
+    def fit(kernel, columns):
+        matrix = trial_estimator(
+            onsets, len(series), tr, kernel, durations, method, confounds, high_pass
+        )
+        return matrix.astype(series.dtype) @ series[:, columns]
+
+    if isinstance(hrf, str) or hrf.dtype.kind == "f":
+        kernels = responses.kernels(hrf, tr)
+        if len(kernels) != 1:
+            raise DataError(f"the HRF has {len(kernels)} parts; a trial has one response: give one "
+                            "kernel, or for each voxel a row of hrf.library")
+        betas = fit(kernels[0], slice(None))
+    else:
+        hrf, shapes = responses.check_choice(hrf, voxels), responses.library(tr)
+        betas = np.empty((len(np.atleast_1d(onsets)), voxels), series.dtype)
+        for shape in np.unique(hrf):
+            betas[:, hrf == shape] = fit(shapes[shape], hrf == shape)
+    return betas.astype(np.float32, copy=False)
+
+
+def percent_change(bold):
+    """BOLD as percent of each voxel's mean over the run, minus 100.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+
+    Returns
+    -------
+    (volumes, voxels) array
+        NaN for voxels that hold NaN or never vary (outside the brain).
+
+    Raises
+    ------
+    DataError
+        If most voxels have no positive mean: they were demeaned before.
+    """
+    bold = check(bold)
+    mean = bold.mean(0, dtype=np.float64)
+    mean[np.ptp(bold, axis=0) == 0] = np.nan
+    alive = mean[np.isfinite(mean)]  # none at all: a block outside the brain
+    if len(alive) and not np.median(alive) > 0:
+        raise DataError(
+            f"the BOLD has a median baseline of {np.median(alive):.3g}; percent signal change "
+            "needs a positive one: give data that are not demeaned (or percent=False)"
+        )
+    return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
+
+
+def trial_design(onsets, volumes, tr, kernel, durations=1.0):
+    """One regressor per trial, each scaled so that an isolated response peaks at 1.
+
+    Returns
+    -------
+    (volumes, trials) array
+    """
+    onsets = np.atleast_1d(as_numbers(onsets, "the list of onsets")).astype(float)
+    if onsets.ndim != 1 or len(onsets) == 0:
+        raise DataError(f"onsets of shape {onsets.shape}; expected one for each trial, in seconds")
+    durations = per_event(durations, onsets, "durations")
+    columns = regressors(onsets, durations, volumes, tr, kernel)
+    lengths, which = np.unique(durations, return_inverse=True)
+    heights = np.array([peak_height(kernel, length, tr) for length in lengths])
+    return columns / heights[which]
+
+
+def trial_space(onsets, drift, tr, kernel, durations=1.0):
+    """Trial regressors without drift, and the eigenvectors of their products.
+
+    Parameters
+    ----------
+    drift : (volumes, k) array
+        Orthonormal basis of everything to project out.
+
+    Returns
+    -------
+    design : (volumes, trials) array
+        X, projected.
+    values, vectors : (trials,) and (trials, trials) arrays
+        XᵀX = E diag(values) Eᵀ.
+
+    Raises
+    ------
+    DataError
+        If the trials cannot be told apart.
+    """
+    design = trial_design(onsets, len(drift), tr, kernel, durations)
+    design -= drift @ (drift.T @ design)
+    values, vectors = np.linalg.eigh(design.T @ design)
+    if values[0] <= 1e-10 * values[-1]:
+        raise DataError(
+            f"the {len(values)} trials of a run of {len(drift)} volumes cannot be told apart; "
+            "check that the onsets are in seconds, differ, and lie inside the run"
+        )
+    return design, values, vectors
+
+
+def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", confounds=None,
+                    high_pass=0.01):
+    """The matrix that turns a run's BOLD into single-trial betas.
+
+    Both methods are linear in the BOLD, so each is one matrix, worked out once per run and
+    applied to all voxels at once. Drift is projected out first (Frisch, Waugh, Lovell). With
+    G = XᵀX of the projected trial regressors, LSA is G⁻¹Xᵀ. For LSS, trial i's model has two
+    columns, x_i and the sum of the others, whose 2 x 2 normal equations hold only sums of G:
+    solved by hand for all trials together.
+
+    Parameters
+    ----------
+    As in `single_trial_betas`, for one `kernel` (samples,).
+
+    Returns
+    -------
+    (trials, volumes) array
+    """
+    if method not in ("lsa", "lss"):
+        raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
+    drift, _ = np.linalg.qr(nuisance(volumes, tr, high_pass, confounds))
+    design, values, vectors = trial_space(onsets, drift, tr, kernel, durations)
+    if method == "lsa" or len(values) == 1:
+        return (vectors / values) @ vectors.T @ design.T
+    gram = design.T @ design  # (trials, trials)
+    own = np.diag(gram)
+    row = gram.sum(1)
+    cross = row - own  # x_i . others
+    rest = gram.sum() - 2 * row + own  # others . others
+    others = design.sum(1, keepdims=True) - design  # (volumes, trials)
+    return ((rest * design - cross * others) / (own * rest - cross**2)).T

@@ -1,0 +1,331 @@
+"""Least squares for every voxel at once: OLS, AR(1) prewhitening and contrasts.
+
+Arrays are `(volumes, voxels)`. Products run in the precision of the BOLD, so that float32 stays
+small and fast; designs, their inverses and sums of squares are float64.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from recon_lib.common.errors import DataError, as_numbers
+
+
+class Contrast(NamedTuple):
+    """A weighted sum of betas per voxel: its size, standard error, t and two-sided p."""
+
+    effect: np.ndarray
+    error: np.ndarray
+    t: np.ndarray
+    p: np.ndarray
+
+
+@dataclass
+class Fit:
+    """A fitted GLM. Voxels in one `group` share an autocorrelation, hence a covariance.
+
+    Attributes
+    ----------
+    bold : (volumes, voxels) array
+    design : (volumes, k) array
+    betas : (k, voxels) array
+    rho : (groups,) array
+        AR(1) coefficient of each group; a single 0 for OLS.
+    group : (voxels,) int array
+    covariance : (groups, k, k) array
+        (XᵀX)⁻¹ of the whitened design; times `variance` it is the covariance of the betas.
+    df : int
+        Volumes minus the rank of the design.
+    """
+
+    bold: np.ndarray
+    design: np.ndarray
+    betas: np.ndarray
+    rho: np.ndarray
+    group: np.ndarray
+    covariance: np.ndarray
+    df: int
+
+    @property
+    def residuals(self):
+        """(volumes, voxels) array: what the design does not explain, not whitened."""
+        return self.bold - self.design.astype(self.bold.dtype) @ self.betas
+
+    @cached_property
+    def variance(self):
+        """(voxels,) array: variance of the whitened noise."""
+        rss = np.empty(self.bold.shape[1])
+        design = self.design.astype(self.bold.dtype)
+        for start in range(0, len(rss), 1024):  # so few residuals stay in the cache
+            some = slice(start, start + 1024)
+            residuals = self.bold[:, some] - design @ self.betas[:, some]
+            for g, columns in _groups(self.group[some], len(self.rho)):
+                white = whiten(residuals[:, columns], self.rho[g])
+                rss[some][columns] = np.einsum("tv,tv->v", white, white)
+        return rss / self.df
+
+    @cached_property
+    def r2(self):
+        """(voxels,) array: share of the variance over time that the design explains."""
+        return 1 - self.residuals.var(0) / self.bold.var(0)
+
+    def contrast(self, weights):
+        """Test one weighted sum of betas in every voxel.
+
+        Parameters
+        ----------
+        weights : (k,) array
+
+        Returns
+        -------
+        Contrast
+
+        Raises
+        ------
+        DataError
+            If the design cannot tell it, see `estimable`.
+        """
+        weights = estimable(weights, self.design)[0]
+        effect = weights @ self.betas
+        scale = np.einsum("i,gij,j->g", weights, self.covariance, weights)[self.group]
+        error = np.sqrt(scale * self.variance)
+        t = effect / error
+        return Contrast(effect, error, t, 2 * stats.t.sf(np.abs(t), self.df))
+
+    def f_test(self, weights):
+        """Test several weighted sums together: is any of them not zero?
+
+        Parameters
+        ----------
+        weights : (rows, k) array
+            Linearly independent rows.
+
+        Returns
+        -------
+        f, p : (voxels,) arrays
+
+        Raises
+        ------
+        DataError
+            If the design cannot tell one of them, see `estimable`.
+        """
+        weights = estimable(weights, self.design)
+        effect = weights @ self.betas  # (rows, voxels)
+        inverse = np.linalg.inv(weights @ self.covariance @ weights.T)  # (groups, rows, rows)
+        f = np.empty(effect.shape[1])
+        for g, columns in _groups(self.group, len(self.rho)):
+            f[columns] = np.einsum(
+                "iv,ij,jv->v", effect[:, columns], inverse[g], effect[:, columns], optimize=True
+            )
+        f /= len(weights) * self.variance
+        return f, stats.f.sf(f, len(weights), self.df)
+
+
+def ols(bold, design):
+    """Ordinary least squares: one pseudo-inverse, one matrix product.
+
+    With float32 BOLD every beta is within (volumes + 3) · 6e-8 · |X⁺| |bold| of the exact one, X⁺
+    being the pseudo-inverse of the design: a product of so many terms rounds no worse.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+    design : (volumes, k) array
+
+    Returns
+    -------
+    Fit
+        The betas of a voxel that holds NaN or infinite values are NaN.
+
+    Raises
+    ------
+    DataError
+        If the two disagree in volumes, or no degrees of freedom are left.
+    """
+    bold, design = check(bold, design)
+    return _fit(bold, design, np.zeros(1), np.zeros(bold.shape[1], int))
+
+
+def ar1(bold, design, rho=None):
+    """Least squares after taking out first-order autocorrelation (prewhitening).
+
+    Each voxel is whitened with its own coefficient, rounded to 0.01. nilearn's `run_glm` with
+    `noise_model="ar1"` cuts the same estimate off to 0.01 instead: results differ by what one
+    step of that grid does, and are equal when both are given the same coefficients.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+    design : (volumes, k) array
+    rho : (voxels,) array or float, optional
+        AR(1) coefficients, between -1 and 1; NaN is taken for 0. When left out,
+        `autocorrelation` of the OLS residuals.
+
+    Returns
+    -------
+    Fit
+
+    Raises
+    ------
+    DataError
+        As `ols`, or if `rho` is not one coefficient for each voxel.
+    """
+    bold, design = check(bold, design)
+    voxels = bold.shape[1]
+    if rho is None:
+        rho = autocorrelation(ols(bold, design).residuals)
+    else:
+        rho = as_numbers(rho, "rho")
+        if rho.shape not in ((), (voxels,)) or (np.abs(rho) >= 1).any():
+            raise DataError(f"rho has shape {rho.shape} and is at most "
+                            f"{np.abs(rho).max(initial=0):.3g}; expected a coefficient between -1 "
+                            f"and 1 for each of {voxels} voxels")
+        rho = np.broadcast_to(rho, voxels)
+    levels, group = np.unique(np.round(np.nan_to_num(rho), 2), return_inverse=True)
+    return _fit(bold, design, levels, group)
+
+
+def autocorrelation(residuals, design=None):
+    """Correlation of each voxel's residuals with themselves one volume later.
+
+    Parameters
+    ----------
+    residuals : (volumes, voxels) array
+    design : (volumes, k) array, optional
+        Taking out a design pulls the estimate down, the more the larger the design. Given the
+        design, undo this: find the rho for which the *expected* ratio of lag-1 to lag-0
+        products of residuals is the observed one. With R = I - XX⁺ and V(rho) the AR(1)
+        correlation, E[rᵀDr] = tr(RDR V(rho)) is a polynomial in rho (the idea of Worsley et
+        al. 2002, doi:10.1006/nimg.2001.0933).
+
+    Returns
+    -------
+    (voxels,) array
+    """
+    volumes = len(residuals)
+    products = np.einsum("tv,tv->v", residuals[1:], residuals[:-1], dtype=np.float64)
+    with np.errstate(invalid="ignore"):  # a voxel that never varies has no autocorrelation: NaN
+        ratio = products / np.einsum("tv,tv->v", residuals, residuals, dtype=np.float64)
+    if design is None:
+        return ratio * volumes / (volumes - 1)
+    project = np.eye(volumes) - design @ np.linalg.pinv(design)
+    shifted = project[:, 1:] @ project[:-1]
+    lags = np.arange(volumes)
+    powers = np.linspace(-0.95, 0.98, 387)[:, None] ** lags  # (grid, lags)
+
+    def expected(matrix):  # tr(matrix V): add up the diagonals, weigh them by rho**lag
+        matrix = matrix + matrix.T
+        sums = np.array([np.trace(matrix, lag) for lag in lags])
+        sums[0] /= 2
+        return powers @ sums
+
+    curve = expected(shifted) / expected(project)
+    rising = np.maximum.accumulate(curve)  # interp wants an increasing curve
+    return np.interp(ratio, rising, powers[:, 1])
+
+
+def whiten(series, rho):
+    """Subtract `rho` times the volume before; the first volume stays as it is."""
+    if rho == 0:
+        return series
+    out = series.copy()
+    out[1:] -= series[:-1] * series.dtype.type(rho)
+    return out
+
+
+def check(bold, design=None):
+    """Bring BOLD to a float `(volumes, voxels)` array and hold the design against it."""
+    bold = as_numbers(bold, "the BOLD")
+    if bold.ndim != 2 or 0 in bold.shape:
+        raise DataError(f"the BOLD has shape {bold.shape}; expected (volumes, voxels)")
+    if bold.dtype not in (np.float32, np.float64):
+        bold = bold.astype(np.float32)
+    if design is None:
+        return bold
+    design = as_numbers(design, "the design").astype(float)
+    if design.ndim != 2 or len(design) != len(bold):
+        raise DataError(
+            f"the design has shape {design.shape}; expected ({len(bold)}, columns), one row per "
+            "volume of the BOLD"
+        )
+    if not np.isfinite(design).all():
+        raise DataError("the design holds NaN or infinite values; fill in those rows or leave the "
+                        "columns out")
+    return bold, design
+
+
+def estimable(weights, design):
+    """Hold contrasts against a design: only sums of its rows have one answer.
+
+    Where columns are copies or sums of others, betas can be moved from one to the other without
+    any change to the fit, so a contrast of them would be an accident of the algorithm.
+
+    Parameters
+    ----------
+    weights : (k,) or (rows, k) array
+    design : (volumes, k) array
+
+    Returns
+    -------
+    (rows, k) array
+
+    Raises
+    ------
+    DataError
+        If there is not one weight a column, or a contrast is not in the row space of the design.
+    """
+    weights = np.atleast_2d(as_numbers(weights, "the contrast").astype(float))
+    k = design.shape[1]
+    if weights.ndim != 2 or weights.shape[1] != k:
+        raise DataError(f"the contrast has {weights.shape[-1]} weights; the design has {k} columns")
+    _, _, rows = _svd(design)  # (rank, k), orthonormal
+    away = np.linalg.norm(weights - weights @ rows.T @ rows, axis=1)
+    if not (away <= 1e-6 * np.linalg.norm(weights, axis=1)).all():
+        raise DataError(f"the contrast cannot be estimated from a design of {k} columns and rank "
+                        f"{len(rows)}; leave out the columns that are sums of others, or weigh "
+                        "them alike")
+    return weights
+
+
+def _svd(design):
+    """Singular value decomposition without the values that are 0 but for rounding."""
+    u, values, vt = np.linalg.svd(design, full_matrices=False)
+    keep = values > values.max(initial=0) * max(design.shape) * np.finfo(float).eps
+    return u[:, keep], values[keep], vt[keep]
+
+
+def _inverse(design):
+    """Pseudo-inverse and rank from one singular value decomposition."""
+    u, values, vt = _svd(design)
+    return (vt.T / values) @ u.T, len(values)
+
+
+def _fit(bold, design, rho, group):
+    inverses, ranks = zip(*(_inverse(whiten(design, level)) for level in rho), strict=True)
+    rank = ranks[0]  # whitening can be undone, so it is the same for all
+    df = len(design) - rank
+    if df < 1:
+        raise DataError(
+            f"a design of rank {rank} leaves no degrees of freedom in {len(design)} volumes; use "
+            "fewer columns or more volumes"
+        )
+    covariance = np.stack([inverse @ inverse.T for inverse in inverses])
+    if len(rho) == 1:
+        betas = inverses[0].astype(bold.dtype) @ whiten(bold, rho[0])
+    else:
+        betas = np.empty((design.shape[1], bold.shape[1]), bold.dtype)
+        for g, columns in _groups(group, len(rho)):
+            betas[:, columns] = inverses[g].astype(bold.dtype) @ whiten(bold[:, columns], rho[g])
+    betas[~np.isfinite(betas)] = np.nan  # an infinite volume leaves nothing to know of the voxel
+    return Fit(bold, design, betas, rho, group, covariance, df)
+
+
+def _groups(group, count):
+    """Pairs of group number and its columns; a lone group is a slice, which copies nothing."""
+    if count == 1:
+        return [(0, slice(None))]
+    order = np.argsort(group, kind="stable")
+    return enumerate(np.split(order, np.cumsum(np.bincount(group, minlength=count))[:-1]))

@@ -1,0 +1,1 @@
+"""From betas to a brain vector, and models of what evokes betas."""

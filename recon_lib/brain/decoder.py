@@ -1,0 +1,162 @@
+"""decoder."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.covariance import ledoit_wolf
+
+from recon_lib.brain.encoding import square_distances
+from recon_lib.brain.ridge import Ridge, fit_ridge
+from recon_lib.common.errors import DataError
+
+
+@dataclass
+class BrainDecoder:
+    """Betas -> brain vector, with a model of its errors.
+
+    A brain vector is the ridge estimate m of the latent f, followed by 1/√repeats, the relative
+    size of the noise. On new trials m = f gain + error, error ~ N(0, covariance / repeats).
+
+    Attributes
+    ----------
+    ridge : Ridge
+        From betas to the latent.
+    channel : Ridge
+        From the latent to out-of-fold estimates of it: the gain.
+    root : (d, d) array
+        Cholesky factor of the covariance of the errors.
+    """
+
+    ridge: Ridge
+    channel: Ridge
+    root: np.ndarray
+
+    def vector(self, betas, repeats=1):
+        """Brain vectors (n, d + 1) float32 of betas (n, voxels).
+
+        Parameters
+        ----------
+        betas : array (n, voxels)
+            Each row a trial, or the average of `repeats` trials of one picture.
+        repeats : int or (n,) array
+            Above 0.
+
+        Raises
+        ------
+        DataError
+            If the voxels are not those of the fit, or betas or repeats are no such numbers.
+        """
+        expected = len(self.ridge.x_mean)
+        if betas.shape[1] != expected:
+            raise DataError(
+                f"the betas have {betas.shape[1]} voxels, the decoder was fitted to {expected}; "
+                "use the betas of the same subject and areas"
+            )
+        if not np.isfinite(betas).all():
+            raise DataError("the betas hold NaN or infinite values; expected numbers: drop those "
+                            "trials or voxels, as `data.load_own` does")
+        repeats = np.asarray(repeats)
+        if not ((repeats > 0) & (repeats < np.inf)).all():
+            raise DataError("repeats holds a number that is not above 0 and finite; expected how "
+                            "many trials each row is the mean of")
+        level = np.broadcast_to(1 / np.sqrt(repeats), len(betas))
+        return np.column_stack([self.ridge.predict(betas), level]).astype(np.float32)
+
+    def simulate(self, latents, repeats, generator):
+        """Brain vectors that pictures could have evoked, with fresh errors.
+
+        Parameters
+        ----------
+        latents : Tensor (b, d)
+        repeats : Tensor (b,)
+        generator : torch.Generator
+
+        Returns
+        -------
+        Tensor (b, d + 1)
+        """
+        weights, x_mean, y_mean, root = (
+            torch.from_numpy(np.asarray(a, np.float32))
+            for a in (self.channel.weights, self.channel.x_mean, self.channel.y_mean, self.root)
+        )
+        level = repeats.float().rsqrt()[:, None]  # (b, 1)
+        error = torch.randn(latents.shape, generator=generator) @ root.T
+        return torch.cat([(latents - x_mean) @ weights + y_mean + level * error, level], 1)
+
+    def log_likelihood(self, vectors, latents):
+        """How well each brain vector (n, d + 1) fits each candidate's latent (m, d): (n, m)."""
+        expected = self.channel.predict(latents)  # (m, d)
+        white = [np.linalg.solve(self.root, a.T).T for a in (vectors[:, :-1], expected)]
+        return -square_distances(*white) / (2 * vectors[:, -1:] ** 2)
+
+
+def fit_decoder(betas, latents, groups=None, seed=0):
+    """Fit a `BrainDecoder` on training trials.
+
+    Parameters
+    ----------
+    betas : (n, voxels) array
+    latents : (n, d) array
+        Latent of the picture shown on each trial.
+    groups : (n,) array, optional
+        Trials of one group (picture, run) are left out together in cross-validation.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    BrainDecoder
+    """
+    betas, latents = np.asarray(betas, np.float32), np.asarray(latents, np.float32)
+    ridge = fit_ridge(betas, latents, groups, seed=seed)
+    channel = fit_ridge(latents, ridge.out_of_fold, groups, seed=seed)
+    covariance, _ = ledoit_wolf(ridge.out_of_fold - channel.out_of_fold)
+    covariance += 1e-6 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
+    return BrainDecoder(ridge, channel, np.linalg.cholesky(covariance))
+
+
+def vector_source(
+    decoder, latents, blocks, repeats=(1, 2, 3, 4, 16, 64, 256), weaken=0.2
+):  # fmt: skip
+    """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
+
+    Now and then a block of the vector (pixels, features) is weakened as a noisier brain would
+    weaken it: noise is added and the sum shrunk towards its mean, which is what ridge regression
+    does to what it cannot read. So the network also knows what to do when an area is silent.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    latents : (n, d) array
+        Of the loader's pictures, in its order.
+    blocks : sequence of int
+        Sizes of the blocks of the latent; they sum to d.
+    repeats : sequence of int
+        Numbers of averaged trials to simulate, drawn with equal probability. Few experiments
+        average more than four; the others are for `retrieval_prior.recall`, and teach the network what a
+        vector means.
+    weaken : float
+        Share of blocks to weaken.
+
+    Returns
+    -------
+    function (index (b,), generator) -> Tensor (b, d + 1)
+    """
+    latents, choices = torch.from_numpy(np.asarray(latents, np.float32)), torch.tensor(repeats)
+    estimates = decoder.ridge.out_of_fold
+    mean, spread = (torch.from_numpy(f(estimates, axis=0)) for f in (np.mean, np.std))
+
+    def vectors(index, generator):
+        n = choices[torch.randint(len(choices), (len(index),), generator=generator)]
+        vector = decoder.simulate(latents[index], n, generator)
+        shape = (len(index), len(blocks))
+        # noise variance in units of the vector's own: 0 mostly, else log-uniform in .3 to 30
+        extra = 0.3 * 100 ** torch.rand(shape, generator=generator)
+        extra = extra * (torch.rand(shape, generator=generator) < weaken)
+        extra = extra.repeat_interleave(torch.tensor(blocks), dim=1)  # (b, d)
+        noise = spread * torch.randn(extra.shape, generator=generator)
+        vector[:, :-1] = mean + (vector[:, :-1] - mean + extra.sqrt() * noise) / (1 + extra)
+        return vector
+
+    return vectors

@@ -1,0 +1,176 @@
+"""What is in a picture: a small network that names the thing, the background and the light.
+
+It is trained on TinyScenes, whose factors are known. Two of these are shipped, trained on
+different pictures from different seeds: the *eye* gives the features that betas are decoded to,
+the *judge* only ever scores. A reader of another kind is in `referee`.
+"""
+
+import json
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+from tqdm import tqdm
+
+from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.data.pictures import uint8_pictures
+from recon_lib.training.checkpoints import CHECKPOINTS
+from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
+
+NAMED = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
+MEASURED = ("hue", "x", "y", "size")
+EMBEDDING = 96
+
+
+class FactorNet(nn.Module):
+    """Four convolutions down to 4 x 4, one embedding, one linear readout per factor."""
+
+    def __init__(self):
+        super().__init__()
+        layers, last = [], 3
+        for c in (32, 64, 96, 128):  # 64 -> 32 -> 16 -> 8 -> 4 pixels a side
+            layers += [nn.Conv2d(last, c, 3, stride=2, padding=1), nn.GroupNorm(8, c), nn.SiLU()]
+            last = c
+        self.trunk = nn.Sequential(*layers, nn.Flatten())
+        self.embedding = nn.Linear(128 * 16, EMBEDDING)
+        self.named = nn.ModuleDict({k: nn.Linear(EMBEDDING, len(v)) for k, v in NAMED.items()})
+        self.measured = nn.Linear(EMBEDDING, 5)  # cos and sin of the hue, x, y, size
+
+    def embed(self, x):  # (b, 3, 64, 64) in [-1, 1] -> (b, EMBEDDING)
+        return self.embedding(self.trunk(x))
+
+    def forward(self, x):
+        e = torch.tanh(self.embed(x))
+        return {k: head(e) for k, head in self.named.items()} | {"measured": self.measured(e)}
+
+
+def measured_targets(factors):
+    """The continuous factors on comparable scales: (n, 5) float32."""
+    angle = 2 * np.pi * factors["hue"]
+    columns = [np.cos(angle), np.sin(angle)]
+    columns += [(factors[k] - m) / s for k, m, s in
+                (("x", 0.5, 0.127), ("y", 0.58, 0.069), ("size", 0.51, 0.064))]
+    return np.stack(columns, 1).astype(np.float32)
+
+
+def to_batch(images):
+    """uint8 (n, H, W, 1 or 3) -> float (n, 3, 64, 64) in [-1, 1], for a `FactorNet`."""
+    images = np.ascontiguousarray(uint8_pictures(images))
+    return fitted(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
+def fitted(x):
+    """Pictures (n, 1 or 3, H, W) as a `FactorNet` takes them: (n, 3, 64, 64)."""
+    if x.shape[-1] != 64 or x.shape[-2] != 64:
+        x = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
+    return x.expand(-1, 3, -1, -1)
+
+
+def noisy(x, generator):
+    """Pictures (b, 3, 64, 64) with noise of up to 0.3 of the range's half: learn to bear it."""
+    blur = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)
+    return x + blur * torch.randn(x.shape, generator=generator)
+
+
+def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, kind=FactorNet,
+                     spoil=noisy):
+    """Fit a network to pictures with known factors.
+
+    Parameters
+    ----------
+    images : (n, 64, 64, 3) uint8 array
+    factors : structured array (n,)
+        See `scenes.FACTORS`.
+    seed : int
+        Of the initial weights, the order and the noise on the pictures.
+    epochs, batch_size : int
+    lr : float
+        Peak learning rate of a one-cycle schedule.
+    kind : class
+        `FactorNet`, or another with the same answers.
+    spoil : function (pictures (b, 3, 64, 64), generator) -> pictures
+        What is done to the pictures of each batch, so that imperfect ones can be read too.
+
+    Returns
+    -------
+    kind, in evaluation mode
+    """
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = kind()
+    named = {k: torch.from_numpy(factors[k].astype(np.int64)) for k in NAMED}
+    measured = torch.from_numpy(measured_targets(factors))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
+    batches = -(-len(images) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches)
+    for _ in tqdm(range(epochs), desc="factor net", disable=None):
+        for i in torch.randperm(len(images), generator=generator).split(batch_size):
+            out = net(spoil(to_batch(images[i.numpy()]), generator))
+            loss = sum(F.cross_entropy(out[k], named[k][i]) for k in NAMED)
+            loss = loss + F.mse_loss(out["measured"], measured[i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return net.eval()
+
+
+@torch.no_grad()
+def embed(net, images, batch_size=256):
+    """Features of pictures: (n, EMBEDDING) float32."""
+    parts = [net.embed(to_batch(images[i : i + batch_size]))
+             for i in range(0, len(images), batch_size)]
+    return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
+def read_factors(net, images, batch_size=256):
+    """What a `FactorNet`, or the referee, reads from pictures.
+
+    Returns
+    -------
+    dict
+        For "kind", "background" and "light" the probabilities (n, classes); for "hue", "x",
+        "y" and "size" the estimates (n,), in the units of `scenes.FACTORS`.
+    """
+    outs = [net(to_batch(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
+    read = {k: torch.cat([o[k] for o in outs]).softmax(1).numpy() for k in NAMED}
+    cos, sin, x, y, size = torch.cat([o["measured"] for o in outs]).numpy().T
+    hue = (np.arctan2(sin, cos) / (2 * np.pi)) % 1
+    return read | dict(hue=hue, x=0.5 + 0.127 * x, y=0.58 + 0.069 * y, size=0.51 + 0.064 * size)
+
+
+def save_factor_net(net, path, **card):
+    """Write a network as safetensors, with `card` (how it was made) as metadata."""
+    with atomic_write(path) as partial:
+        save_file(net.state_dict(), partial,
+                  {"kind": type(net).__name__, "card": json.dumps(card)})
+
+
+def load_factor_net(path, kind=FactorNet):
+    """Read a `FactorNet`, or a network of another kind; "eye" and "judge" are shipped.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or holds another network.
+    """
+    if path in ("eye", "judge", "referee"):
+        path = CHECKPOINTS / f"{path}.safetensors"
+    try:
+        with safe_open(path, "pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        net = kind()
+        net.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise DataError(f"no file {path}; make it with `python -m recon_lib train`") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise DataError(
+            f"{path} does not hold a {kind.__name__} ({type(error).__name__}); "
+            "give a file written by save_factor_net, or download it anew"
+        ) from error
+    return net.eval()

@@ -1,0 +1,108 @@
+"""What patterns of betas tell: what can be decoded from them, and which of them are alike."""
+
+import numpy as np
+from scipy.stats import rankdata
+
+from recon_lib.bold.betas import correlate_columns, same_trials
+from recon_lib.brain.ridge import fit_ridge
+from recon_lib.common.errors import DataError, as_numbers
+
+
+def decode(betas, target, groups=None, seed=0):
+    """What can be read from the betas by ridge regression, cross-validated.
+
+    Parameters
+    ----------
+    betas : (trials, voxels) array
+    target : (trials,) array
+        Numbers to predict, or names (strings) or integers to tell apart.
+    groups : (trials,) array, optional
+        Trials of one group, such as a picture, are never split between training and test.
+
+    Returns
+    -------
+    float
+        For numbers the correlation of predicted with true ones. For categories the share
+        named correctly (one ridge regression per category, the largest wins).
+    """
+    betas, target = as_numbers(betas, "betas", 2), np.asarray(target)
+    betas = betas if betas.dtype.kind == "f" else betas.astype(float)
+    same_trials(betas, target)
+    if target.dtype.kind == "f":
+        fit = fit_ridge(betas, target[:, None].astype(betas.dtype), groups, seed=seed)
+        return float(correlate_columns(fit.out_of_fold, target[:, None])[0])
+    names, which = np.unique(target, return_inverse=True)
+    one_hot = np.eye(len(names), dtype=betas.dtype)[which]
+    fit = fit_ridge(betas, one_hot, groups, seed=seed)
+    return float((fit.out_of_fold.argmax(1) == which).mean())
+
+
+def rdm(patterns):
+    """Representational dissimilarity: 1 − correlation between each two patterns.
+
+    Parameters
+    ----------
+    patterns : (m, voxels) array
+
+    Returns
+    -------
+    (m, m) array
+        Symmetric, 0 on the diagonal.
+    """
+    patterns = as_numbers(patterns, "the patterns", 2).astype(float)
+    matrix = 1 - np.atleast_2d(np.corrcoef(patterns))
+    np.fill_diagonal(matrix, 0)
+    return matrix
+
+
+def compare_rdms(a, b):
+    """Rank correlation of two RDMs over their pairs: do they order pairs alike?
+
+    Raises
+    ------
+    DataError
+        If they are not square and of one size, or of fewer than three patterns.
+    """
+    a, b = (as_numbers(x, "an RDM") for x in (a, b))
+    if a.shape != b.shape or a.ndim != 2 or a.shape[0] != a.shape[1] or len(a) < 3:
+        raise DataError(f"RDMs of shapes {a.shape} and {b.shape}; expected the same, square, of "
+                        "three patterns or more")
+    pairs = np.triu_indices(len(a), 1)
+    ranks = [rankdata(matrix[pairs])[:, None] for matrix in (a, b)]
+    return float(correlate_columns(*ranks)[0])
+
+
+def similarity(a, b):
+    """Correlate every row of `a` with every row of `b`.
+
+    Parameters
+    ----------
+    a : array_like (n, …)
+        Reconstructions or their features, one a row; longer shapes are flattened.
+    b : array_like (m, …)
+        The candidates, in the same space.
+
+    Returns
+    -------
+    ndarray (n, m)
+        Pearson's r; 0 for a constant row, which carries no information.
+    """
+    a, b = unit_rows(a), unit_rows(b)
+    if a.shape[1] != b.shape[1]:
+        raise DataError(f"found rows of {a.shape[1]} and {b.shape[1]} numbers, expected the same: "
+                        "describe both sides by the same features")
+    return a @ b.T
+
+
+def unit_rows(x):
+    """Rows of mean 0 and length 1; constant rows become 0."""
+    x = as_numbers(x, "what is compared")
+    if x.ndim == 0:
+        raise DataError(f"found the single number {x}, expected one row for each item")
+    x = x.astype(np.float64).reshape(len(x), -1) if len(x) else np.zeros((0, x[:0].size))
+    if not np.isfinite(x).all():
+        raise DataError("found NaN or infinite values, expected numbers: check what made them")
+    centred = x - x.mean(1, keepdims=True)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    constant = length <= 1e-12 * np.sqrt(x.shape[1]) * np.abs(x).max(1, keepdims=True, initial=0)
+    return np.where(constant, 0, centred / np.where(constant, 1, length))

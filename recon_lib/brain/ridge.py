@@ -1,0 +1,142 @@
+"""Ridge regression for many targets at once, its strength chosen per target by cross-validation."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon_lib.common import errors
+from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.data import splits
+
+# Strengths to try, in units of the mean eigenvalue of x'x, so that the scale of x does not matter.
+STRENGTHS = np.logspace(-3, 3, 13)
+
+
+@dataclass
+class Ridge:
+    """A fitted ridge regression, with the predictions that it was chosen by.
+
+    Attributes
+    ----------
+    weights : ndarray (p, targets)
+    x_mean, y_mean : ndarray (p,), (targets,)
+    strength : ndarray (targets,)
+        The penalty in units of the mean eigenvalue of x'x.
+    out_of_fold : ndarray (n, targets)
+        What was predicted for each training row by a fit that had not seen its group. These
+        predictions are as noisy as those for new data; those of the final fit are not.
+    r2 : ndarray (targets,)
+        Cross-validated share of variance; negative when the mean predicts better.
+    """
+
+    weights: np.ndarray
+    x_mean: np.ndarray
+    y_mean: np.ndarray
+    strength: np.ndarray
+    out_of_fold: np.ndarray
+    r2: np.ndarray
+
+    def predict(self, x):
+        """Predict the targets (n, targets) of the rows `x` (n, p).
+
+        Raises
+        ------
+        DataError
+            If `x` has other columns than the fit.
+        """
+        x = as_numbers(x, "x").astype(self.weights.dtype, copy=False)
+        if x.shape[-1:] != self.x_mean.shape:
+            raise DataError(f"found x {x.shape}, expected (n, {len(self.x_mean)}): give the "
+                            "columns that the ridge was fitted to")
+        return (x - self.x_mean) @ self.weights + self.y_mean
+
+
+def fit_ridge(x, y, groups=None, strengths=STRENGTHS, folds=5, seed=0):
+    """Fit y ≈ x w + b with a squared-norm penalty on w, one strength for each target.
+
+    The strength of a target is the one whose out-of-fold predictions have the least squared
+    error. One eigendecomposition per fold serves all strengths and all targets: of x'x, or of
+    xx' where there are fewer rows than columns.
+
+    Parameters
+    ----------
+    x : array_like (n, p)
+    y : array_like (n, targets)
+    groups : array_like (n,), optional
+        Rows of one group (an image's repeats, a run's trials) are never split between
+        folds. Default: every row is its own group.
+    strengths : array_like
+        Penalties to try, in units of the mean eigenvalue of x'x.
+
+    Returns
+    -------
+    Ridge
+        float32 when x and y are, else float64.
+
+    Raises
+    ------
+    DataError
+        If the shapes disagree, something is not finite, or there is not one group a row.
+    """
+    x, y = as_numbers(x, "x"), as_numbers(y, "y")
+    kind = np.float32 if x.dtype == y.dtype == np.float32 else np.float64
+    x, y = x.astype(kind, copy=False), y.astype(kind, copy=False)
+    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
+        raise DataError(f"found x {x.shape} and y {y.shape}, expected (n, p) and (n, targets): "
+                        "give both one row for each trial")
+    if not (np.isfinite(x).all() and np.isfinite(y).all()):
+        raise DataError("found NaN or infinite values in x or y, expected numbers: "
+                        "drop those trials or voxels")
+    groups = errors.one_label_each(np.arange(len(x)) if groups is None else groups)
+    if len(groups) != len(x):
+        raise DataError(f"found {len(groups)} groups for {len(x)} rows of x, expected as many: "
+                        "give the group of each trial")
+    parts = splits.folds(groups, min(folds, len(np.unique(groups))), seed)
+    strengths = np.asarray(strengths, kind)
+
+    # First pass: the squared error of each strength and target, summed over folds.
+    fits, error = [], np.zeros((len(strengths), y.shape[1]))
+    for train, test in parts:
+        fits.append(_decompose(x[train], y[train]))
+        seen = (x[test] - fits[-1]["x_mean"]) @ fits[-1]["basis"]  # (test rows, rank)
+        for i, strength in enumerate(strengths):
+            guess = seen @ _shrink(fits[-1], strength) + fits[-1]["y_mean"]
+            error[i] += np.square(y[test] - guess, dtype=np.float64).sum(0)
+    strength = strengths[error.argmin(0)]  # (targets,)
+
+    # Second pass: the predictions at the strengths chosen, then the fit to all rows.
+    out_of_fold = np.empty_like(y)
+    for (_, test), fit in zip(parts, fits, strict=True):
+        seen = (x[test] - fit["x_mean"]) @ fit["basis"]
+        out_of_fold[test] = seen @ _shrink(fit, strength) + fit["y_mean"]
+    fit = _decompose(x, y)
+    spread = np.square(y - y.mean(0), dtype=np.float64).sum(0)
+    return Ridge(
+        weights=fit["basis"] @ _shrink(fit, strength),
+        x_mean=fit["x_mean"],
+        y_mean=fit["y_mean"],
+        strength=strength,
+        out_of_fold=out_of_fold,
+        r2=1 - error.min(0) / np.where(spread > 0, spread, 1),
+    )
+
+
+def _decompose(x, y):
+    """Write the ridge weights as basis @ (projected / (eigenvalues + penalty))."""
+    x_mean, y_mean = x.mean(0), y.mean(0)
+    x, y = x - x_mean, y - y_mean
+    if len(x) >= x.shape[1]:
+        eigenvalues, basis = np.linalg.eigh(x.T @ x)
+        projected = basis.T @ (x.T @ y)
+    else:  # the same weights by the other road: w = x' (xx' + penalty)⁻¹ y
+        eigenvalues, vectors = np.linalg.eigh(x @ x.T)
+        basis, projected = x.T @ vectors, vectors.T @ y
+    eigenvalues = np.maximum(eigenvalues, 0)
+    unit = eigenvalues.sum() / x.shape[1]  # the mean eigenvalue of x'x, by either road
+    return {"x_mean": x_mean, "y_mean": y_mean, "basis": basis, "projected": projected,
+            "eigenvalues": eigenvalues, "unit": unit if unit > 0 else x.dtype.type(1)}
+
+
+def _shrink(fit, strength):
+    """Weights in the basis (rank, targets), for one strength or one for each target."""
+    return fit["projected"] / (fit["eigenvalues"][:, None] + fit["unit"] * strength)

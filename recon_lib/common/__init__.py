@@ -1,0 +1,1 @@
+"""Errors, whole files and folders, and where they are kept."""

@@ -1,0 +1,188 @@
+"""The one error the user is meant to read, and files that are whole or not there at all."""
+
+
+import os
+import re
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """Something about the user's data or files is wrong.
+
+    The message is one line: what was found, what was expected, what to do.
+    """
+
+
+def as_numbers(x, what, ndim=None):
+    """An array of real numbers in this machine's byte order, whatever came: a list, a table, bools.
+
+    Parameters
+    ----------
+    x : array_like
+    what : str
+        Its name in the error.
+    ndim : int, optional
+        How many axes it must have.
+
+    Returns
+    -------
+    array
+        Of the type that came, but float32 for bool and float16 and float64 for Python objects.
+
+    Raises
+    ------
+    DataError
+        If it holds text, complex numbers or anything else that is not a real number.
+    """
+    try:
+        x = np.asarray(x)
+        x = x.astype(float) if x.dtype.kind == "O" else x
+    except (TypeError, ValueError) as error:  # rows of different lengths, or not numbers at all
+        raise DataError(f"{what} cannot be made an array; expected numbers") from error
+    if x.dtype.kind not in "biuf":
+        raise DataError(f"{what} holds values of type {x.dtype}; expected real numbers")
+    if ndim is not None and x.ndim != ndim:
+        raise DataError(f"{what} has shape {x.shape}; expected {ndim} axes")
+    if x.dtype.kind == "b" or x.dtype == np.float16:
+        return x.astype(np.float32)
+    return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
+def check(x, shape=None, finite=True, what="the array"):
+    """The first line of a public function: `x` as an array of real numbers that fits, or a refusal.
+
+    Parameters
+    ----------
+    x : array_like
+    shape : tuple of int, str or None, optional
+        What is expected of each axis: a number, or a name for a length that is free.
+    finite : bool
+        Refuse NaN and infinite values.
+    what : str
+        Its name in the error.
+
+    Returns
+    -------
+    array
+        See `as_numbers`.
+
+    Raises
+    ------
+    DataError
+        If it is not made of real numbers, has another shape, or is not finite.
+
+    Examples
+    --------
+    >>> check([[1, 2, 3]], ("trials", 3), what="betas").shape
+    (1, 3)
+    """
+    x = as_numbers(x, what)
+    if shape is not None:
+        fits = x.ndim == len(shape) and all(
+            not isinstance(want, int) or want == have
+            for want, have in zip(shape, x.shape, strict=True)
+        )
+        if not fits:
+            wanted = ", ".join(str(want) for want in shape) + ("," if len(shape) == 1 else "")
+            raise DataError(f"{what} has shape {x.shape}; expected ({wanted})")
+    if finite and not np.isfinite(x).all():
+        bad = int((~np.isfinite(x)).sum())
+        raise DataError(f"{what} holds {bad} values that are NaN or infinite of {x.size}; "
+                        "expected finite numbers: repair them or leave those rows out")
+    return x
+
+
+@contextmanager
+def writing(path):
+    """Turn what the system says of a full disk or a folder read-only into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0][:80]
+        raise DataError(
+            f"cannot write {path}: {reason}; free some space there, or choose a folder that you "
+            "may write to"
+        ) from error
+
+
+NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc", re.I)
+
+
+@contextmanager
+def enough_memory(lower):
+    """Turn running out of memory, of the machine or of the GPU, into one line.
+
+    Parameters
+    ----------
+    lower : str
+        What the user may lower to need less.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises the second
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
+            raise
+        raise DataError(f"out of memory; lower {lower}, or close other programs") from error
+
+
+@contextmanager
+def atomic_write(path):
+    """Write beside the target, then rename: `path` is never half written.
+
+    Parameters
+    ----------
+    path : str or Path
+        The file to make. Its folder is created when missing.
+
+    Yields
+    ------
+    Path
+        A temporary file in the same folder, with the same suffixes. It takes the
+        place of `path` when the block ends well, and is removed when it does not.
+
+    Raises
+    ------
+    DataError
+        If the folder cannot be made or written, or the disk is full.
+    """
+    path = Path(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:]) or ".tmp"
+        )
+        os.close(handle)
+        partial = Path(name)
+        umask = os.umask(0)
+        os.umask(umask)
+        try:
+            yield partial
+            os.chmod(partial, 0o666 & ~umask)  # mkstemp makes files that only their owner may read
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def one_label_each(groups):
+    """Labels of trials as an array: all text or all numbers, so that none is taken for another.
+
+    Raises
+    ------
+    DataError
+        If they are not a list of such labels, or a number is missing.
+    """
+    kinds = {isinstance(label, str) for label in groups}
+    try:
+        labels = np.array(groups.tolist() if isinstance(groups, np.ndarray) else list(groups))
+    except ValueError:  # rows of different lengths
+        labels = np.array(None)
+    missing = labels.dtype.kind == "f" and np.isnan(labels).any()
+    if isinstance(groups, str) or labels.ndim != 1 or labels.dtype.kind not in "biufUS" \
+            or missing or len(kinds) > 1:
+        raise DataError("groups of trials have to be a list of one label each, all names or all "
+                        "numbers, none missing; repair the list")
+    return labels

@@ -1,0 +1,102 @@
+"""The chance explorer: many laboratories without a brain, and what they would publish."""
+
+from functools import lru_cache
+
+import numpy as np
+from scipy import stats
+
+from recon_lib.course.explorer import explorer, sheet, slider
+from recon_lib.course.style import BLUE, GREY, INK, PALE, RED, WIDTH, styled
+from recon_lib.scores.identification import two_way_null_sd
+
+EXPERIMENTS = 500
+
+
+def binomial_sd(n):
+    """What a binomial with one trial for each of the n (n − 1) comparisons has for an SD."""
+    return float(np.sqrt(0.25 / (n * (n - 1))))
+
+
+def simulated_two_way(pictures, information, tries, experiments=EXPERIMENTS, seed=0):
+    """Two-way identification of many experiments whose reconstructions know little or nothing.
+
+    A reconstruction's likeness to the picture seen is N(information, 1), to any other N(0, 1).
+    Of `tries` reconstructions the one most like the picture seen is kept.
+
+    Parameters
+    ----------
+    pictures : int
+        Test pictures, each with one reconstruction; at least 2.
+    information : float
+        d', in standard deviations.
+    tries : int
+
+    Returns
+    -------
+    ndarray (experiments,)
+    """
+    rng = np.random.default_rng(seed)
+    # the largest of k uniform numbers is a uniform number to the power 1 / k
+    own = information + stats.norm.ppf(rng.random((experiments, pictures)) ** (1 / tries))
+    wins = rng.binomial(pictures - 1, stats.norm.cdf(own))  # rivals that are less alike
+    return wins.mean(1) / (pictures - 1)
+
+
+@lru_cache
+def permutation_cut(pictures):
+    """The score that one in twenty experiments without any information exceeds."""
+    return float(np.quantile(simulated_two_way(pictures, 0.0, 1, 2000, seed=1), 0.95))
+
+
+def chance_explorer():
+    """How often would laboratories find an effect, and how often is there one?
+
+    `numbers`: `scores` (two-way, one for each simulated experiment), `sd` (theirs), `binomial_sd`,
+    `null_sd`, `pictures`, and the share of experiments that are significant at .05 (one-sided) by
+    the binomial (`binomial`) and against the distribution of permuted labels (`permutation`).
+    """
+    controls = {
+        "pictures": slider("test pictures", 113, 5, 500, 1),
+        "information": slider("information (d')", 0.0, 0.0, 1.0, 0.05),
+        "tries": slider("best of (by the truth)", 1, 1, 20, 1),
+    }
+    return explorer(controls, chance_numbers, draw_chance, lambda n: (
+        f"called significant: by the binomial {n['binomial']:.0%} of experiments, by permutation "
+        f"{n['permutation']:.0%}; mean score {n['scores'].mean():.3f}"
+    ))  # fmt: skip
+
+
+def chance_numbers(pictures, information, tries):
+    """The numbers behind `chance_explorer`."""
+    scores = simulated_two_way(pictures, information, tries)
+    cut = stats.norm.ppf(0.95) * binomial_sd(pictures)
+    return {
+        "scores": scores, "pictures": pictures, "sd": float(scores.std()),
+        "binomial_sd": binomial_sd(pictures), "null_sd": two_way_null_sd(pictures),
+        "binomial": float((scores - 0.5 >= cut).mean()),
+        "permutation": float((scores > permutation_cut(pictures)).mean()),
+    }  # fmt: skip
+
+
+@styled
+def draw_chance(numbers, fig=None):
+    """Scores of all experiments, under the bells that either test expects from chance."""
+    fig = sheet(fig, (WIDTH, 3.4), lambda fig: fig.subplots())
+    (ax,) = fig.axes
+    scores = numbers["scores"]
+    wide = max(4 * numbers["null_sd"], np.abs(scores - 0.5).max())
+    at = np.linspace(max(0.5 - wide, 0), min(0.5 + wide, 1), 400)
+    ax.hist(scores, 40, density=True, color=PALE, label="experiments")
+    for name, sd, colour, line in (("what permuting expects", numbers["null_sd"], BLUE, "-"),
+                                   ("what the binomial expects", numbers["binomial_sd"], RED,
+                                    "--")):
+        ax.plot(at, stats.norm.pdf(at, 0.5, sd), line, color=colour, label=name)
+    ax.axvline(0.5, color=GREY, linewidth=0.8)
+    ax.set(xlabel=f"two-way identification, {numbers['pictures']} test pictures", yticks=[],
+           xlim=(at[0], at[-1]))
+    highest = stats.norm.pdf(0, 0, numbers["null_sd"])
+    ax.set_ylim(0, 3 * highest)
+    ax.spines["left"].set_visible(False)
+    ax.legend(loc="upper right", fontsize=11, labelcolor=INK)
+    fig.subplots_adjust(0.03, 0.17, 0.99, 0.97)
+    return fig

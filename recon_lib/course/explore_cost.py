@@ -1,0 +1,71 @@
+"""The explorer of notebook 08: what will it cost to train on the real thing?"""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from recon_lib.course.explorer import choice, explorer, slider
+from recon_lib.course.style import BLUE, INK, WIDTH, styled
+from recon_lib.training.cost import PEAK, USE, count, hours, operations
+
+WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
+UNITS = {"years": 24 * 365, "days": 24, "h": 1, "min": 1 / 60, "s": 1 / 3600}  # hours in each
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # no line through the text
+MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
+
+
+def cost_explorer():
+    """Hours of training for a network, a picture size and a number of pictures seen.
+
+    Returns
+    -------
+    ipywidgets.VBox
+        `numbers`: `parameters`, `operations`, `hours` {machine: (fewest, most)}.
+    """
+    controls = {
+        "size": choice("picture (px)", [64, 128, 256]),
+        "channels": choice("channels on top", list(WIDTHS)),
+        "patch": choice("patch (px)", [1, 2, 4, 8], 4),
+        "millions": slider("million pictures", 20.0, 0.5, 100.0, 0.5),
+    }
+    return explorer(controls, cost_numbers, draw_cost, lambda n: (
+        f"{n['parameters'] / 1e6:.1f} M parameters, {n['operations']:.1e} operations; on one A100 "
+        + " to ".join(map(duration, n["hours"]["A100"]))
+    ))  # fmt: skip
+
+
+def cost_numbers(size, channels, patch, millions):
+    """The numbers behind `cost_explorer`."""
+    network = {"channels": WIDTHS[channels], "patch": patch}
+    total = operations(network, size, millions * 1e6)
+    return {
+        "parameters": sum(row["parameters"] for row in count(network, size)), "operations": total,
+        "hours": {name: hours(total, peak) for name, peak in PEAK.items()},
+    }  # fmt: skip
+
+
+def duration(hours):
+    """In the largest unit of which it is more than one, with two digits: 0.79 -> "47 min"."""
+    unit = next((name for name, length in UNITS.items() if hours > length), "s")
+    return f"{float(f'{hours / UNITS[unit]:.2g}'):g} {unit}"
+
+
+@styled
+def draw_cost(numbers):
+    """From the fewest to the most hours on each machine."""
+    fig = Figure(figsize=(WIDTH, 2.6))
+    ax = fig.add_subplot()
+    for i, (low, high) in enumerate(numbers["hours"].values()):
+        ax.plot([low, high], [i, i], color=BLUE, linewidth=12, solid_capstyle="butt")
+        centre = np.clip(np.sqrt(low * high), 3e-4, 4e3)  # the text stays on the sheet
+        ax.annotate(f"{duration(low)} to {duration(high)}", (centre, i), ha="center",
+                    xytext=(0, -19), textcoords="offset points", fontsize=11, bbox=BEHIND)
+    for mark, label in MARKS.items():
+        ax.axvline(mark, color=INK, linestyle=":", linewidth=1)
+        ax.annotate(label, (mark, -0.62), ha="center", va="bottom", fontsize=10,
+                    annotation_clip=False)
+    ax.set_yticks(range(len(PEAK)), PEAK)
+    ax.set(xscale="log", xlim=(1e-5, 1e5), ylim=(len(PEAK) - 0.3, -0.6),
+           xlabel=f"hours at {USE[0]:.0%} to {USE[1]:.0%} of the peak rate (an estimate)")
+    ax.tick_params(axis="y", length=0)
+    fig.subplots_adjust(0.13, 0.24, 0.96, 0.88)
+    return fig

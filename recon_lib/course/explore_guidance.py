@@ -1,0 +1,240 @@
+"""Explorers of the brain's say: how strongly it is listened to, and what goes when an area goes."""
+
+import copy
+import functools
+
+import ipywidgets
+import numpy as np
+import torch
+
+from recon_lib.bold.betas import silence
+from recon_lib.brain.features import NAMED, read_factors
+from recon_lib.course.explore_sampling import trajectory
+from recon_lib.course.explorer import choice, explorer, sheet, slider
+from recon_lib.course.plots import tile
+from recon_lib.course.style import BLUE, GREY, INK, PALE, WIDTH, styled
+from recon_lib.decoding.sampling import SAMPLING, sample_pictures
+from recon_lib.diffusion import SCHEDULES, denoiser
+from recon_lib.guidance import steer
+from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
+from recon_lib.scores.metrics import pixel_correlation
+from recon_lib.training.run import autocast, pick_precision
+
+INTERVALS = {  # noise amplitudes between which to guide
+    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.9, 1.0),
+}  # fmt: skip
+STEPS = 6  # pictures hardly change with more, and a reader who drags a slider does not wait
+
+
+def nimble(model):
+    """The same network, quick to ask for one picture.
+
+    For one picture it takes longer to turn the weights into bfloat16 than to multiply with them,
+    so where the CPU is faster with bfloat16, this is a copy that has them so.
+    """
+    device = next(model.parameters()).device
+    if device.type != "cpu" or pick_precision("cpu") == "no":
+        return model
+    swift = copy.deepcopy(model).to(torch.bfloat16, memory_format=torch.channels_last)
+    return swift.requires_grad_(False)
+
+
+# ---- Guidance explorer ------------------------------------------------------------------------
+
+
+def guidance_explorer(model, info, likelihood, recall, vectors, seen):
+    """One picture, sampled anew at each change: how loudly should the brain speak?
+
+    Parameters
+    ----------
+    model, info
+        A conditional model, see `checkpoints.load_model`.
+    likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,)
+    recall : function (vectors, trust) -> vectors
+        See `sampling.sample_pictures`.
+    vectors : (n, d) array
+        Brain vectors to choose from.
+    seen : (n, H, W, C) uint8 array
+        The picture behind each.
+
+    Returns
+    -------
+    ipywidgets.VBox
+        `numbers`: `seen`, `made` (H, W, C) uint8, `guesses` (6, H, W, C) uint8: estimates along
+        the way; `evaluations` of the network, `misfit`: -2 log p(vector | picture) for each number
+        of the vector (1 is what the picture seen would give on average), `pixcorr`.
+    """
+    model = nimble(model)
+    vectors = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
+    alpha_bar = SCHEDULES[info["schedule"]]()
+    shape = (model.config["image_channels"], info["image_size"], info["image_size"])
+
+    @functools.lru_cache(256)
+    def told(picture, trust):  # a search among all that is remembered: once is enough
+        return torch.from_numpy(recall(vectors[picture : picture + 1].numpy(), trust))
+
+    @functools.lru_cache(256)
+    def way(picture, scale, interval, strength, trust, seed, steps):
+        vector = vectors[picture : picture + 1]
+        denoise = denoiser(
+            model, info["prediction"], alpha_bar, told(picture, trust), scale, INTERVALS[interval]
+        )
+        if strength:
+            denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
+        noise = initial_noise(1, shape, seed, picture)
+        with autocast(vectors.device):
+            times, _, x0 = trajectory(dpm_solver, denoise, noise, alpha_bar, steps)
+        with torch.no_grad():
+            fit = float(likelihood(vector)(x0[-1]))
+        return times, x0[:, 0], fit
+
+    def numbers(picture, scale, interval, strength, trust, seed, steps):
+        times, x0, fit = way(picture, scale, interval, strength, trust, seed, steps)
+        s = (1 - alpha_bar[torch.from_numpy(times)]).sqrt()
+        low, high = INTERVALS[interval]
+        twice = int(((s >= low) & (s <= high)).sum()) if scale != 1 else 0
+        along = to_uint8(x0[torch.linspace(0, steps - 1, 6).round().long()])
+        made = to_uint8(x0[-1:])
+        return {
+            "seen": seen[picture], "made": made[0], "guesses": along,
+            "evaluations": steps + twice, "misfit": -2 * fit / (vectors.shape[1] - 1),
+            "pixcorr": float(pixel_correlation(made, seen[picture][None])[0]),
+        }  # fmt: skip
+
+    controls = {
+        "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 10.0, 0.5),
+        "interval": choice("guide", list(INTERVALS), "not at the end"),
+        "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
+        "trust": slider("trust in memory", 0, 0, 100, 5),
+        "seed": slider("another noise", 0, 0, 20, 1),
+        "steps": slider("steps", STEPS, 4, 24, 1),
+        "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
+    }
+    return explorer(controls, numbers, draw_guidance, lambda n: (
+        f"{n['evaluations']} evaluations; misfit to the brain vector {n['misfit']:.3f} (of the "
+        f"picture seen about 1); pixel correlation with it {n['pixcorr']:.3f}"
+    ))  # fmt: skip
+
+
+@styled
+def draw_guidance(numbers, fig=None):
+    """The picture seen and the one made; below, the guesses along the way."""
+    fig = sheet(fig, (WIDTH, 3.9), lambda fig: [
+        fig.add_axes((0.16, 0.4, 0.68, 0.53)), fig.add_axes((0, 0, 1, 0.26))])
+    top, way = fig.axes
+    pair = np.stack([numbers["seen"], numbers["made"]])
+    for ax, pictures, gap in ((top, pair, 8), (way, numbers["guesses"], 4)):
+        ax.imshow(tile(pictures, len(pictures), gap), interpolation="nearest")
+        ax.axis("off")
+    width = pair.shape[2]
+    for i, title in enumerate(("seen", "made from the brain")):
+        top.text(i * (width + 8) + width / 2, -2, title, ha="center", va="bottom")
+    way.text(0, -4, "its guesses, from the first step to the last", va="bottom")
+    return fig
+
+
+# ---- Lesion explorer --------------------------------------------------------------------------
+
+
+def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, factors, steps=STEPS):
+    """Switch areas of the brain off and see what goes.
+
+    Parameters
+    ----------
+    model, info
+        A conditional model.
+    decoder : BrainDecoder
+        Fitted to the whole brain.
+    judge : FactorNet
+        Reads the pictures.
+    betas : (n, voxels) array
+    repeats : int or (n,) array
+        Trials averaged in each row.
+    roi : (voxels,) str array
+        Such as "LHPPA"; both hemispheres go together.
+    seen : (n, H, W, C) uint8 array
+    factors : structured array (n,)
+        Of the pictures seen, see `scenes.FACTORS`.
+    steps : int
+        Of the sampler.
+
+    Returns
+    -------
+    ipywidgets.VBox
+        `numbers`: `pictures` (3, H, W, C): seen, from the whole brain, from what is left;
+        `right`: for thing, scene and light the probability that the judge gives to the right
+        name, for the whole brain and for what is left; `names`: what it reads, for all three;
+        `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
+    """
+    model = nimble(model)
+    areas = list(dict.fromkeys(name[2:] for name in roi))
+    repeats = np.broadcast_to(repeats, len(betas))
+
+    @functools.lru_cache(256)
+    def made(picture, seed, off):
+        row = silence(betas[picture : picture + 1], roi, *off)
+        vector = decoder.vector(row, repeats[picture : picture + 1])
+        guide = {key: SAMPLING[key] for key in ("scale", "interval")}
+        drawn = sample_pictures(model, info, vector, seed=seed, steps=steps, **guide)
+        return drawn[0], read_factors(judge, drawn), float(np.linalg.norm(vector[0, :-1]))
+
+    shown = read_factors(judge, seen)
+
+    def numbers(picture, seed, **on):
+        off = tuple(area for area in areas if not on[area])
+        whole, of_whole, full = made(picture, seed, ())
+        part, of_part, rest = made(picture, seed, off)
+        pictures = np.stack([seen[picture], whole, part])
+        right, names = {}, {}
+        for key, label in (("kind", "thing"), ("background", "scene"), ("light", "light")):
+            read = np.stack([shown[key][picture], of_whole[key][0], of_part[key][0]])
+            right[label] = read[1:, factors[key][picture]]
+            names[label] = [NAMED[key][i] for i in read.argmax(1)]
+        return {
+            "pictures": pictures, "right": right, "names": names, "off": off, "left": rest / full,
+            "voxels": int((~np.isin([name[2:] for name in roi], off)).sum()),
+        }  # fmt: skip
+
+    controls = {
+        "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
+        "seed": slider("another noise", 0, 0, 20, 1),
+    }
+    for area in areas:
+        controls[area] = ipywidgets.Checkbox(value=True, description=area)
+    return explorer(controls, numbers, draw_lesion, lambda n: (
+        f"{n['voxels']} voxels, {n['left']:.1%} of the vector left; right name for "
+        + ", ".join(f"{label} {a:.1%} → {b:.1%}" for label, (a, b) in n["right"].items())
+    ))  # fmt: skip
+
+
+def lay_lesion(fig):
+    """Pictures above bars."""
+    fig.add_axes((0, 0.46, 1, 0.46)).axis("off")
+    ax = fig.add_axes((0.13, 0.14, 0.83, 0.24))
+    ax.set(xlim=(0, 1.4), ylim=(2.5, -0.5), xticks=(0, 0.5, 1), yticks=(0, 1, 2),
+           xlabel="probability of the right name (grey: whole brain)")
+
+
+@styled
+def draw_lesion(numbers, fig=None):
+    """The three pictures; below, how sure the judge is of the right names."""
+    fig = sheet(fig, (WIDTH, 4.4), lay_lesion)
+    top, ax = fig.axes
+    pictures = numbers["pictures"]
+    width = pictures.shape[2]
+    top.imshow(tile(pictures, 3, 6), interpolation="nearest")
+    off = ", ".join(numbers["off"]) if numbers["voxels"] else "any area"
+    titles = ("seen", "whole brain", f"without {off}" if off else "nothing off")
+    for i, title in enumerate(titles):
+        top.text(i * (width + 6) + width / 2, -2, title, ha="center", va="bottom",
+                 fontsize=12 if len(title) < 24 else 9)
+    place = np.arange(len(numbers["right"]))
+    whole, part = np.array(list(numbers["right"].values())).T
+    ax.barh(place - 0.2, whole, 0.36, color=PALE)
+    ax.barh(place + 0.2, part, 0.36, color=BLUE)
+    for i, names in enumerate(numbers["names"].values()):
+        for shift, name, colour in ((-0.2, names[1], GREY), (0.2, names[2], INK)):
+            ax.text(1.05, i + shift, name, va="center", color=colour, fontsize=10)
+    ax.text(1.05, -0.55, "read as", va="bottom", fontsize=10)
+    ax.set_yticklabels(numbers["right"])
+    return fig

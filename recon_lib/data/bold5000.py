@@ -1,0 +1,266 @@
+"""Read and write BOLD5000 (Chang et al. 2019, Sci. Data 6:49) as it was published: ROI data.
+
+Release 1 has ROI time points, one HDF5 and one MATLAB file a subject; release 2 has GLMsingle
+betas, one .npy a region. Pictures and their lists are in `stimuli`; raw runs, masks and
+whole-brain betas in `volumes`.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+import scipy.io
+
+from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.files import arrays_in, completed, find, read_array
+from recon_lib.data.stimuli import RUNS_PER_SESSION as RUNS_PER_SESSION
+from recon_lib.data.stimuli import TRIALS_PER_RUN as TRIALS_PER_RUN
+from recon_lib.data.stimuli import (
+    image_lists,
+    read_stimuli,
+    stim_list,
+    trial_runs,
+    with_repeats,
+    write_lines,
+    write_presentation_lists,
+)
+from recon_lib.data.stimuli import read_images as read_images
+from recon_lib.data.stimuli import read_repeated as read_repeated
+from recon_lib.data.stimuli import write_images as write_images
+from recon_lib.data.stimuli import write_repeated as write_repeated
+
+ROIS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
+KEYS = tuple(side + roi for roi in ROIS for side in ("LH", "RH"))
+TR = 2.0  # seconds
+VOLUMES = 194  # a run: 6 s of fixation, 37 trials of 10 s, 12 s of fixation
+FIRST_ONSET, TRIAL, SHOWN = 6.0, 10.0, 1.0  # seconds
+VOXELS = {
+    "CSI1": dict(zip(KEYS, (210, 285, 152, 190, 101, 187, 131, 200, 86, 143), strict=True)),
+}
+TOTAL_VOXELS = {"CSI1": 1685, "CSI2": 2270, "CSI3": 3104}
+R2_TYPES = {
+    "A": "TYPEA-ASSUMEHRF",
+    "B": "TYBEB-FITHRF",  # so spelt in the published table
+    "C": "TYPEC-FITHRF-GLMDENOISE",
+    "D": "TYPED-FITHRF-GLMDENOISE-RR",
+}
+
+
+@dataclass
+class Betas:
+    """One subject's responses, trial by trial.
+
+    Attributes
+    ----------
+    values : (trials, voxels) float32 array
+        Release 1: signal at the chosen time; release 2: % signal change.
+    roi : (voxels,) str array
+        Where each voxel lies, as "LHPPA".
+    stimuli : list of str
+        Picture shown in each trial, without `rep_`.
+    session, run : (trials,) int array
+        Counted from 1; runs start anew in each session.
+    subject : str
+    """
+
+    values: np.ndarray
+    roi: np.ndarray
+    stimuli: list
+    session: np.ndarray
+    run: np.ndarray
+    subject: str
+
+
+def _design(subject, trials, session, run):
+    if (session is None) != (run is None):
+        raise DataError("session without run, or run without session; give both or neither")
+    if session is None:
+        return trial_runs(subject, trials)
+    return np.asarray(session), np.asarray(run)
+
+
+def write_r1(root, subject, rois, stimuli, session=None, run=None, tr="34", kinds=("h5", "mat")):
+    """Write release 1: `ROIs/CSI1/{h5,mat}/CSI1_ROIs_TR34.{h5,mat}` and its picture list.
+
+    Parameters
+    ----------
+    root : path
+    subject : str
+    rois : dict of str to (trials, voxels) array
+        Keyed "LHEarlyVis", "RHEarlyVis", ...
+    stimuli : list of str
+        Picture of each trial, without `rep_`.
+    session, run : (trials,) int arrays, optional
+        Default: the published order.
+    tr : str
+        Which time point this is: "1" to "5", or "34".
+    kinds : sequence of {"h5", "mat"}
+    """
+    trials = _same_length(rois, stimuli)
+    folder = Path(root, "ROIs", subject)
+    if "h5" in kinds:
+        with atomic_write(folder / "h5" / f"{subject}_ROIs_TR{tr}.h5") as partial:
+            with h5py.File(partial, "w") as file:
+                for key, values in rois.items():
+                    file.create_dataset(key, data=values)
+    if "mat" in kinds:
+        with atomic_write(folder / "mat" / f"{subject}_ROIs_TR{tr}.mat") as partial:
+            scipy.io.savemat(partial, dict(rois))
+    write_lines(Path(root, stim_list(subject)), with_repeats(stimuli))
+    write_presentation_lists(root, subject, stimuli, *_design(subject, trials, session, run))
+
+
+def read_r1(root, subject, tr="34", rois=ROIS):
+    """Read release 1: ROI values at one time point after onset.
+
+    Parameters
+    ----------
+    root : path
+        The release, or a folder one level above or below.
+    subject : str
+        "CSI1" to "CSI4".
+    tr : str
+        "1" to "5" (2 s each), or "34": the mean of 4-8 s.
+    rois : sequence of str
+        From `ROIS`; both hemispheres are read.
+
+    Returns
+    -------
+    Betas
+
+    Raises
+    ------
+    DataError
+        Missing, truncated or swapped files; a list of another length. Names the file.
+    """
+    stimuli, session, run, listed = read_stimuli(root, subject, stim_list(subject))
+    try:
+        path = find(root, f"ROIs/{subject}/h5/{subject}_ROIs_TR{tr}.h5")
+    except DataError as missing:
+        try:
+            path = find(root, f"ROIs/{subject}/mat/{subject}_ROIs_TR{tr}.mat")
+        except DataError:
+            raise missing from None
+    present = arrays_in(path)
+    values = {}
+    for key in roi_keys(rois):
+        if key not in present:
+            raise DataError(f"{path}: no region {key}; it holds {', '.join(present) or 'nothing'}")
+        values[key] = read_array(f"{path}:{key}")
+    paths = dict.fromkeys(values, path)
+    return _assemble(root, subject, values, paths, stimuli, session, run, listed)
+
+
+def write_r2(root, subject, rois, stimuli, session=None, run=None, kind="D"):
+    """Write release 2's ROI betas, one .npy a region, and `CSI1_imgnames.txt`.
+
+    Parameters
+    ----------
+    root, subject, rois, stimuli, session, run
+        As in `write_r1`; values in % signal change.
+    kind : {"A", "B", "C", "D"}
+        The version of the GLM, see `R2_TYPES`.
+    """
+    trials = _same_length(rois, stimuli)
+    for key, values in rois.items():
+        name = f"{subject}_GLMbetas-{R2_TYPES[kind]}_allses_{key}.npy"
+        with atomic_write(Path(root, "BOLD5000_GLMsingle_ROI_betas", "py", name)) as partial:
+            np.save(partial, values)
+    write_lines(Path(root, f"{subject}_imgnames.txt"), stimuli)
+    write_presentation_lists(root, subject, stimuli, *_design(subject, trials, session, run))
+
+
+def read_r2(root, subject, rois=ROIS, kind="D"):
+    """Read release 2's ROI betas (.npy); parameters and errors as in `read_r1`."""
+    stimuli, session, run, listed = read_stimuli(root, subject, *image_lists(subject))
+    values, paths = {}, {}
+    for key in roi_keys(rois):
+        folder = "BOLD5000_GLMsingle_ROI_betas/py"
+        paths[key] = find_r2(root, folder, subject, kind, f"allses_{key}.npy")
+        values[key] = read_array(paths[key])
+    return _assemble(root, subject, values, paths, stimuli, session, run, listed)
+
+
+def find_r2(root, folder, subject, kind, ending):
+    """Find a release 2 file; type B is spelt TYBEB in the official table and TYPEB by others."""
+    name = Path(folder, f"{subject}_GLMbetas-{R2_TYPES[kind]}_{ending}")
+    try:
+        return find(root, name)
+    except DataError:
+        if kind != "B":
+            raise
+        return find(root, str(name).replace("TYBEB", "TYPEB"))
+
+
+def roi_keys(rois):
+    """Left and right key of each region: "PPA" gives "LHPPA", "RHPPA"."""
+    unknown = [roi for roi in rois if roi not in ROIS]
+    if unknown or not rois:
+        raise DataError(f"unknown region {', '.join(unknown)}; expected some of {', '.join(ROIS)}")
+    return [side + roi for roi in rois for side in ("LH", "RH")]
+
+
+def _same_length(rois, stimuli):
+    lengths = {key: len(values) for key, values in rois.items()}
+    if set(lengths.values()) != {len(stimuli)}:
+        raise DataError(f"{len(stimuli)} pictures but regions of {lengths} trials; expected equal")
+    return len(stimuli)
+
+
+def _assemble(root, subject, values, paths, stimuli, session, run, listed):
+    """Check every region against the picture list, join them and drop voxels without data."""
+    for key, array in values.items():
+        if array.ndim == 2 and array.shape[1] == len(stimuli) != len(array):
+            values[key] = array.T  # stored (voxels, trials)
+        elif array.ndim != 2 or len(array) != len(stimuli):
+            raise DataError(
+                f"{paths[key]}: {key} has shape {array.shape}, but {listed.name} has "
+                f"{len(stimuli)} lines; expected (trials, voxels): another subject's file or list?"
+            )
+    counts = {key: array.shape[1] for key, array in values.items()}
+    check_voxels(root, subject, counts, paths, len(stimuli))
+    joined = np.concatenate(list(values.values()), axis=1).astype(np.float32)
+    roi = np.concatenate([np.full(array.shape[1], key) for key, array in values.items()])
+    return drop_voxels(Betas(joined, roi, stimuli, session, run, subject))
+
+
+def check_voxels(root, subject, counts, paths, trials):
+    """Compare voxel counts with what was noted at writing, or else with what was published.
+
+    A release that notes nothing and is shorter than the published one is not checked.
+    """
+    noted = completed(root)
+    published = sum(RUNS_PER_SESSION.get(subject, ())) * TRIALS_PER_RUN == trials
+    if noted is not None:
+        expected = noted.get("voxels", {}).get(subject, {})
+    else:
+        expected = VOXELS.get(subject, {}) if published else {}
+    for key, count in counts.items():
+        if key in expected and count != expected[key]:
+            raise DataError(
+                f"{paths[key]}: {count} voxels in {key}, expected {expected[key]} for {subject}; "
+                "is this another subject's file?"
+            )
+    total = TOTAL_VOXELS.get(subject) if published and noted is None else None
+    if len(counts) == len(KEYS) and total and sum(counts.values()) != total:
+        raise DataError(
+            f"{paths[KEYS[0]]}: {sum(counts.values())} voxels in all regions, expected {total} for "
+            f"{subject}; is this another subject's file?"
+        )
+
+
+def drop_voxels(betas):
+    """Drop voxels with a value that is not finite, and say how many in which regions."""
+    finite = np.isfinite(betas.values).all(axis=0)
+    if not finite.all():
+        where = ", ".join(np.unique(betas.roi[~finite]).tolist())
+        warnings.warn(
+            f"{betas.subject}: {int((~finite).sum())} of {len(finite)} voxels dropped, values "
+            f"missing ({where})", stacklevel=3
+        )  # fmt: skip
+        if not finite.any():
+            raise DataError(f"{betas.subject}: no voxel without missing values is left in {where}")
+        betas.values, betas.roi = betas.values[:, finite], betas.roi[finite]
+    return betas

@@ -1,0 +1,189 @@
+"""Ask hosts of data what they have, and fetch files in a way that survives a broken connection."""
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+from pathlib import Path
+
+import pooch
+import requests
+from tqdm import tqdm
+
+from recon_lib.common.errors import DataError
+
+TIMEOUT = (15, 60)  # seconds to connect, and between two pieces
+PIECE = 2**16  # bytes: what a broken connection can lose
+TRIES = 4  # without any progress
+
+
+@dataclass
+class Remote:
+    """A file on a host.
+
+    Attributes
+    ----------
+    url, name : str
+        `name` is its path below the place where the host keeps the data set.
+    size : int or None
+        Bytes, where the host says so.
+    md5 : str or None
+        Checksum, where one is published.
+    """
+
+    url: str
+    name: str
+    size: int | None = None
+    md5: str | None = None
+
+
+def ask(url, **parameters):
+    """One request; a host that refuses or cannot be reached gives a `DataError` saying which."""
+    try:
+        answer = requests.get(url, params=parameters or None, timeout=TIMEOUT)
+        answer.raise_for_status()
+    except requests.RequestException as error:
+        raise refused(url, error) from error
+    return answer
+
+
+def refused(url, error):
+    """The error for a host that does not give what was asked for."""
+    host = url.split("/")[2]
+    status = getattr(error.response, "status_code", None)
+    return DataError(f"{host} refuses (status {status})" if status else
+                     f"{host} cannot be reached ({type(error).__name__})")
+
+
+def figshare(api, article):
+    """Files of a figshare article: names, sizes and MD5 sums as published."""
+    try:
+        files = ask(f"{api}/articles/{article}/files", page_size=1000).json()
+        return [Remote(file["download_url"], file["name"], int(file["size"]),
+                       file.get("computed_md5") or file.get("supplied_md5") or None)
+                for file in files]  # fmt: skip
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{api.split('/')[2]} gives no list of files that can be read") from error
+
+
+def bucket(address, prefix):
+    """Files of a public S3 bucket below `prefix`; small files have an MD5 sum as their tag."""
+    found, token = [], {}
+    while True:
+        answer = ask(address, **{"list-type": "2", "prefix": prefix, **token})
+        try:
+            page = ET.fromstring(answer.content)
+        except ET.ParseError as error:
+            raise DataError(f"{address} gives no list of files that can be read") from error
+        for item in page.iterfind("{*}Contents"):
+            key = item.findtext("{*}Key")
+            tag = (item.findtext("{*}ETag") or "").strip('"')
+            md5 = tag if len(tag) == 32 and "-" not in tag else None
+            found.append(Remote(f"{address}/{key}", key, int(item.findtext("{*}Size")), md5))
+        following = page.findtext("{*}NextContinuationToken")
+        if not following:
+            return found
+        token = {"continuation-token": following}
+
+
+def single(url, name):
+    """One file at a known address; its size, where the host tells."""
+    try:
+        with requests.get(url, stream=True, timeout=TIMEOUT) as answer:
+            answer.raise_for_status()
+            size = answer.headers.get("Content-Length")
+    except requests.RequestException as error:
+        raise refused(url, error) from error
+    return Remote(url, name, int(size) if size else None)
+
+
+class Resume:
+    """A downloader for pooch that keeps what it has, and goes on from there the next time.
+
+    Parameters
+    ----------
+    part : path
+        Where the unfinished file is kept between two attempts.
+    remote : Remote
+    """
+
+    def __init__(self, part, remote):
+        self.part, self.remote = Path(part), remote
+
+    def __call__(self, url, output_file, pooch_object):
+        most, tries = self.have(), TRIES
+        while tries:
+            reason = "the file is shorter than the host said"
+            try:
+                if self.attempt(url):
+                    self.part.replace(output_file)
+                    return
+            except requests.HTTPError as error:
+                raise refused(url, error) from error
+            except requests.RequestException as error:
+                reason = type(error).__name__
+            tries = TRIES if self.have() > most else tries - 1
+            most = max(most, self.have())
+        raise DataError(
+            f"{self.remote.name}: the connection broke {TRIES} times ({reason}); run the same "
+            f"command again, it goes on from {self.have() / 1e6:.1f} MB"
+        )
+
+    def have(self):
+        """Bytes that are here already."""
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def attempt(self, url):
+        """Fetch what is missing; True when the file is whole, as far as the host tells."""
+        have = self.have()
+        if self.remote.size is not None and have > self.remote.size:
+            self.part.unlink()
+            have = 0
+        if have and have == self.remote.size:
+            return True
+        headers = {"Range": f"bytes={have}-"} if have else {}
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+            if answer.status_code == 416:  # nothing of the kind: start over
+                self.part.unlink()
+                return self.attempt(url)
+            answer.raise_for_status()
+            start = have if answer.status_code == 206 else 0  # 200: the host sends all of it
+            with open(self.part, "ab" if start else "wb") as file, tqdm(
+                total=self.remote.size, initial=start, unit="B", unit_scale=True,
+                desc=Path(self.remote.name).name, disable=None,
+            ) as bar:  # fmt: skip
+                for piece in answer.iter_content(PIECE):
+                    file.write(piece)
+                    bar.update(len(piece))
+        return self.remote.size is None or self.have() == self.remote.size
+
+
+def fetch_file(remote, target):
+    """Fetch a file to `target`, checked against its published checksum; skip it when it is there.
+
+    Raises
+    ------
+    DataError
+        If the host refuses, the connection keeps breaking, or the checksum is another one.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if remote.md5 is None and target.exists() and target.stat().st_size != remote.size:
+            if remote.size is not None:
+                target.unlink()  # the host has another version
+        pooch.get_logger().setLevel("WARNING")
+        pooch.retrieve(
+            remote.url, None if remote.md5 is None else f"md5:{remote.md5}", target.name,
+            target.parent, downloader=Resume(target.with_name(f".{target.name}.part"), remote),
+        )  # fmt: skip
+    except DataError:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot write {target}: {error.strerror}; choose another --out") from error
+    except ValueError as error:  # pooch: hash mismatch
+        raise DataError(
+            f"{target.name}: not the published checksum, so it was thrown away; run the same "
+            "command again, and if that does not help fetch it with a browser"
+        ) from error
+    return target

@@ -1,0 +1,211 @@
+"""Pictures and brain vectors, ready for training."""
+
+import numpy as np
+import torch
+
+from recon_lib.common.errors import DataError
+from recon_lib.data.arrays import load_own as load_own
+from recon_lib.data.arrays import load_pictures
+from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
+from recon_lib.data.splits import folds as folds
+from recon_lib.data.splits import refuse_leak as refuse_leak
+from recon_lib.data.splits import split_by_category as split_by_category
+from recon_lib.data.splits import split_by_image as split_by_image
+from recon_lib.data.splits import split_repeated as split_repeated
+
+
+class BatchLoader:
+    """Batches from memory: pictures stay uint8, each batch becomes float in [-1, 1].
+
+    The order, and any noise drawn by `vectors`, depend on `seed` and the epoch only, so
+    a resumed run sees what an unbroken one would have seen.
+
+    Parameters
+    ----------
+    images : (n, H, W, C) uint8 array
+    batch_size : int
+        Pictures per batch and per process.
+    vectors : (n, d) array or tensor, function, or None
+        Brain vectors. A function `(index (b,) long tensor, generator) -> (b, d)` is asked
+        anew for every batch: that is how noise is added afresh in each epoch.
+    shuffle : bool
+    seed : int
+    rank, world : int
+        This process's number, and how many share the work. No picture goes to two of
+        them. When shuffling, up to `world - 1` pictures sit out an epoch, so that all
+        processes take the same number of steps.
+    mirror : bool
+        Show about half of the pictures mirrored left to right, others in each epoch. Not with
+        brain vectors: the visual field has sides.
+
+    Notes
+    -----
+    Iterating yields `images (b, C, H, W)`, or `(images, vectors (b, d))` when there are
+    vectors. A finished pass moves on to the next epoch; `set_epoch` goes to a given one.
+    """
+
+    def __init__(self, images, batch_size, vectors=None, shuffle=True, seed=0, rank=0, world=1,
+                 mirror=False):
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}; expected 1 or more")
+        if not 0 <= rank < world:
+            raise DataError(f"rank {rank} of {world} processes; expected 0 to {world - 1}")
+        images = uint8_pictures(images)
+        if mirror and vectors is not None:
+            raise DataError("found mirror with brain vectors; a mirrored picture would have evoked "
+                            "another response: leave mirror out")
+        if len(images) < world:
+            raise DataError(f"{len(images)} images for {world} processes; expected one for each")
+        images = torch.as_tensor(np.require(images, requirements="W"))
+        self.images = images.permute(0, 3, 1, 2).contiguous()  # (n, C, H, W) uint8
+        if vectors is not None and not callable(vectors):
+            vectors = torch.as_tensor(vectors, dtype=torch.float32)
+            if vectors.ndim != 2 or len(vectors) != len(images):
+                raise DataError(
+                    f"{len(images)} images but vectors of shape {tuple(vectors.shape)}; "
+                    f"expected ({len(images)}, d): one brain vector for each image"
+                )
+            if not vectors.isfinite().all():
+                raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
+                                "repair them, or drop them with their pictures")
+        self.vectors = vectors
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.rank, self.world, self.epoch, self.mirror = rank, world, 0, mirror
+
+    def shard(self, rank, world):
+        """Return a loader over this process's share of the same pictures in memory."""
+        images = self.images.permute(0, 2, 3, 1)
+        share = BatchLoader(
+            images, self.batch_size, self.vectors, self.shuffle, self.seed, rank, world,
+            self.mirror,
+        )
+        share.epoch = self.epoch
+        return share
+
+    def set_epoch(self, epoch):
+        """Choose which epoch the next pass is: order and noise follow from it."""
+        self.epoch = int(epoch)
+
+    @property
+    def image_size(self):
+        """Side of the pictures in pixels."""
+        return self.images.shape[-1]
+
+    @property
+    def channels(self):
+        """1 for grey pictures, 3 for colour."""
+        return self.images.shape[1]
+
+    @property
+    def condition_size(self):
+        """Length d of the brain vectors, or None without them."""
+        if self.vectors is None:
+            return None
+        if callable(self.vectors):
+            probe = torch.Generator().manual_seed(0)
+            return self.vectors(torch.zeros(1, dtype=torch.long), probe).shape[1]
+        return self.vectors.shape[1]
+
+    def _order(self):
+        n = len(self.images)
+        if not self.shuffle:
+            return np.arange(n)[self.rank :: self.world]
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(n)
+        return order[: n - n % self.world][self.rank :: self.world]
+
+    def _mirrored(self):
+        """Which pictures are mirrored in this epoch, (n,): the same in all processes."""
+        draw = np.random.default_rng([self.seed, self.epoch, 1])
+        return torch.from_numpy(draw.random(len(self.images)) < 0.5)
+
+    def __len__(self):
+        n = len(self.images)
+        mine = n // self.world
+        if not self.shuffle and self.rank < n % self.world:
+            mine += 1
+        return -(-mine // self.batch_size)
+
+    def __iter__(self):
+        epoch, order = self.epoch, torch.from_numpy(self._order())
+        turned = self._mirrored() if self.mirror else None
+        for step, index in enumerate(order.split(self.batch_size)):
+            images = self.images[index].float().div_(127.5).sub_(1)  # (b, C, H, W)
+            if turned is not None:
+                images = torch.where(turned[index, None, None, None], images.flip(3), images)
+            if self.vectors is None:
+                yield images
+            elif callable(self.vectors):
+                noise_seed = np.random.SeedSequence([self.seed, epoch, step, self.rank])
+                generator = torch.Generator().manual_seed(int(noise_seed.generate_state(1)[0]))
+                yield images, self.vectors(index, generator)
+            else:
+                yield images, self.vectors[index]
+        self.epoch = epoch + 1
+
+
+def create_loader(
+    image_size, batch_size, data_path=None, images=None, vectors=None, shuffle=True, seed=0,
+    channels=None, rank=0, world=1, mirror=False,
+):  # fmt: skip
+    """Make a `BatchLoader` from pictures of any kind.
+
+    Parameters
+    ----------
+    image_size : int
+        Side of the square pictures in pixels. Others are cut square from the middle and
+        resized (see `recon_lib.data.pictures`).
+    batch_size : int
+    data_path : path
+        A folder of picture files (subfolders too), or a .npy, .npz, .mat or .h5 file.
+    images : (n, H, W[, C]) array, or a dataset
+        Instead of `data_path`. A dataset is anything with a length whose items are a
+        picture, or a tuple that starts with one, such as those of torchvision.
+    vectors : (n, d) array or function, optional
+        See `BatchLoader`.
+    shuffle : bool
+    seed : int
+    channels : {None, 1, 3}
+        None keeps grey pictures grey.
+    rank, world, mirror
+        See `BatchLoader`.
+
+    Returns
+    -------
+    BatchLoader
+    """
+    if (data_path is None) == (images is None):
+        raise DataError("create_loader needs either data_path or images, and not both")
+    if data_path is not None:
+        images, kept, _ = load_pictures(data_path, image_size, channels)
+        if vectors is not None and not kept.all():
+            raise DataError(
+                f"{data_path}: {int((~kept).sum())} pictures cannot be read, so the vectors no "
+                "longer match; remove those files together with their vectors"
+            )
+    elif isinstance(images, np.ndarray | torch.Tensor):
+        images = square_arrays(np.asarray(images), image_size, channels)
+    else:
+        images = _from_dataset(images, image_size, channels)
+    return BatchLoader(images, batch_size, vectors, shuffle, seed, rank, world, mirror)
+
+
+def _from_dataset(dataset, size, channels):
+    """Read every picture of a torchvision-like dataset into memory."""
+    items = [dataset[i] for i in range(len(dataset))]
+    items = [item[0] if isinstance(item, tuple | list) else item for item in items]
+    if not items:
+        raise DataError("the dataset is empty; expected at least one picture")
+    if not all(hasattr(item, "convert") for item in items):  # arrays or tensors
+        arrays = [np.asarray(item) for item in items]
+        shapes = {array.shape for array in arrays}
+        if len(shapes) > 1:
+            raise DataError(
+                f"the dataset's pictures have {len(shapes)} shapes; make them one, or "
+                "leave out its transform so that it gives Pillow pictures"
+            )
+        return square_arrays(np.stack(arrays), size, channels)
+    small = [np.asarray(square(to_pillow(item), size)) for item in items]
+    if channels is None:
+        channels = 1 if all(picture.ndim == 2 for picture in small) else 3
+    small = [squared(picture.reshape(1, size, size, -1), size, channels) for picture in small]
+    return np.concatenate(small)

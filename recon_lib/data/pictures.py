@@ -1,0 +1,281 @@
+"""Pictures of any kind, made into one uint8 array `(n, size, size, channels)`.
+
+The rule, everywhere: cut the largest square out of the middle, then resize it with an
+antialiased bicubic filter. Nothing is stretched, and nothing depends on the other pictures.
+"""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from recon_lib.common.errors import DataError, as_numbers
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content: an EPS
+# called .png would be handed to Ghostscript, which runs programs
+LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
+
+
+def to_uint8(array):
+    """Bring picture values of any type to 0–255.
+
+    Parameters
+    ----------
+    array : (...) array
+        One whole set of pictures: the range is judged over all of them together.
+
+    Returns
+    -------
+    (...) uint8 array
+        Whole numbers: 0–1 is multiplied by 255, 0–255 is kept, 0–65535 is divided by 257.
+        Fractions: 0–1 is multiplied by 255, −1–1 is shifted first, 0–255 is rounded.
+        Anything else (z-scores, say) is stretched from its smallest to its largest value,
+        with a warning.
+
+    Raises
+    ------
+    DataError
+        If the values are not numbers or not finite.
+    """
+    array = np.asarray(array)
+    if array.dtype == bool:
+        return array.astype(np.uint8) * 255
+    if array.dtype.kind not in "uif":
+        raise DataError(f"pictures of type {array.dtype}: expected numbers, such as uint8 0-255")
+    if array.size == 0:
+        return array.astype(np.uint8)
+    whole = array.dtype.kind in "ui"
+    low, high = array.min().item(), array.max().item()
+    if not np.isfinite(low) or not np.isfinite(high):
+        bad = int((~np.isfinite(array)).sum())
+        raise DataError(f"pictures hold {bad} values that are NaN or infinite; repair or drop them")
+    if low >= 0 and high <= 1:
+        scaled = array * np.float32(255)
+    elif low >= 0 and high <= 255:
+        scaled = array
+    elif whole and low >= 0 and high <= 65535:
+        scaled = array / np.float32(257)
+    elif not whole and low >= -1 and high <= 1:
+        scaled = (array + 1) * np.float32(127.5)
+    else:
+        warnings.warn(
+            f"picture values run from {low:.4g} to {high:.4g}: stretched to 0-255", stacklevel=2
+        )
+        scaled = (array.astype(np.float32) - low) * np.float32(255 / (high - low))
+    if scaled.dtype == np.uint8:
+        return scaled
+    return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
+
+
+def uint8_pictures(images):
+    """Pictures on the scale of 0-255 as uint8; any other scale or shape is refused, not guessed.
+
+    Parameters
+    ----------
+    images : (n, H, W, 1 or 3) array_like
+        uint8, or whole numbers from 0 to 255 of another type.
+
+    Returns
+    -------
+    (n, H, W, 1 or 3) uint8 array
+        The very array that came, if it was uint8.
+
+    Raises
+    ------
+    DataError
+        For other shapes, channels or values: pictures from 0 to 1 would all turn black.
+    """
+    images = as_numbers(images, "pictures")
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise DataError(f"found pictures of shape {images.shape}, expected (n, height, width, 1 or "
+                        "3): bring them there with pictures.square_arrays")
+    if images.dtype == np.uint8:
+        return images
+    low, high = images.min(initial=0), images.max(initial=0)
+    unit = images.dtype.kind == "f" and 0 < high <= 1
+    if unit or not (low >= 0 and high <= 255) or not np.array_equal(images, np.rint(images)):
+        raise DataError(f"found pictures of type {images.dtype} with values from {low:.4g} to "
+                        f"{high:.4g}, expected whole numbers from 0 to 255: bring them there with "
+                        "pictures.to_uint8")
+    return images.astype(np.uint8)
+
+
+def square(picture, size):
+    """Cut the middle square out of one Pillow image and resize it to `(size, size)`."""
+    width, height = picture.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    if picture.size == (size, size):
+        return picture
+    picture = picture.crop((left, top, left + side, top + side))
+    return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
+
+
+def square_arrays(images, size, channels=None):
+    """Square and resize pictures that are already an array.
+
+    Parameters
+    ----------
+    images : (n, H, W), (n, H, W, C) or (n, C, H, W) array
+        Grey, colour, or colour with alpha; any number type (see `to_uint8`).
+    size : int
+        Side of the result in pixels; 0 keeps pictures that are square already.
+    channels : {None, 1, 3}
+        None keeps grey as grey and colour as colour.
+
+    Returns
+    -------
+    (n, size, size, channels) uint8 array
+    """
+    if size < 0:
+        raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
+    images = np.asarray(images)
+    shape = images.shape
+    if images.ndim == 3:
+        images = images[..., None]
+    elif images.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3, 4):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
+        raise DataError(
+            f"pictures of shape {shape}: expected (n, height, width) or (n, height, width, 3)"
+        )
+    return squared(to_uint8(images), size, channels)
+
+
+def squared(images, size, channels=None):
+    """`square_arrays` for pictures that are (n, H, W, C) uint8 already: their range is kept."""
+    if images.shape[-1] == 4:  # a see-through part becomes white
+        alpha = images[..., 3:].astype(np.float32) / 255
+        images = np.rint(images[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)
+    _, height, width, now = images.shape
+    size = size or min(height, width)
+    channels = channels or now
+    if (height, width) != (size, size):
+        if now == 1:
+            small = [square(Image.fromarray(image[..., 0]), size) for image in images]
+        else:
+            small = [square(Image.fromarray(image), size) for image in images]
+        images = np.array([np.asarray(picture) for picture in small], dtype=np.uint8)
+        images = images.reshape(-1, size, size, now)
+    if channels == 3 and now == 1:
+        images = np.repeat(images, 3, axis=-1)
+    elif channels == 1 and now == 3:  # ITU-R 601 luma, as Pillow's mode "L"
+        luma = images.astype(np.float32) @ np.float32([0.299, 0.587, 0.114])
+        images = np.rint(luma)[..., None].astype(np.uint8)
+    return np.ascontiguousarray(images)
+
+
+def to_pillow(picture):
+    """Turn any Pillow image (16-bit, CMYK, palette, alpha, animated) into mode "L" or "RGB"."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        return Image.fromarray(to_uint8(np.asarray(picture)))
+    if picture.mode in ("1", "L"):
+        return picture.convert("L")
+    if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La", "P"):
+        picture = picture.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    return picture.convert("RGB")
+
+
+def read_picture(path, size):
+    """Read one file as a square picture.
+
+    Returns
+    -------
+    picture : (size, size) or (size, size, 3) uint8 array
+    animated : bool
+        Whether only the first of several frames was kept.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty, broken, far too large, or not a picture.
+    """
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's own size warning: LARGEST decides
+            with Image.open(path, formats=FORMATS) as picture:
+                if picture.width * picture.height > LARGEST:
+                    raise DataError(f"{path}: {picture.width} x {picture.height} is too large")
+                animated = getattr(picture, "n_frames", 1) > 1
+                picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction
+                picture = to_pillow(ImageOps.exif_transpose(picture))
+                return np.asarray(square(picture, size)), animated
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such picture") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path}: not a readable picture") from error
+
+
+def picture_files(folder):
+    """List the picture files under a folder, sorted by their path inside it."""
+    folder = Path(folder)
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+    ]
+    if not found:
+        raise DataError(f"{folder}: no picture files (.png, .jpg, ...) in this folder")
+    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def read_pictures(paths, size, channels=None):
+    """Read picture files; skip, count and name those that cannot be read.
+
+    Parameters
+    ----------
+    paths : sequence of path
+    size : int
+        Side of the result in pixels.
+    channels : {None, 1, 3}
+        None gives 1 when every picture is stored as grey, else 3.
+
+    Returns
+    -------
+    images : (n, size, size, channels) uint8 array
+    kept : (len(paths),) bool array
+        False where a file was skipped.
+
+    Raises
+    ------
+    DataError
+        If not one of the files can be read, or the side is below one pixel.
+    """
+    if size < 1:
+        raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
+    pictures, broken, animated = [], [], []
+    kept = np.ones(len(paths), bool)
+    for i, path in enumerate(paths):
+        try:
+            picture, moving = read_picture(path, size)
+        except DataError:
+            kept[i] = False
+            broken.append(Path(path).name)
+            continue
+        pictures.append(picture)
+        if moving:
+            animated.append(Path(path).name)
+    notes = ((broken, "skipped, not readable"), (animated, "animated, first frame kept"))
+    for names, what in notes:
+        if names:
+            listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            warnings.warn(f"{len(names)} of {len(paths)} pictures {what}: {listed}", stacklevel=2)
+    if not pictures:
+        where = Path(paths[0]).parent if len(paths) else "the list"
+        raise DataError(f"{where}: none of the {len(paths)} pictures can be read")
+    if channels is None:
+        channels = 1 if all(picture.ndim == 2 for picture in pictures) else 3
+    images = np.empty((len(pictures), size, size, channels), np.uint8)
+    for i, picture in enumerate(pictures):
+        picture = picture.reshape(1, size, size, -1)
+        images[i] = squared(picture, size, channels)[0]
+    return images, kept

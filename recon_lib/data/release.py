@@ -1,0 +1,262 @@
+"""One subject of a release, embedded or real: pictures, betas and split, ready for decoding."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from recon_lib.bold.betas import zscore_sessions
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import find, read_dataset, readable
+from recon_lib.data import bold5000, stimuli, volumes
+from recon_lib.data.splits import refuse_leak, some_categories, split_by_group, split_repeated
+from recon_lib.world import scenes
+
+SUBJECT = "CSI1"
+ROOT = Path("data/experiment")
+SIZE = 64
+BETAS = "BOLD5000_GLMsingle_ROI_betas"  # the folder of release 2
+
+
+@dataclass
+class Experiment:
+    """One subject's trials, ready for decoding.
+
+    Attributes
+    ----------
+    images : (n, size, size, 3) uint8 array
+        Every picture once.
+    image : (trials,) int array
+        Which picture each trial shows.
+    betas : (trials, voxels) float32 array
+        z-scored per voxel and session by the training trials.
+    roi : (voxels,) str array
+        Area of each voxel, such as "LHPPA".
+    test : (trials,) bool array
+        Trials that show a repeated picture, or one of a held-out category.
+    session : (trials,) int array
+    names : (n,) str array
+        File names of the pictures.
+    factors : structured array (n,) or None
+        What TinyScenes were drawn from.
+    truth : Path or None
+        The simulation's `truth.h5`.
+    split : {"repeated", "category"}
+        How the test trials were chosen.
+    held : tuple of str
+        The held-out categories.
+    """
+
+    images: np.ndarray
+    image: np.ndarray
+    betas: np.ndarray
+    roi: np.ndarray
+    test: np.ndarray
+    session: np.ndarray
+    names: np.ndarray
+    factors: np.ndarray | None = None
+    truth: Path | None = None
+    split: str = "repeated"
+    held: tuple = ()
+    test_index: np.ndarray = field(init=False)  # (m,) pictures of the test trials, sorted
+
+    def __post_init__(self):
+        self.test_index = np.unique(self.image[self.test])
+        shown = np.unique(self.image[~self.test])
+        refuse_leak(self.images[shown], self.images[self.test_index])
+
+    @property
+    def train_pictures(self):
+        """The pictures of the training trials, trial by trial."""
+        return self.images[self.image[~self.test]]
+
+    @property
+    def target(self):
+        """(test trials,) which of `test_index` each test trial shows."""
+        return np.searchsorted(self.test_index, self.image[self.test])
+
+    def averaged(self):
+        """Betas of each test picture, averaged over its trials, and the number of trials."""
+        mine = self.betas[self.test]
+        counts = np.bincount(self.target)
+        sums = np.zeros((len(counts), mine.shape[1]))
+        np.add.at(sums, self.target, mine)
+        return (sums / counts[:, None]).astype(np.float32), counts
+
+
+def read_truth(path, key, names):
+    """One of the truth's arrays with a row a picture, in the order of `names`; None without it."""
+    with readable(path), h5py.File(path) as file:
+        if file.get(key, getlink=True) is None:
+            return None
+        place = {n.decode(): i for i, n in enumerate(read_dataset(file, "names"))}
+        return read_dataset(file, key)[[place[n] for n in names]]
+
+
+def read_release(root, name, release, rois):
+    """Read one subject's responses: release 1, or 2 as ROI arrays or else as volumes with masks."""
+    if release == 1:
+        return bold5000.read_r1(root, name, rois=rois)
+    if release != 2:
+        raise DataError(f"release is {release}; expected 1 or 2")
+    try:
+        return bold5000.read_r2(root, name, rois=rois)
+    except DataError:
+        try:
+            find(root, BETAS)
+        except DataError:
+            if list(Path(root).glob(f"**/{name}_GLMbetas-*_ses-01.nii.gz")):
+                return volumes.read_r2_volumes(root, name, rois)
+        raise
+
+
+def trial_categories(data, factors=None):
+    """Category of each trial's picture: what was drawn, or else what the file's name tells."""
+    if factors is not None:
+        names, image = np.unique(data.stimuli, return_inverse=True)
+        return np.array(scenes.KINDS)[factors["kind"][image]].tolist()
+    return [stimuli.category(name) for name in data.stimuli]
+
+
+def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE, split="repeated",
+         held=None):
+    """Read one subject of a release, embedded or real.
+
+    Parameters
+    ----------
+    root : path
+    name : str
+        "CSI1" to "CSI4".
+    release : {1, 2}
+        1: ROI time points (TR34); 2: single-trial betas, from ROI arrays or whole-brain volumes.
+    rois : sequence of str
+    size : int
+        Side of the pictures.
+    split : {"repeated", "category"}
+        What is test: the repeated pictures (113 in BOLD5000), or every picture of some categories.
+    held : collection of str, optional
+        Those categories; default: a tenth of all, chosen at random but always the same.
+
+    Returns
+    -------
+    Experiment
+    """
+    if not Path(root).is_dir():
+        raise DataError(f"no folder {root}; make it with `python -m recon_lib simulate`")
+    data = read_release(root, name, release, rois)
+    names, image = np.unique(data.stimuli, return_inverse=True)
+    truth = Path(root, "truth.h5")
+    truth = truth if truth.exists() else None
+    factors = None if truth is None else read_truth(truth, "factors", names)
+    if split == "repeated":
+        _, test = split_repeated(data.stimuli, stimuli.read_repeated(root))
+    elif split == "category":
+        kinds = trial_categories(data, factors)
+        held = sorted(some_categories(kinds) if held is None else held)
+        _, test = split_by_group(kinds, held)
+    else:
+        raise DataError(f"split is {split!r}; expected repeated or category")
+    tested = np.zeros(len(data.stimuli), bool)
+    tested[test] = True
+    return Experiment(
+        images=stimuli.read_images(root, names, size),
+        image=image,
+        betas=zscore_sessions(data.values, data.session, ~tested),
+        roi=data.roi,
+        test=tested,
+        session=data.session,
+        names=names,
+        factors=factors,
+        truth=truth,
+        split=split,
+        held=tuple(held or ()),
+    )
+
+
+def load_joined(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="repeated", **options):
+    """Read several subjects of a release, with the same pictures held out for all.
+
+    A picture that is test for one subject and trains another would teach the network the answer,
+    so held-out categories are drawn once, from all that any subject saw.
+
+    Parameters
+    ----------
+    root : path
+    names : sequence of str
+    release, split
+        See `release.load`.
+    **options
+        For `release.load`.
+
+    Returns
+    -------
+    dict of str to Experiment
+
+    Raises
+    ------
+    DataError
+        If a picture is on both sides.
+    """
+    if len(set(names)) != len(names):
+        raise DataError(f"subjects {', '.join(names)}; expected each once")
+    if split == "category" and "held" not in options:
+        options["held"] = some_categories(sum((categories(root, n, release) for n in names), []))
+    people = {name: load(root, name, release, split=split, **options) for name in names}
+    test = np.concatenate([x.images[x.test_index] for x in people.values()])
+    for x in people.values():
+        refuse_leak(x.images[np.unique(x.image[~x.test])], test)
+    return people
+
+
+def categories(root, name, release):
+    """Category of each trial of a subject; see `release.trial_categories`."""
+    data = read_release(root, name, release, rois=("RSC",))  # the smallest is enough
+    truth = Path(root, "truth.h5")
+    names = np.unique(data.stimuli)
+    return trial_categories(data, read_truth(truth, "factors", names) if truth.exists() else None)
+
+
+def unique_pictures(people):
+    """The pictures of all subjects' training trials, each once, in the order of their names.
+
+    Parameters
+    ----------
+    people : sequence of Experiment
+
+    Returns
+    -------
+    (n, H, W, C) uint8 array
+    """
+    found = {}
+    for x in people:
+        for i in np.unique(x.image[~x.test]):
+            found[str(x.names[i])] = x.images[i]
+    return np.stack([found[name] for name in sorted(found)])
+
+
+def joined_source(sources):
+    """One function for `create_loader(vectors=…)` from one for each subject.
+
+    Each picture of a batch is shown to a subject drawn at random: the network learns to read all
+    of them.
+
+    Parameters
+    ----------
+    sources : sequence of functions
+        See `decoder.vector_source`; all give vectors of one length.
+
+    Returns
+    -------
+    function (index (b,), generator) -> Tensor (b, d)
+    """
+    if len(sources) == 1:
+        return sources[0]
+
+    def vectors(index, generator):
+        who = torch.randint(len(sources), (len(index),), generator=generator)
+        all_of_them = torch.stack([source(index, generator) for source in sources])  # (s, b, d)
+        return all_of_them[who, torch.arange(len(index))]
+
+    return vectors

@@ -1,0 +1,195 @@
+"""Which trials train and which test; and a guard against the same picture in both.
+
+Two showings of one picture never stand on both sides: a decoder that has seen the picture
+once need not read the brain the second time.
+"""
+
+import hashlib
+
+import numpy as np
+
+from recon_lib.common.errors import DataError, as_numbers, one_label_each
+
+
+def plain_name(name):
+    """Strip the `rep_` that BOLD5000's lists put before a picture shown again."""
+    return name.removeprefix("rep_")
+
+
+def split_by_group(groups, test_groups):
+    """Split trials so that every trial of the chosen groups is test.
+
+    Parameters
+    ----------
+    groups : (trials,) array or list
+        Picture, category or run of each trial.
+    test_groups : collection
+        The groups to hold out.
+
+    Returns
+    -------
+    train, test : index arrays
+
+    Raises
+    ------
+    DataError
+        If one side would be empty, or the groups are no labels.
+    """
+    labels, wanted = one_label_each(groups).tolist(), set(test_groups)
+    held = np.array([label in wanted for label in labels], bool)
+    if held.all() or not held.any():
+        raise DataError(
+            f"a split with {int((~held).sum())} training and {int(held.sum())} test trials; "
+            "expected some of both: do the test names occur in the data?"
+        )
+    return np.flatnonzero(~held), np.flatnonzero(held)
+
+
+def split_by_image(trial_image, fraction=0.1, seed=0):
+    """Hold out a random share of the pictures with all of their trials."""
+    return split_by_group(trial_image, _some(trial_image, fraction, seed))
+
+
+def split_repeated(stimuli, repeated=None):
+    """BOLD5000's standard split: the repeated pictures are test, each with all its trials.
+
+    Parameters
+    ----------
+    stimuli : sequence of str
+        Picture name of each trial, with or without `rep_`.
+    repeated : collection of str, optional
+        The names on the list of 113; default: whatever is shown more than once.
+
+    Returns
+    -------
+    train, test : index arrays
+    """
+    names = [plain_name(name) for name in stimuli]
+    if repeated is None:
+        once, counts = np.unique(names, return_counts=True)
+        repeated = once[counts > 1].tolist()
+    return split_by_group(names, {plain_name(name) for name in repeated})
+
+
+def split_by_category(categories, fraction=0.1, seed=0):
+    """Hold out whole categories, so that the test asks for things never seen in training.
+
+    Parameters
+    ----------
+    categories : sequence of str
+        Category of each trial; "" (no single category, as in COCO) always trains.
+    fraction : float
+        Share of the categories to hold out.
+    seed : int
+
+    Returns
+    -------
+    train, test : index arrays
+    """
+    return split_by_group(categories, some_categories(categories, fraction, seed))
+
+
+def some_categories(categories, fraction=0.1, seed=0):
+    """A random share of the categories, never "" (no single category)."""
+    return _some([c for c in one_label_each(categories).tolist() if c != ""], fraction, seed)
+
+
+def _some(groups, fraction, seed):
+    groups = np.unique(one_label_each(groups))
+    if not 0 < fraction < 1:
+        raise DataError(f"a share of {fraction} to hold out; expected more than 0 and less than 1")
+    if len(groups) < 2:
+        raise DataError(f"{len(groups)} group(s) to split; expected two or more")
+    count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
+    return np.random.default_rng(seed).permutation(groups)[:count].tolist()
+
+
+def folds(groups, k=None, seed=0):
+    """Cross-validation that keeps groups whole.
+
+    Parameters
+    ----------
+    groups : (trials,) array or list
+        Picture, category or run of each trial.
+    k : int, optional
+        Number of folds; default: leave one group out, in sorted order.
+    seed : int
+        Which groups share a fold when there are fewer folds than groups.
+
+    Returns
+    -------
+    list of (train, test) index arrays
+        Every trial is test exactly once.
+    """
+    names = np.unique(one_label_each(groups))
+    k = len(names) if k is None else k
+    if not 2 <= k <= len(names):
+        raise DataError(f"{k} folds of {len(names)} groups; expected 2 to {len(names)}")
+    if k < len(names):
+        names = np.random.default_rng(seed).permutation(names)
+    return [split_by_group(groups, part.tolist()) for part in np.array_split(names, k)]
+
+
+def fingerprints(images):
+    """Hash each picture (n, H, W, C): equal pixels, equal fingerprint, whatever name or type."""
+    marks = []
+    for image in images:
+        image = as_numbers(image, "a picture")
+        if image.dtype != np.uint8:
+            with np.errstate(invalid="ignore"):  # a cast of NaN
+                whole = image.astype(np.uint8)
+            image = whole if np.array_equal(whole, image) else image.astype(float)
+        marks.append(hashlib.sha1(np.ascontiguousarray(image)).hexdigest())
+    return marks
+
+
+def refuse_leak(train, test):
+    """Stop when something tested was also trained on.
+
+    Parameters
+    ----------
+    train, test : sequences of str, or (n, H, W, C) arrays or tensors
+        Picture names (`rep_` is ignored) or the pictures themselves, compared by pixels; a copy
+        from 0 to 1 or from −1 to 1 is known again.
+
+    Raises
+    ------
+    DataError
+        With the number of pictures on both sides, and one of them; or if pictures cannot be
+        compared, being of two shapes.
+    """
+    if not any(np.ndim(next(iter(side), "")) for side in (train, test)):
+        train = [plain_name(str(name)) for name in train]
+        _refuse_shared(train, [plain_name(str(name)) for name in test])
+        return
+    train, test = ([as_numbers(image, "a picture") for image in side] for side in (train, test))
+    shapes = {image.shape for image in train + test}
+    if len(shapes) > 1:
+        raise DataError(f"pictures of shapes {', '.join(map(str, sorted(shapes)[:3]))} cannot be "
+                        "compared: bring all to one size and order of axes")
+    scales = [(train, test)]
+    if any(image.dtype != np.uint8 for image in train + test):
+        scales.append((_to_255(train), _to_255(test)))
+    for one, other in scales:
+        names = [f"test picture {i}" for i in range(len(test))]
+        _refuse_shared(fingerprints(one), fingerprints(other), names)
+
+
+def _to_255(images):
+    """Pictures of a set from 0 to 1 or from -1 to 1 brought to 0-255; a set of others as it is."""
+    low = min((image.min(initial=0) for image in images), default=0)
+    high = max((image.max(initial=0) for image in images), default=0)
+    if low < -1 or high > 1:
+        return images
+    scaled = (image * 255.0 if low >= 0 else (image + 1) * 127.5 for image in images)
+    return (np.where(abs(x - np.rint(x)) < 0.1, np.rint(x), x) for x in scaled)  # float16: .06
+
+
+def _refuse_shared(train, test, names=None):
+    where = dict(reversed(list(zip(test, names or test, strict=True))))
+    both = where.keys() & set(train)
+    if both:
+        raise DataError(
+            f"{len(both)} of {len(where)} test pictures are in the training set too "
+            f"({where[min(both)]}, ...); split by picture, not by trial"
+        )

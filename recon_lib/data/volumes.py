@@ -1,0 +1,239 @@
+"""BOLD5000's volumes: ROI masks, and release 2's whole-brain betas.
+
+Grids of the published volumes, in voxels of 2 mm: CSI1 71x89x72, CSI2 72x92x70, CSI3 72x88x67,
+CSI4 70x89x70.
+"""
+
+import gzip
+import warnings
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.files import check_size, find, readable
+from recon_lib.data.bold5000 import R2_TYPES, ROIS, Betas, drop_voxels, find_r2, roi_keys
+from recon_lib.data.stimuli import image_lists, read_stimuli, write_lines
+
+MISNAMED = {  # published under these names
+    ("CSI2", "LHLOC"): "LHLO",
+    ("CSI2", "RHLOC"): "RHLO",
+    ("CSI2", "RHRSC"): "RHRRSC",
+    ("CSI3", "LHLOC"): "LHLO",
+    ("CSI3", "RHLOC"): "RHLO",
+}
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])  # 2 mm voxels
+
+
+def compact_box(voxels):
+    """Places (voxels, 3) for voxels that have none: the smallest cube, filled in order."""
+    side = int(np.ceil(voxels ** (1 / 3) - 1e-9))
+    return np.stack(np.unravel_index(np.arange(voxels), (side,) * 3), 1)
+
+
+def save_volume(path, array, affine=AFFINE, tr=None, scaling=None):
+    """Write a volume; `scaling` (slope, intercept) says what its integers stand for."""
+    image = nibabel.Nifti1Image(array, affine)
+    image.header.set_xyzt_units("mm", "sec")
+    if tr is not None:
+        image.header["pixdim"][4] = tr
+    if scaling is not None:
+        image.header.set_slope_inter(*scaling)
+    with atomic_write(path) as partial:
+        image.to_filename(partial)
+
+
+def load_volume(path):
+    """Open a NIfTI file; a compressed one is unpacked to its end, where its checksum stands."""
+    with readable(path):
+        image = nibabel.load(path)
+        if Path(path).suffix != ".gz":
+            return image
+        check_size(path, image.shape, image.get_data_dtype())
+        size = image.dataobj.offset + image.dataobj.dtype.itemsize * int(np.prod(image.shape))
+        with gzip.open(path) as stream:
+            whole = stream.read(size)
+            while stream.read(2**20):  # whatever follows: not kept
+                pass
+        return type(image).from_bytes(whole)
+
+
+def mask_path(subject, key):
+    """Published place of an ROI mask, misnamed where the release misnames it."""
+    key = MISNAMED.get((subject, key), key)
+    return f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz"
+
+
+def write_masks(root, subject, roi, ijk, shape=None, affine=AFFINE):
+    """Write one mask a region, and `CSI1_brainmask.nii.gz`.
+
+    Parameters
+    ----------
+    root : path
+    subject : str
+    roi : (voxels,) sequence of str
+    ijk : (voxels, 3) int array
+    shape : tuple of 3 int, optional
+        Grid; default: the smallest that holds `ijk`.
+
+    Raises
+    ------
+    DataError
+        If a voxel lies outside the grid, or twice in one region.
+    """
+    roi, ijk = np.asarray(roi), np.asarray(ijk)
+    shape = _grid(ijk, shape)
+    if len(roi) != len(ijk):
+        raise DataError(f"{len(roi)} regions for {len(ijk)} voxels; expected one for each")
+    places = np.column_stack([np.unique(roi, return_inverse=True)[1], ijk])
+    copies = len(places) - len(np.unique(places, axis=0))
+    if copies:
+        raise DataError(f"{copies} voxels lie where another of the same region lies; expected each "
+                        "voxel once, leave out the copies")
+    brain = np.zeros(shape, np.uint8)
+    for key in np.unique(roi).tolist():
+        mask = np.zeros(shape, np.uint8)
+        mask[tuple(ijk[roi == key].T)] = 1
+        brain |= mask
+        save_volume(Path(root, mask_path(subject, key)), mask, affine)
+    save_volume(Path(root, f"{subject}_brainmask.nii.gz"), brain, affine)
+
+
+def _grid(ijk, shape=None):
+    """The grid, by default the smallest that holds all voxels; stop where one lies outside."""
+    if ijk.ndim != 2 or ijk.shape[1] != 3 or ijk.dtype.kind not in "iu" or len(ijk) == 0:
+        raise DataError(f"places of shape {ijk.shape} and type {ijk.dtype}; expected (voxels, 3) "
+                        "whole numbers")
+    shape = tuple(ijk.max(0) + 1) if shape is None else shape
+    if (ijk < 0).any() or (ijk >= shape).any():  # NumPy would count -1 from the end
+        raise DataError(f"a voxel lies at {ijk[((ijk < 0) | (ijk >= shape)).any(1)][0].tolist()}; "
+                        f"expected places in a grid of {[int(n) for n in shape]}, from 0")
+    return shape
+
+
+def read_masks(root, subject, rois=ROIS):
+    """Read ROI masks.
+
+    Returns
+    -------
+    roi : (voxels,) str array
+        In the order of `rois`, left before right.
+    ijk : (voxels, 3) int array
+    image : nibabel image
+        The last mask: its grid and affine.
+    """
+    names, places, image, shape = [], [], None, None
+    for key in roi_keys(rois):
+        try:
+            path = find(root, mask_path(subject, key))
+        except DataError:  # somebody may have renamed the misnamed ones
+            path = find(root, f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz")
+        image = load_volume(path)
+        if shape is not None and image.shape != shape:
+            raise DataError(f"{path}: grid {image.shape}, the other masks have {shape}")
+        shape = image.shape
+        with readable(path):
+            ijk = np.argwhere(np.asarray(image.dataobj) > 0)
+        if len(ijk) == 0:
+            raise DataError(f"{path}: an empty mask; expected the voxels of {key}, fetch it again")
+        names.append(np.full(len(ijk), key))
+        places.append(ijk)
+    return np.concatenate(names), np.concatenate(places), image
+
+
+def voxels_at(path, image, ijk, like):
+    """Values (volumes, voxels) of a 4-D image at `ijk`, after checking that the grids agree."""
+    if image.ndim != 4 or image.shape[:3] != like.shape:
+        raise DataError(
+            f"{path}: grid {image.shape[:3]}, the masks have {like.shape}; they fit volumes in "
+            "the subject's T1w space (fMRIPrep's space-T1w runs, release 2 betas)"
+        )
+    check_size(path, image.shape, np.float32)
+    with readable(path):  # integers are scaled after selecting: less memory, less time
+        scaled = hasattr(image.dataobj, "get_unscaled")
+        data = image.dataobj.get_unscaled() if scaled else np.asarray(image.dataobj)
+        flat = np.ravel_multi_index(ijk.T, like.shape, order="F")
+        values = data.reshape(-1, data.shape[3], order="F")[flat].T.astype(np.float32)
+        if scaled and (image.dataobj.slope, image.dataobj.inter) != (1, 0):
+            values *= np.float32(image.dataobj.slope)
+            values += np.float32(image.dataobj.inter)
+    return np.ascontiguousarray(values)
+
+
+def origin_offset(image, like):
+    """Distance in mm between two origins whose grids are otherwise the same; warns if not 0.
+
+    Release 2 stores its betas with another origin than the masks, on the same grid. Voxel i,j,k
+    is then the same place in both: match by index, never by millimetres.
+    """
+    offset = image.affine[:3, 3] - like.affine[:3, 3]
+    if np.abs(offset).max() > 0.01:
+        warnings.warn(
+            f"betas and masks share a grid, but their origins differ by "
+            f"{np.array2string(offset, precision=1)} mm; voxels are matched by index", stacklevel=3
+        )  # fmt: skip
+    return offset
+
+
+def write_r2_volumes(root, subject, values, ijk, session, stimuli, shape=None, kind="D",
+                     origin=(0.0, 0.0, 0.0)):  # fmt: skip
+    """Write whole-brain betas, one `CSI1_GLMbetas-..._ses-01.nii.gz` a session, NaN outside.
+
+    Parameters
+    ----------
+    root : path
+    subject : str
+    values : (trials, voxels) array
+        % signal change.
+    ijk : (voxels, 3) int array
+    session : (trials,) int array
+    stimuli : list of str
+        Picture of each trial; written to `CSI1_imgnames.txt`.
+    shape : tuple of 3 int, optional
+    kind : {"A", "B", "C", "D"}
+    origin : tuple of 3 float
+        Added to the affine's origin, in mm: the published betas and masks disagree there.
+    """
+    ijk, session = np.asarray(ijk), np.asarray(session)
+    shape = _grid(ijk, shape)
+    affine = AFFINE.copy()
+    affine[:3, 3] = origin
+    for s in np.unique(session).tolist():
+        box = np.full((*shape, int((session == s).sum())), np.nan, np.float32)
+        box[tuple(ijk.T)] = values[session == s].T
+        name = f"{subject}_GLMbetas-{R2_TYPES[kind]}_ses-{s:02d}.nii.gz"
+        save_volume(Path(root, name), box, affine)
+    write_lines(Path(root, f"{subject}_imgnames.txt"), stimuli)
+
+
+def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
+    """Read release 2's whole-brain betas in the ROI masks, a session at a time.
+
+    Returns
+    -------
+    Betas
+
+    Raises
+    ------
+    DataError
+        Missing or damaged files, other grids, or a session with another number of betas than
+        of pictures.
+    """
+    stimuli, session, run, listed = read_stimuli(root, subject, *image_lists(subject))
+    roi, ijk, like = read_masks(root, subject, rois)
+    values = np.empty((len(stimuli), len(ijk)), np.float32)
+    for s in np.unique(session).tolist():
+        path = find_r2(root, "", subject, kind, f"ses-{s:02d}.nii.gz")
+        image = load_volume(path)
+        if s == 1:
+            origin_offset(image, like)
+        part = voxels_at(path, image, ijk, like)
+        if len(part) != (session == s).sum():
+            raise DataError(
+                f"{path}: {len(part)} betas, but {(session == s).sum()} pictures of session {s} in "
+                f"{listed.name}; is one of them another subject's?"
+            )
+        part[:, (part == 0).all(0)] = np.nan  # not acquired
+        values[session == s] = part
+    return drop_voxels(Betas(values, roi, stimuli, session, run, subject))

@@ -1,0 +1,1 @@
+"""From brain vectors to pictures: baselines, samplers with a brain, cross-validation."""

@@ -1,0 +1,150 @@
+"""What a reconstruction has to beat: decoders without a generative model, and without a brain."""
+
+import h5py
+import numpy as np
+from sklearn.covariance import ledoit_wolf
+from sklearn.decomposition import PCA
+
+from recon_lib.brain.encoding import log_likelihood
+from recon_lib.brain.patterns import similarity
+from recon_lib.brain.ridge import fit_ridge
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import read_dataset, readable
+from recon_lib.data.pictures import uint8_pictures
+from recon_lib.data.release import read_truth
+
+
+def mean_image(train_images, trials):
+    """The mean training image, once for each trial.
+
+    Parameters
+    ----------
+    train_images : uint8 array (n, H, W, C)
+    trials : int
+
+    Returns
+    -------
+    uint8 array (trials, H, W, C)
+    """
+    mean = uint8_pictures(train_images).mean(0, dtype=np.float64).round().astype(np.uint8)
+    return np.broadcast_to(mean, (trials, *mean.shape)).copy()
+
+
+def ridge_to_pixels(train_betas, train_images, groups=None, components=128, seed=0):
+    """Learn to predict pixels linearly from betas: blurred, and strong at pixel scores.
+
+    Ridge regression (strength by cross-validation) onto the leading principal components of
+    the training images, each with its own strength. Later components cannot be read
+    from noisy betas; predicting their mean, 0, is what ridge would do too.
+
+    Parameters
+    ----------
+    train_betas : array_like (n, voxels)
+    train_images : uint8 array (n, H, W, C)
+        The picture of each training trial.
+    groups : array_like (n,), optional
+        The image of each training trial, so that its repeats stay in one fold.
+    components : int
+        At most; fewer when there are fewer training trials or pixels.
+
+    Returns
+    -------
+    callable
+        ``draw(betas (trials, voxels)) -> uint8 (trials, H, W, C)``.
+    """
+    images = uint8_pictures(train_images)
+    if len(images) != len(train_betas):
+        raise DataError(f"found {len(images)} training images and {len(train_betas)} rows of betas,"
+                        " expected one picture for each trial: repeat the picture of each repeat")
+    pixels = images.reshape(len(images), -1).astype(np.float32) / 255  # (n, H·W·C)
+    pca = PCA(min(components, len(images) - 1, pixels.shape[1]), svd_solver="randomized",
+              random_state=seed)
+    scores = pca.fit_transform(pixels)  # (n, components)
+    ridge = fit_ridge(np.asarray(train_betas, np.float32), scores, groups, seed=seed)
+
+    def draw(betas):
+        predicted = pca.inverse_transform(ridge.predict(betas))  # (trials, H·W·C)
+        predicted = (np.clip(predicted, 0, 1) * 255).round().astype(np.uint8)
+        return predicted.reshape(len(predicted), *images.shape[1:])
+
+    return draw
+
+
+def retrieval(predicted, train_features, train_images):
+    """Show the training image whose features correlate best with the predicted ones.
+
+    It can never be right about a test image, and always looks perfect.
+
+    Parameters
+    ----------
+    predicted : array_like (trials, d)
+        Features decoded from the betas.
+    train_features : array_like (n, d)
+    train_images : uint8 array (n, H, W, C)
+
+    Returns
+    -------
+    uint8 array (trials, H, W, C)
+    """
+    return uint8_pictures(train_images)[similarity(predicted, train_features).argmax(1)]
+
+
+def shuffled_brain(image, seed=0):
+    """Choose for each trial a trial of another image: real betas, of the wrong picture.
+
+    Images are matched in one random cycle, so that none keeps its own betas, and the repeats
+    of an image are all given betas of the same other image.
+
+    Parameters
+    ----------
+    image : array_like (trials,)
+        The image of each trial.
+
+    Returns
+    -------
+    ndarray (trials,) of int
+        Use as ``betas[shuffled_brain(image)]``.
+    """
+    names, index = np.unique(np.asarray(image), return_inverse=True)
+    if len(names) < 2:
+        raise DataError("found 1 image, expected at least 2: there is nothing to shuffle")
+    cycle = np.random.default_rng(seed).permutation(len(names))
+    donor = np.empty(len(names), int)
+    donor[cycle] = np.roll(cycle, 1)
+    order = np.empty(len(index), int)
+    for own, other in enumerate(donor):
+        takers, givers = np.flatnonzero(index == own), np.flatnonzero(index == other)
+        order[takers] = np.resize(givers, len(takers))
+    return order
+
+
+def ideal_observer(experiment, candidates=None):
+    """The decoder that knows the subject: log p(betas | candidate) from the simulation's truth.
+
+    It knows each voxel's true response to each picture; the slope with which betas follow it and
+    the covariance of their noise are measured on the training trials, with the truth in hand.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        A simulated one.
+    candidates : (m,) int array, optional
+        Which of `experiment.images`; default: the test pictures.
+
+    Returns
+    -------
+    function betas (trials, V) -> log-likelihoods (trials, candidates)
+        None when voxels were dropped, so that nobody can tell which are left.
+    """
+    x = experiment
+    with readable(x.truth), h5py.File(x.truth) as file:
+        roi = read_dataset(file, "subject/roi").astype(str)
+    voxels = np.concatenate([np.flatnonzero(roi == area) for area in dict.fromkeys(x.roi)])
+    if not np.array_equal(roi[voxels], x.roi):
+        return None
+    responses = read_truth(x.truth, "responses", x.names)[:, voxels]
+    train, shown = x.betas[~x.test], responses[x.image[~x.test]]
+    slope = (shown * train).mean(0) / (shown**2).mean(0)
+    noise, _ = ledoit_wolf(train - shown * slope)
+    expected = responses[x.test_index if candidates is None else candidates] * slope
+    return lambda betas: log_likelihood(betas, expected, noise)

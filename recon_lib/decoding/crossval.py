@@ -1,0 +1,231 @@
+"""Anybody's data: reconstruct every trial by a model that never saw its picture (or its run).
+
+A hundred trials are too few to learn what pictures look like, but not too few to learn how this
+brain's betas lie (`decoder.BrainDecoder`). So in each fold the decoder is fitted to the training
+trials, and their pictures are cut and pasted into many more: a pool. For a pool the best
+denoiser can be written down, and needs no training: its brain vector says which pictures of the
+pool are probable. With more pictures, train a network on them; or bring a ready one.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recon_lib.bold.betas import zscore
+from recon_lib.brain.decoder import fit_decoder, vector_source
+from recon_lib.brain.features import load_factor_net
+from recon_lib.brain.latents import fit_latent
+from recon_lib.common.errors import DataError
+from recon_lib.data.loader import create_loader
+from recon_lib.data.splits import folds as make_folds
+from recon_lib.data.splits import refuse_leak
+from recon_lib.decoding.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
+from recon_lib.decoding.retrieval_prior import aids, refuse_remembered
+from recon_lib.decoding.sampling import SAMPLING, load_conditional, load_guide, sample_pictures
+from recon_lib.diffusion import cosine_schedule, ideal_denoiser
+from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
+from recon_lib.training.checkpoints import load_model
+from recon_lib.training.loop import train_conditional_diffusion
+from recon_lib.unet import UNet
+
+
+def cut_and_paste(images, n, seed, shift=0.06):
+    """Make `n` new pictures by pasting a random rectangle of one into another, a little shifted.
+
+    Parameters
+    ----------
+    images : (m, H, W, C) uint8 array
+    n : int
+    seed : int
+    shift : float
+        Largest shift, as a share of the side. Pixels that leave on one side are repeated on the
+        other edge; left and right are never exchanged, because the visual field has sides.
+
+    Returns
+    -------
+    (n, H, W, C) uint8 array
+    """
+    rng = np.random.default_rng(seed)
+    side = images.shape[1]
+    most = round(shift * side)
+    out = images[rng.integers(len(images), size=n)].copy()
+    for picture, other in zip(out, rng.integers(len(images), size=n), strict=True):
+        top, left = rng.integers(0, side, 2)
+        height, width = rng.integers(side // 4, 3 * side // 4 + 1, 2)
+        window = np.s_[top : top + height, left : left + width]
+        picture[window] = images[other][window]
+        dy, dx = rng.integers(-most, most + 1, 2)
+        padded = np.pad(picture, ((most, most), (most, most), (0, 0)), mode="edge")
+        picture[:] = padded[most + dy : most + dy + side, most + dx : most + dx + side]
+    return out
+
+
+def small_unet(size, channels, condition_size):
+    """A network for little data: patches of 4 pixels, or fewer where the side asks for it."""
+    patch = next((p for p in (4, 2, 1) if size % (4 * p) == 0), None)
+    if patch is None:
+        raise DataError(f"pictures of side {size}; expected a multiple of 4, best of 16: set size")
+    return UNet(channels, (64, 96, 128), patch=patch, condition_size=condition_size, width=128)
+
+
+def exact_sampler(decoder, pool, latents, seed, steps):
+    """Sample from the pool by diffusion with the exact conditional denoiser; nothing is trained.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    pool : (m, H, W, C) uint8 array
+    latents : (m, d) array
+        Of the pool.
+    seed, steps : int
+
+    Returns
+    -------
+    function vectors (n, d + 1) -> uint8 (n, H, W, C)
+    """
+    alpha_bar = cosine_schedule()
+    pictures = torch.from_numpy(pool).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+    def sample(vectors):
+        log_prior = torch.from_numpy(decoder.log_likelihood(vectors, latents)).float()
+        noise = initial_noise(len(vectors), pictures.shape[1:], seed)
+        denoise = ideal_denoiser(pictures, alpha_bar, log_prior)
+        return to_uint8(dpm_solver(denoise, noise, alpha_bar, steps))
+
+    return sample
+
+
+def trained_sampler(decoder, pool, latents, blocks, train_steps, seed, steps, device, folder):
+    """Train a small conditional network on the pool, with simulated brain vectors.
+
+    Parameters as in `exact_sampler`; `blocks` as in `decoder.vector_source`; `folder` gets what
+    `loop.train` writes.
+
+    Returns
+    -------
+    function vectors (n, d + 1) -> uint8 (n, H, W, C)
+    """
+    source = vector_source(decoder, latents, blocks, repeats=(1,))
+    size, channels = pool.shape[1], pool.shape[3]
+    loader = create_loader(size, 16, images=pool, vectors=source, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = small_unet(size, channels, latents.shape[1] + 1)
+    train_conditional_diffusion(
+        loader, train_steps, 1e-3, size, device, model=net, out_dir=folder, max_steps=train_steps,
+        seed=seed, warmup=50, grids=1, quiet=True,
+    )
+    model, info = load_model(Path(folder, "model.safetensors"), device)
+    return lambda vectors: sample_pictures(model, info, vectors, seed=seed, steps=steps)
+
+
+def wrong_vectors(decoder, donors, train, betas):
+    """Brain vectors of other trials, for the shuffled brain, as noisy as those of new trials.
+
+    A trial that the decoder was fitted to is predicted out of fold; the others are decoded.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    donors : (n,) int array
+        Trials.
+    train : (m,) int array
+        The trials that the decoder was fitted to, in its order.
+    betas : (n, voxels) array
+        Of these trials, standardised as for the decoder.
+
+    Returns
+    -------
+    (n, d + 1) float32 array
+    """
+    vectors = decoder.vector(betas)
+    same = donors[:, None] == train  # (n, m)
+    fitted = same.any(1)
+    vectors[fitted, :-1] = decoder.ridge.out_of_fold[same.argmax(1)[fitted]]
+    return vectors
+
+
+def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, seed=0,
+                    sampling=SAMPLING, device="cpu", out_dir="results/own", say=print):
+    """Cross-validated reconstructions of every trial of `arrays.OwnData`.
+
+    Parameters
+    ----------
+    data : OwnData
+        See `arrays.load_own`. Trials of one group are held out together.
+    k : int, optional
+        Number of folds; default: each group is a fold, or ten folds where there are more groups
+        and no ready model.
+    model_path : path, optional
+        A ready conditional model with its latent beside it. It must never have seen the pictures;
+        one that remembers them is refused.
+    train_steps : int
+        Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
+        the pool, the better choice below a few thousand pictures.
+    pictures : int
+        Size of the pool after `cut_and_paste`; larger sets are left as they are.
+    seed : int
+    sampling : dict
+        Options of `sampling.sample_pictures` for a ready model; without one only `steps` counts.
+    device : {"cpu", "cuda"}
+        For a network.
+    out_dir : path
+        Where training writes.
+    say : function
+
+    Returns
+    -------
+    dict of str to (trials, size, size, C) uint8 array
+        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`; and under `fold`
+        the number of each trial's fold.
+    """
+    groups, shown = np.asarray(data.groups), data.images[data.trial_image]
+    if k is None and model_path is None:
+        k = min(10, len(np.unique(groups)))
+    if train_steps:  # refuse pictures that it cannot take before any work is done
+        small_unet(*data.images.shape[2:], condition_size=1)
+    order = shuffled_brain(data.trial_image, seed)
+    ready, worse, eye, steps = None, None, load_factor_net("eye"), sampling["steps"]
+    if model_path is not None:
+        ready = load_conditional(model_path, device, *data.images.shape[2:])
+        worse = load_guide(model_path, *ready[:2])
+        refuse_remembered(ready[2], data.images)
+    out = {"fold": np.zeros(len(groups), int)}
+    splits = make_folds(groups, k, seed)
+    for number, (train, test) in enumerate(splits):
+        say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
+        refuse_leak(shown[train], shown[test])
+        # the test trials, and for each the trial of a wrong brain
+        betas, others = zscore(data.betas[train], data.betas[np.r_[test, order[test]]])
+        held, wrong = np.split(others, 2)
+        seen = data.trial_image[train]
+        pool = data.images[np.unique(seen)]
+        if ready is None and len(pool) < pictures:
+            pool = np.concatenate([pool, cut_and_paste(pool, pictures - len(pool), seed)])
+        most = len(np.unique(seen)) - 1  # no more components than these pictures can teach
+        latent = ready[2] if ready else fit_latent(pool, eye, min(40, most), min(56, most))
+        latents = latent.transform(shown[train])
+        decoder = fit_decoder(betas, latents, seen, seed)
+        if ready:
+            options = {"worse": worse} | aids(decoder, latent) | sampling
+            sample = partial(sample_pictures, *ready[:2], seed=seed, **options)
+        elif train_steps:
+            folder = Path(out_dir, f"fold_{number + 1}")
+            sample = trained_sampler(decoder, pool, latent.transform(pool), latent.blocks,
+                                     train_steps, seed, steps, device, folder)
+        else:
+            sample = exact_sampler(decoder, pool, latent.transform(pool), seed, steps)
+        vectors = decoder.vector(held)
+        parts = {
+            "diffusion": sample(vectors),
+            "shuffled_brain": sample(wrong_vectors(decoder, order[test], train, wrong)),
+            "ridge": ridge_to_pixels(betas, shown[train], seen, seed=seed)(held),
+            "retrieval": retrieval(vectors[:, :-1], latents, shown[train]),
+            "mean_image": mean_image(shown[train], len(test)),
+        }
+        for name, part in parts.items():
+            out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part
+        out["fold"][test] = number
+    return out

@@ -1,0 +1,98 @@
+"""A real brain: one slice of subject 1 of Haxby et al. 2001, Science 293:2425 (see `data/`)."""
+
+from functools import partial
+
+import numpy as np
+
+from recon_lib.bold.betas import zscore
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.data.haxby import haxby_blocks
+from recon_lib.data.splits import folds
+from recon_lib.decoding.sampling import SAMPLING, load_conditional, load_guide, sample_pictures
+from recon_lib.world.scenes import KINDS, draw, sample_factors
+
+
+def kind_of(category):
+    """Index into `scenes.KINDS` of each of Haxby's category names."""
+    return np.array([KINDS.index(name.removesuffix("pix")) for name in category])
+
+
+def scenes_of(kinds, seed):
+    """One TinyScene of each kind asked for, everything else at random: (n, 64, 64, 3) uint8."""
+    factors = sample_factors(len(kinds), seed)
+    factors["kind"] = kinds
+    return draw(factors)
+
+
+def brain_vectors(latent, seed=0, say=print):
+    """The brain vector of each block, by a decoder that was fitted to the other runs.
+
+    All that the labels tell is the category, so patterns are decoded to the mean latent of scenes
+    of that category, and nothing else is known of the picture.
+
+    Parameters
+    ----------
+    latent : ImageLatent
+    seed : int
+    say : function
+
+    Returns
+    -------
+    vectors : (96, d + 1) float32 array
+    kind : (96,) int array
+        Index into `scenes.KINDS`.
+    run : (96,) int array
+    latents : (96, d) array
+        The mean latent of each block's category.
+    """
+    patterns, category, run = haxby_blocks()
+    kind = kind_of(category)
+    mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
+    latents = np.stack([mean[k] for k in kind])
+    vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
+    for train, test in folds(run):
+        say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
+        known, held = zscore(patterns[train], patterns[test])
+        vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
+    return vectors, kind, run, latents
+
+
+def others_in_run(run, seed=0):
+    """For each block another one of the same run, in a random cycle: (blocks,) int."""
+    rng, other = np.random.default_rng(seed), np.arange(len(run))
+    for r in np.unique(run):
+        cycle = rng.permutation(np.flatnonzero(run == r))
+        other[cycle] = np.roll(cycle, 1)
+    return other
+
+
+def drive(model_path, seed=0, steps=20, say=print):
+    """Let Haxby's patterns drive a model of TinyScenes, leaving one run out at a time.
+
+    Parameters
+    ----------
+    model_path : path
+        A conditional model with its latent beside it.
+    seed, steps
+        See `sampling.sample_pictures`.
+    say : function
+
+    Returns
+    -------
+    dict
+        `kind`, `run` (96,), `seen` and `reconstruction` (96, 64, 64, 3): a scene of the
+        category of each block, and what was made of its pattern; `shuffled`, the same from
+        patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
+    """
+    model, info, latent = load_conditional(model_path)
+    vectors, kind, run, _ = brain_vectors(latent, seed, say)
+    seen = scenes_of(kind, seed + 2)
+    # without the likelihood: its latents are means over scenes, which no picture can have
+    worse = load_guide(model_path, model, info)
+    sampling = SAMPLING | dict(steps=steps, strength=0.0, candidates=1, worse=worse)
+    imagine = partial(sample_pictures, model, info, seed=seed, **sampling)
+    made, wrong = imagine(vectors), imagine(vectors[others_in_run(run, seed)])
+    show = np.flatnonzero(run == run.max())
+    rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
+    return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,
+            "figure": {k: v[show] for k, v in rows.items()}}

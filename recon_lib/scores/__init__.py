@@ -1,0 +1,1 @@
+"""How good is a reconstruction: identification, metrics, controls, quality."""

@@ -1,0 +1,85 @@
+"""Controls that no reconstruction paper should leave out, and that no picture can show."""
+
+import numpy as np
+
+from recon_lib.common.errors import DataError
+
+
+def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
+    """Decode each new trial by a ridge regression that never saw its group.
+
+    The group may be a category, or a combination such as *a blue cup*. One inverse serves all:
+    leaving the m rows a of a group out of M = x'x + penalty changes it by
+    (M − a'a)⁻¹ = M⁻¹ + M⁻¹a' (1 − a M⁻¹a')⁻¹ a M⁻¹ (Woodbury).
+
+    Parameters
+    ----------
+    betas : array_like (n, voxels)
+        Of the training trials.
+    targets : array_like (n, d)
+        What to decode them to, such as latents of the pictures shown.
+    group : array_like (n,)
+    new_betas : array_like (m, voxels)
+    new_group : array_like (m,)
+        One that no training trial has costs nothing: nothing is left out.
+    penalty : float
+        On the squared norm of the weights, above 0; the intercept is free.
+
+    Returns
+    -------
+    ndarray (m, d)
+
+    Raises
+    ------
+    DataError
+        If the shapes disagree, leaving a group out leaves nothing, or the penalty is none.
+    """
+    x, y, new = (np.asarray(a, np.float64) for a in (betas, targets, new_betas))
+    group, new_group = np.asarray(group), np.asarray(new_group)
+    if len({len(x), len(y), len(group)}) > 1 or len(new) != len(new_group):
+        raise DataError(f"found {len(x)} rows of betas, {len(y)} targets and {len(group)} groups, "
+                        f"and {len(new)} new rows with {len(new_group)} groups; expected one each")
+    if len(np.unique(group)) < 2:
+        raise DataError("found one group, expected two or more: nothing is left to learn from")
+    if not 0 < penalty < np.inf:
+        raise DataError(f"found a penalty of {penalty}, expected a number above 0: below, weights "
+                        "would be made longer, not shorter")
+    x, new = (np.column_stack([a, np.ones(len(a))]) for a in (x, new))
+    inverse = np.linalg.inv(x.T @ x + np.diag(np.r_[np.full(x.shape[1] - 1, float(penalty)), 0]))
+    both = x.T @ y
+    out = np.empty((len(new), y.shape[1]))
+    for one in np.unique(new_group):
+        a, b = x[group == one], y[group == one]
+        half = inverse @ a.T  # (voxels, m)
+        weights = inverse @ (both - a.T @ b)
+        weights += half @ np.linalg.solve(np.eye(len(a)) - a @ half, a @ weights)
+        out[new_group == one] = new[new_group == one] @ weights
+    return out
+
+
+def bits(share, candidates):
+    """The least information, in bits, that naming this share of candidates right must have used.
+
+    Fano's inequality with all candidates alike: log2 m + P log2 P + (1 − P) log2((1 − P)/(m − 1)),
+    which is also the rate by which brain-computer interfaces are compared (Wolpaw et al. 2002).
+
+    Parameters
+    ----------
+    share : float
+        Top-1 identification, P.
+    candidates : int
+        m, at least 2.
+
+    Returns
+    -------
+    float
+        From 0 at chance (and below) to log2 m.
+    """
+    if not 0 <= share <= 1 or candidates < 2:
+        raise DataError(f"found a share of {share} among {candidates} candidates, expected 0 to 1 "
+                        "among 2 or more")
+    if share <= 1 / candidates:
+        return 0.0
+    wrong = 1 - share
+    rest = wrong * np.log2(wrong / (candidates - 1)) if wrong else 0.0
+    return float(np.log2(candidates) + share * np.log2(share) + rest)

@@ -1,0 +1,55 @@
+"""haxby."""
+
+import numpy as np
+
+from recon_lib.brain.features import load_factor_net, read_factors
+from recon_lib.brain.patterns import similarity
+from recon_lib.decoding.haxby import scenes_of
+from recon_lib.scores.hog_net import load_referee
+from recon_lib.scores.identification import two_way, two_way_within
+from recon_lib.scores.report import judge_space
+
+
+def score_blocks(result, seed=0, permutations=1000):
+    """How much of Haxby's subject is in the pictures: the category, and nothing within it.
+
+    Returns
+    -------
+    dict
+        `scores`: share of reconstructions in which the judge reads the right one of the eight
+        categories, for the brain and for shuffled patterns, with a permutation p-value, and what
+        the referee reads; and
+        identification of the scene shown for a block, among all and within its category; the
+        latter also for twenty other sets of scenes that might as well have been shown.
+    """
+    kind, eight = result["kind"], np.unique(result["kind"])
+    judge = load_factor_net("judge")
+
+    def evidence(pictures, reader=judge):  # (96, 8)
+        return np.log(read_factors(reader, pictures)["kind"][:, eight] + 1e-9)
+
+    def accuracy(matrix, target):
+        return float((matrix.argmax(1) == target).mean())
+
+    target, brain = np.searchsorted(eight, kind), evidence(result["reconstruction"])
+    rng = np.random.default_rng(seed)
+    observed = accuracy(brain, target)
+    null = [accuracy(brain, rng.permutation(target)) for _ in range(permutations)]
+    features = judge_space(result["seen"])
+    made = features(result["reconstruction"])
+    alike = similarity(made, features(result["seen"]))
+    own = np.arange(len(kind))
+    others = [two_way_within(similarity(made, features(scenes_of(kind, seed + 100 + i))), own, kind)
+              for i in range(20)]
+    scores = {
+        "category read": observed,
+        "category read, shuffled brain": accuracy(evidence(result["shuffled"]), target),
+        "category read by the referee": accuracy(
+            evidence(result["reconstruction"], load_referee()), target),
+        "category read, chance": 1 / len(eight),
+        "category read, p-value": (1 + sum(n >= observed for n in null)) / (1 + permutations),
+        "two-way": two_way(alike, own),
+        "two-way within category": two_way_within(alike, own, kind),
+        "two-way within category, other scenes": float(np.mean(others)),
+    }
+    return {"scores": scores, "info": {"blocks": len(kind), "runs": 12, "seed": seed}}

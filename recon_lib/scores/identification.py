@@ -1,0 +1,157 @@
+"""Which of the candidates was seen? Identification scores and their null distributions."""
+
+
+import numpy as np
+
+from recon_lib.common.errors import DataError, as_numbers
+
+
+def top_k(similarity, target, k=1):
+    """How often the right candidate is among the k most similar.
+
+    A tie counts as the chance that a random order resolves it well, so that a decoder
+    which says the same of all m candidates scores exactly k / m.
+
+    Parameters
+    ----------
+    similarity : array_like (trials, candidates)
+        Correlations, log-likelihoods, anything that is larger for better.
+    target : array_like (trials,) of int
+        The right candidate of each trial.
+
+    Returns
+    -------
+    float
+        In [0, 1]; chance k / candidates.
+    """
+    below, equal, rivals = _against_rivals(similarity, target)
+    above = rivals - below - equal
+    return float(np.clip((k - above) / (equal + 1), 0, 1).mean())
+
+
+def two_way(similarity, target):
+    """How often the right candidate beats one wrong candidate, over all pairs; ties count half.
+
+    It saturates: a decoder that knows nothing but one of ten categories reaches .95.
+
+    Returns
+    -------
+    float
+        In [0, 1]; chance .5. NaN when there is one candidate only.
+    """
+    return _win_rate(*_against_rivals(similarity, target))
+
+
+def two_way_within(similarity, target, category):
+    """`two_way` where the wrong candidate shares the category of the right one.
+
+    A decoder that knows the category and no more scores exactly .5.
+
+    Parameters
+    ----------
+    category : array_like (candidates,)
+        Trials whose category has no second candidate are left out.
+
+    Returns
+    -------
+    float
+        In [0, 1]; chance .5. NaN when no trial has a rival.
+    """
+    return _win_rate(*_against_rivals(similarity, target, category))
+
+
+def two_way_null_sd(n):
+    """Standard deviation of `two_way` over n images under chance, one independent guess each.
+
+    Each of the n scores is uniform on 0, 1/(n−1), …, 1, which gives √((n+1) / (12 n (n−1))),
+    or nearly 1/√(12 n). The n (n−1) comparisons are not independent: a binomial with that many
+    trials gives √(.25 / (n (n−1))), several times too small.
+    """
+    return float(np.sqrt((n + 1) / (12 * n * (n - 1))))
+
+
+def permutation_null(similarity, target, statistic, n=1000, seed=0, within=None):
+    """The statistic under random pairings of brain responses with images.
+
+    Images are permuted, not trials: all repeats of an image keep a common label, for they
+    are no independent evidence.
+
+    Parameters
+    ----------
+    similarity : array_like (trials, candidates)
+    target : array_like (trials,) of int
+    statistic : callable
+        ``statistic(similarity, target) -> float``, such as `two_way`.
+    within : array_like (candidates,), optional
+        Permute within these categories only, to ask for information beyond the category.
+
+    Returns
+    -------
+    ndarray (n,)
+
+    Raises
+    ------
+    DataError
+        If there is not one category for each candidate.
+    """
+    similarity, target = _checked(similarity, target)
+    rng, count = np.random.default_rng(seed), similarity.shape[1]
+    blocks = [np.arange(count)]
+    if within is not None:
+        if np.shape(within) != (count,):
+            raise DataError(f"categories of shape {np.shape(within)} for {count} candidates; "
+                            "expected one category for each")
+        blocks = [np.flatnonzero(np.asarray(within) == c) for c in np.unique(within)]
+    null = np.empty(n)
+    for i in range(n):
+        label = np.arange(count)
+        for block in blocks:
+            label[block] = rng.permutation(block)
+        null[i] = statistic(similarity, label[target])
+    return null
+
+
+def permutation_p(similarity, target, statistic, n=1000, seed=0, within=None):
+    """One-sided permutation p-value, (1 + #{null ≥ observed}) / (1 + n).
+
+    Parameters are those of `permutation_null`. The least possible value is 1 / (1 + n).
+    """
+    null = permutation_null(similarity, target, statistic, n, seed, within)
+    observed = statistic(np.asarray(similarity), np.asarray(target))
+    return float((1 + (null >= observed - 1e-12).sum()) / (1 + n))
+
+
+def _checked(similarity, target):
+    similarity, target = as_numbers(similarity, "the similarity"), np.asarray(target)
+    if similarity.ndim != 2 or target.shape != similarity.shape[:1]:
+        raise DataError(f"found similarity {similarity.shape} and target {target.shape}, expected "
+                        "(trials, candidates) and (trials,): give one target a trial")
+    if np.isnan(similarity).any():
+        raise DataError("found NaN in the similarity, expected numbers: check what made it")
+    if not np.issubdtype(target.dtype, np.integer):
+        raise DataError(f"found targets of type {target.dtype}, expected int: give the column of "
+                        "each trial's image")
+    if len(target) == 0 or target.min() < 0 or target.max() >= similarity.shape[1]:
+        raise DataError(f"found targets that are no columns of {similarity.shape[1]} candidates: "
+                        "number the candidates from 0")
+    return similarity, target
+
+
+def _against_rivals(similarity, target, category=None):
+    """For each trial: how many rivals score below the target, how many equal, how many at all."""
+    similarity, target = _checked(similarity, target)
+    trial = np.arange(len(target))
+    own = similarity[trial, target][:, None]
+    rival = np.ones(similarity.shape, bool)
+    if category is not None:
+        category = np.asarray(category)
+        rival = category[target][:, None] == category
+    rival[trial, target] = False
+    return ((similarity < own) & rival).sum(1), ((similarity == own) & rival).sum(1), rival.sum(1)
+
+
+def _win_rate(below, equal, rivals):
+    some = rivals > 0
+    if not some.any():
+        return float("nan")
+    return float(((below + equal / 2)[some] / rivals[some]).mean())

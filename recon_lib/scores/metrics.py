@@ -1,0 +1,141 @@
+"""How much of a picture came back: pixel scores, memorisation, and all scores as one table."""
+
+
+import numpy as np
+import torch
+
+from recon_lib.brain.encoding import square_distances
+from recon_lib.brain.patterns import unit_rows
+from recon_lib.common.errors import DataError, as_numbers
+
+
+def pixel_correlation(reconstructions, truth):
+    """Correlate the pixels of each reconstruction with those of its picture.
+
+    Parameters
+    ----------
+    reconstructions, truth : array_like (n, H, W, C)
+        Of one shape; uint8 or float on any scale.
+
+    Returns
+    -------
+    ndarray (n,)
+        Pearson's r over pixels and channels; 0 where either picture is constant.
+    """
+    a, b = _same_shape(reconstructions, truth)
+    return (unit_rows(a) * unit_rows(b)).sum(1)
+
+
+def ssim(reconstructions, truth):
+    """Structural similarity of each reconstruction with its picture (Wang et al. 2004).
+
+    Gaussian window of 11 pixels, σ = 1.5, K = (.01, .03), averaged where the window lies inside
+    the picture. Unrelated pictures do not score 0: show the mean image and the shuffled
+    brain beside it.
+
+    Parameters
+    ----------
+    reconstructions, truth : array_like (n, H, W, C)
+        Values from 0 to 255; H and W at least 11.
+
+    Returns
+    -------
+    ndarray (n,)
+
+    Raises
+    ------
+    DataError
+        If pictures are too small, or on another scale: that of 0 to 1 would make all of them alike.
+    """
+    # torchmetrics takes seconds to import, and only this function needs it.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a, b = _same_shape(reconstructions, truth)
+    if a.ndim != 4 or min(a.shape[1:3]) < 11:
+        raise DataError(f"found pictures of shape {a.shape[1:]}, expected (H, W, C) with sides of "
+                        "11 pixels or more: enlarge them before asking for SSIM")
+    for x in (a, b):
+        low, high = x.min(initial=0), x.max(initial=0)
+        if not (low >= 0 and high <= 255) or (x.dtype.kind == "f" and 0 < high <= 1):
+            raise DataError(f"found pictures with values from {low:.3g} to {high:.3g}, expected "
+                            "0 to 255: bring them to uint8 before asking for SSIM")
+    a, b = (torch.tensor(np.ascontiguousarray(x), dtype=torch.float32).permute(0, 3, 1, 2) / 255
+            for x in (a, b))
+    scores = []
+    for x, y in zip(a.split(32), b.split(32), strict=True):  # small batches stay in the cache
+        _, index = structural_similarity_index_measure(
+            x, y, data_range=1.0, reduction="none", return_full_image=True
+        )  # (n, C, H, W)
+        scores.append(index[..., 5:-5, 5:-5].mean((1, 2, 3)))
+    return torch.cat(scores).numpy().astype(float)
+
+
+def nearest_training_distance(images, train_images, chunk=512):
+    """Distance from each image to the most similar training image: near 0 means memorised.
+
+    Parameters
+    ----------
+    images : array_like (n, …)
+        Pictures, or features of pictures; uint8 is scaled to [0, 1].
+    train_images : array_like (m, …)
+        In the same space.
+    chunk : int
+        Training images held as floats at a time.
+
+    Returns
+    -------
+    distance : ndarray (n,)
+        Root-mean-square difference per number.
+    index : ndarray (n,) of int
+        The nearest training image.
+
+    Raises
+    ------
+    DataError
+        If there are no training images, they are in another space, or values are missing.
+    """
+    images, train_images = _one_space(images, train_images)
+    a = _rows(images)
+    best, index = np.full(len(a), np.inf), np.zeros(len(a), int)
+    for start in range(0, len(train_images), chunk):
+        distance = square_distances(a, _rows(train_images[start : start + chunk]))
+        nearest = distance.argmin(1)
+        value = distance[np.arange(len(a)), nearest]
+        better = value < best
+        best[better], index[better] = value[better], start + nearest[better]
+    # A matrix product rounds; the distance that is reported does not.
+    return np.sqrt(np.square(a - _rows(train_images[index])).mean(1)), index
+
+
+def _rows(x):
+    """One float row for each item; uint8 to [0, 1]."""
+    if not np.isfinite(x).all():
+        raise DataError("images or training images hold NaN or infinite values; leave those out")
+    return x.reshape(len(x), -1).astype(np.float32) / (255 if x.dtype == np.uint8 else 1)
+
+
+def _one_space(images, train_images):
+    """Both as arrays, when one can be held against the other."""
+    both = as_numbers(images, "the images"), as_numbers(train_images, "the training images")
+    if any(x.ndim < 2 for x in both) or len(both[1]) == 0:
+        raise DataError(f"found images of shape {both[0].shape} and no training images (shape "
+                        f"{both[1].shape}), expected (n, …) and (m, …)")
+    sizes = [int(np.prod(x.shape[1:])) for x in both]
+    if sizes[0] != sizes[1]:
+        raise DataError(f"found images of {sizes[0]} numbers and training images of {sizes[1]}: "
+                        "bring them to one size")
+    bytes_ = [x.dtype == np.uint8 for x in both]
+    if bytes_[0] != bytes_[1]:  # uint8 is brought to 0-1, and the others had better be there too
+        other = both[bytes_.index(False)]
+        if other.size and (other.min() < 0 or other.max() > 1):
+            raise DataError(f"one set of images is uint8, the other has values from "
+                            f"{other.min():.3g} to {other.max():.3g}; expected 0 to 1, or uint8")
+    return both
+
+
+def _same_shape(a, b):
+    a, b = as_numbers(a, "reconstructions"), as_numbers(b, "truth")
+    if a.shape != b.shape:
+        raise DataError(f"found pictures of shape {a.shape} and {b.shape}, expected the same: "
+                        "give each reconstruction its picture, at one size")
+    return a, b

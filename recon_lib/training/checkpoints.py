@@ -1,0 +1,207 @@
+"""Weights on disk: checkpoints to resume from (.pt) and finished models to share (.safetensors).
+
+Neither kind can run code when it is read: .pt files are opened with `weights_only=True`.
+"""
+
+import json
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.files import refuse_broken_seal, sealed
+from recon_lib.unet import UNet
+
+CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+SHIPPED = ("unconditional", "conditional", "guide")
+
+
+def save_checkpoint(path, state):
+    """Write a training state (a dict of tensors, numbers, strings) whole or not at all."""
+    whole = BytesIO()  # written by Python, which says why a disk takes no more; PyTorch does not
+    torch.save(state, whole)
+    with atomic_write(path) as partial:
+        partial.write_bytes(whole.getbuffer())
+
+
+def load_checkpoint(path):
+    """Read a training state; keys `model_state_dict`, `optimizer_state_dict`, `last_epoch`, ….
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged, or holds anything but tensors and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
+    try:
+        if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums
+            with zipfile.ZipFile(path) as archive:
+                if archive.testzip() is not None:
+                    raise zipfile.BadZipFile("wrong checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for damaged and for hostile files
+        raise DataError(
+            f"{path} is not a readable checkpoint (damaged, or holding more than tensors and "
+            f"plain values: {type(error).__name__}); use one that training wrote"
+        ) from error
+    if not isinstance(state, dict) or not {"model_state_dict", "config"} <= state.keys():
+        raise DataError(
+            f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote"
+        )
+    return state
+
+
+def save_model(model, path, info=None, half=True):
+    """Write a network as safetensors, with its config and `info` as metadata.
+
+    Parameters
+    ----------
+    model : UNet
+    path : str or Path
+    info : dict, optional
+        Anything JSON can hold: prediction, schedule, image_size, seeds, scores, ….
+    half : bool
+        Store the weights as float16: half the size, no visible difference.
+    """
+    dtype = torch.float16 if half else torch.float32
+    tensors = {k: v.detach().to("cpu", dtype).contiguous() for k, v in model.state_dict().items()}
+    metadata = {"config": json.dumps(model.config), "info": json.dumps(info or {})}
+    with atomic_write(path) as partial:
+        partial.write_bytes(sealed(save(tensors, metadata)))
+
+
+def located(path):
+    """The path of a model: of a shipped one by its name."""
+    return CHECKPOINTS / f"{path}.safetensors" if str(path) in SHIPPED else Path(path)
+
+
+def load_model(path, device="cpu"):
+    """Read a network from safetensors or from a checkpoint (then its averaged weights).
+
+    Parameters
+    ----------
+    path : str or Path
+        "unconditional", "conditional" and "guide" are the shipped ones.
+    device : str
+
+    Returns
+    -------
+    model : UNet
+        In evaluation mode, float32, on `device`.
+    info : dict
+        What was stored beside it: at least prediction, schedule and image_size when training
+        wrote the file.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, damaged or of another architecture.
+    """
+    weights, config, info = read_weights(path)
+    model = UNet(**config)
+    model.load_state_dict(weights)
+    model.to(device, memory_format=torch.channels_last)
+    return model.requires_grad_(False).eval(), info
+
+
+def refuse_other_shapes(path, config, weights):
+    """Hold the config against the weights before a network of that size takes any memory.
+
+    Raises
+    ------
+    DataError
+        If they do not belong together.
+    """
+    try:
+        if len(config["channels"]) * config["blocks"] > len(weights):  # before millions are made
+            raise ValueError("more blocks than weights")
+        with torch.device("meta"):
+            expected = {name: w.shape for name, w in UNet(**config).state_dict().items()}
+        fits = expected == {name: w.shape for name, w in weights.items()}
+    except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError):
+        fits = False
+    if not fits:
+        raise DataError(
+            f"{path} holds a network of another architecture; use one written by this version"
+        )
+
+
+def read_weights(path):
+    """Weights (float32, on the CPU), config and info of either kind of file."""
+    path = located(path)
+    if path.suffix != ".safetensors":
+        state = load_checkpoint(path)
+        weights = state.get("ema_state_dict", state["model_state_dict"])
+        refuse_other_shapes(path, state["config"], weights)
+        return weights, state["config"], state.get("info", {})
+    if not path.is_file():
+        raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
+            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+        refuse_broken_seal(path)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise DataError(
+            f"{path} is not a model of this project (damaged, or without its config); "
+            "use a file that save_model wrote"
+        ) from error
+    refuse_other_shapes(path, config, weights)
+    return weights, config, info
+
+
+def start_from(model, path):
+    """Load into a fresh network the weights of `path`: of its own kind, or of the other one.
+
+    A conditional network begins as exactly the unconditional one (the condition's own layers
+    start at zero), an unconditional network as exactly the null branch of the conditional one.
+    Nothing else may differ.
+
+    Raises
+    ------
+    DataError
+        If the architectures differ.
+    """
+    weights, config, _ = read_weights(path)
+    if model.config["condition_size"] is None and config["condition_size"] is not None:
+        weights = null_branch(weights)
+    mine = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    differ = [n for n, w in weights.items() if n not in mine or w.shape != mine[n]]
+    missing = [n for n in mine if n not in weights and not is_conditional(n)]
+    if differ or missing:
+        different = {k: v for k, v in config.items() if model.config.get(k) != v}
+        raise DataError(
+            f"{path} holds another architecture ({different or differ + missing}) than the network "
+            f"({ {k: model.config.get(k) for k in different} }); build the UNet with its config"
+        )
+    model.load_state_dict(weights, strict=False)
+
+
+def null_branch(weights):
+    """Weights of the unconditional network that lives inside a conditional one.
+
+    Without a vector the condition's layers shift and scale each block by the same numbers,
+    whatever the picture and the time. Added to the biases of the block's time layer, they leave an
+    unconditional network with exactly the same output.
+    """
+    alone = {name: w for name, w in weights.items() if not is_conditional(name)}
+    embedding = F.silu(weights["null"])  # (width,)
+    for name, w in weights.items():
+        if name.endswith(".condition.weight"):
+            block = name.removesuffix("condition.weight")
+            constant = w @ embedding + weights[f"{block}condition.bias"]
+            alone[f"{block}time.bias"] = alone[f"{block}time.bias"] + constant
+    return alone
+
+
+def is_conditional(name):
+    """Does this parameter belong to the condition (encoder, null, scale-and-shift)?"""
+    return name.startswith(("encoder.", "null")) or ".condition." in name

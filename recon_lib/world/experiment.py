@@ -1,0 +1,213 @@
+"""The embedded experiment: a simulated subject looks at TinyScenes, in BOLD5000's files.
+
+`build` writes pictures, raw runs and masks as the published release has them, and beside them
+`truth.h5`, which only a simulation can have. `estimate_betas` does what the authors of the
+releases did: raw runs in, ROI betas out. `release.load` reads any release, embedded or real.
+"""
+
+import hashlib
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from recon_lib.bold.glm import single_trial_betas
+from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.files import is_complete, mark_complete
+from recon_lib.common.folders import build_whole, lock_of, only_one
+from recon_lib.common.paths import data_folder
+from recon_lib.data import bids, bold5000, stimuli, volumes
+from recon_lib.data.release import BETAS, ROOT, SIZE, SUBJECT
+from recon_lib.data.release import Experiment as Experiment
+from recon_lib.data.release import load as load
+from recon_lib.data.release import read_truth as read_truth
+from recon_lib.data.splits import fingerprints
+from recon_lib.world import scenes, subject, tuning
+
+SIMULATOR = 1  # raise when the simulation changes: a folder of an older one is then refused
+
+
+def picture_names(n, seed):
+    """File names in the manner of the three sources: 2000 COCO, 1916 ImageNet, 1000 Scene."""
+    rng = np.random.default_rng((seed, 7))
+    coco, imagenet = round(n * 2000 / 4916), round(n * 1916 / 4916)
+    names = [f"COCO_train2014_{i:012d}.png" for i in range(1, coco + 1)]
+    names += [f"n{10_000_000 + i // 2:08d}_{i % 2 + 1}.png" for i in range(imagenet)]
+    names += [f"tinyscene{i}.png" for i in range(1, n - coco - imagenet + 1)]
+    return [names[i] for i in rng.permutation(n)]
+
+
+def digest(images):
+    """One fingerprint of a whole set of pictures."""
+    return hashlib.sha1("".join(fingerprints(images)).encode()).hexdigest()
+
+
+def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
+    """Simulate the experiment, once: a second call finds it whole and returns at once.
+
+    It is built in a folder beside `root` that takes its name when all is written.
+
+    Parameters
+    ----------
+    root : path
+    seed : int
+        Of pictures, subject, design and noise.
+    images : (n, 64, 64, 3) uint8 array, optional
+        Pictures of your own instead of TinyScenes: at least as many as the design shows, see
+        `subject.design_for`. The first are used.
+    voxels : dict, optional
+        Voxels per area; default: CSI1's.
+    **design_options
+        For `subject.make_design`: a smaller experiment.
+
+    Returns
+    -------
+    Path
+        `root`.
+
+    Raises
+    ------
+    DataError
+        If `root` exists and is something else, or the number of pictures is wrong.
+    """
+    root = Path(root)
+    voxels = voxels or bold5000.VOXELS[SUBJECT]
+    design = subject.make_design(seed, **design_options)
+    n = design.image.max() + 1
+    info = {"simulator": SIMULATOR, "seed": seed, "subject": SUBJECT,
+            "trials": len(design.image), "pictures": int(n), "voxels": {SUBJECT: voxels},
+            "own pictures": images is not None and digest(images)}
+    info |= {"design": design_options} if design_options else {}
+    if images is not None:
+        if len(images) < n:
+            raise DataError(
+                f"found {len(images)} pictures, the design shows {n}; add pictures or make the "
+                "design smaller (subject.design_for)"
+            )
+        images = images[:n]
+    return build_whole(root, info, lambda partial: write_experiment(
+        partial, design, images, voxels, seed))
+
+
+def write_experiment(root, design, images, voxels, seed):
+    """Write pictures, lists, masks, runs and the truth of one simulated subject."""
+    n = design.image.max() + 1
+    factors = None
+    if images is None:
+        factors = scenes.sample_factors(n, seed)
+        images = scenes.draw(factors, SIZE)
+    names = picture_names(n, seed)
+    stimuli.write_images(root, names, images)
+    stimuli.write_repeated(root, [names[i] for i in design.repeated])
+    response = tuning.responses(images, factors, voxels, seed)
+    person = subject.make_subject(voxels, seed, sessions=design.session.max())
+    betas = scan(root, SUBJECT, person, design, response, names, seed)
+    with atomic_write(root / "truth.h5") as partial, h5py.File(partial, "w") as file:
+        file["responses"], file["betas"] = response, betas
+        file["image"], file["names"] = design.image, names
+        for key, value in vars(person).items():
+            file[f"subject/{key}"] = value.astype("S") if value.dtype.kind == "U" else value
+        if factors is not None:
+            file["factors"] = factors
+
+
+def scan(root, name, person, design, response, names, seed, repeated=(), motion=False):
+    """Put a simulated subject into the scanner: write lists, masks and raw runs.
+
+    Parameters
+    ----------
+    root : path
+    name : str
+        The subject, such as "CSI1".
+    person : subject.Subject
+    design : subject.Design
+    response : (pictures, voxels) array
+        See `tuning.responses`.
+    names : sequence of str
+        Of the pictures.
+    seed : int
+    repeated : collection of str
+        See `bids.write_run`.
+    motion : bool
+        Write confounds too: small movements, which leave no trace in the simulated BOLD.
+
+    Returns
+    -------
+    (trials, voxels) float32 array
+        The true betas.
+    """
+    shown = [names[i] for i in design.image]
+    stimuli.write_presentation_lists(root, name, shown, design.session, design.run)
+    betas = subject.true_betas(person, response, design)
+    ijk = volumes.compact_box(len(person.roi))
+    volumes.write_masks(root, name, person.roi, ijk)
+    runs = subject.bold_runs(person, betas, design, seed)
+    total = len(design.image) // bold5000.TRIALS_PER_RUN
+    for session, run, trials, bold in tqdm(runs, "simulate", total, unit="run", disable=None):
+        steps = np.random.default_rng((seed, session, run, 2)).normal(size=(len(bold), 6))
+        bids.write_run(root, name, session, run, bold, ijk, design.onset[trials],
+                       [shown[i] for i in trials], repeated=repeated,
+                       confounds=steps.cumsum(0) / 200 if motion else None)
+    return betas
+
+
+def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
+    """Estimate single-trial betas from the raw runs and write them as the releases do.
+
+    Release 2's form holds the betas in % signal change, release 1's the signal itself at some
+    time after onset, also in % signal change.
+
+    Parameters
+    ----------
+    root : path
+    name : str
+        The subject.
+    points : sequence of {"1", …, "5", "34"}
+        Time points of release 1: the first volume after onset, the second, …; 34: the mean of the
+        third and the fourth, 4 to 8 s after onset.
+    **options
+        For `glm.single_trial_betas`.
+    """
+    values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
+    total = len(bids.list_runs(root, name))
+    for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
+        values.append(single_trial_betas(one.bold, one.onsets, one.tr, **options))
+        first = np.round(one.onsets / one.tr).astype(int)
+        percent = 100 * (one.bold / one.bold.mean(0) - 1)
+        for point in points:  # "34" averages its digits
+            signal[point].append(np.mean([percent[first + int(n) - 1] for n in point], axis=0))
+        shown += one.names
+        session += [one.session] * len(one.names)
+        run += [one.run] * len(one.names)
+        roi = one.roi
+    session, run = np.array(session), np.array(run)
+
+    def areas(parts):
+        joined = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
+        return {key: joined[:, roi == key] for key in dict.fromkeys(roi.tolist())}
+
+    for point in points:
+        bold5000.write_r1(root, name, areas(signal[point]), shown, session, run, tr=point)
+    bold5000.write_r2(root, name, areas(values), shown, session, run)
+    mark_complete(Path(root, BETAS), {"subject": name})
+
+
+def ready(root=None):
+    """The embedded experiment, built and its betas estimated if that is still to be done.
+
+    Parameters
+    ----------
+    root : path, optional
+        Default: `experiment` in `hosted.data_folder()`, wherever the caller stands.
+
+    Returns
+    -------
+    Path
+    """
+    root = build(data_folder() / ROOT.name if root is None else root)
+    if not is_complete(root / BETAS):
+        with only_one(lock_of(root)):
+            if not is_complete(root / BETAS):  # nor did another process just do it
+                estimate_betas(root)
+    return root
