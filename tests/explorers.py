@@ -51,7 +51,8 @@ def reconstruction_browser():
 def denoising_stepper():
     """The exact denoiser of a world of twelve scenes: no network needed."""
     alpha_bar = cosine_schedule()
-    return explore_sampling.denoising_stepper(ideal_denoiser(to_batch(IMAGES), alpha_bar), alpha_bar)
+    denoise = ideal_denoiser(to_batch(IMAGES), alpha_bar)
+    return explore_sampling.denoising_stepper(denoise, alpha_bar)
 
 
 def simple_brain(each=40):

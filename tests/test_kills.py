@@ -48,7 +48,8 @@ def rng():
 def processes():
     """Starts processes quickly: all of them are forked from one that has done its imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recon_lib.world.experiment", "recon_lib.training.loop", "test_kills"])
+    preload = ["recon_lib.world.experiment", "recon_lib.training.loop", "test_kills"]
+    context.set_forkserver_preload(preload)
     return context
 
 

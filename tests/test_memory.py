@@ -58,7 +58,8 @@ def test_a_memory_counts_as_so_many_trials(world):
     """Against the mean over a list of trials, measured and imagined."""
     decoder, known, vectors = world
     told = retrieval_prior.recall(decoder, known, vectors, 6)
-    for v, new, best in zip(vectors, told, retrieval_prior.likeliest(decoder, known, vectors), strict=True):
+    likeliest = retrieval_prior.likeliest(decoder, known, vectors)
+    for v, new, best in zip(vectors, told, likeliest, strict=True):
         imagined = decoder.channel.predict(known[best : best + 1])[0]
         trials = [v[:-1]] * round(v[-1] ** -2) + [imagined] * 6
         assert np.allclose(new[:-1], np.mean(trials, axis=0), atol=1e-5)
@@ -162,10 +163,12 @@ def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
     pictures = retrieval_prior.training_pictures(loaded, 25)
     vectors = decoder.vector(loaded.betas[loaded.test])
     found = retrieval_prior.remembered(loaded, decoder, latent, vectors)
-    assert np.array_equal(found, pictures[retrieval_prior.likeliest(decoder, latent.memory, vectors)])
+    likeliest = retrieval_prior.likeliest(decoder, latent.memory, vectors)
+    assert np.array_equal(found, pictures[likeliest])
     many = np.concatenate([*[latent.memory + 100] * 250, latent.memory])  # more than there are
     for other in (None, latent.memory[::-1], latent.memory[5:], many):
-        assert retrieval_prior.remembered(loaded, decoder, replace(latent, memory=other), vectors) is None
+        changed = replace(latent, memory=other)
+        assert retrieval_prior.remembered(loaded, decoder, changed, vectors) is None
 
 
 def test_a_latent_keeps_its_memory(tiny_model, tmp_path):

@@ -88,7 +88,8 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     other = sample_pictures(model, info, vectors, seed=1, **GUIDED) - exact
     assert 0 < np.sqrt((off**2).mean()) < 0.12 * np.sqrt((other**2).mean())
     latent = world[2]
-    aids = partial(evidence, decoder, latent), partial(retrieval_prior.recall, decoder, latent.memory)
+    recall = partial(retrieval_prior.recall, decoder, latent.memory)
+    aids = partial(evidence, decoder, latent), recall
     box = explore_guidance.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
     box.set(steps=5, strength=1.0)  # its gradient passes through such a network
     assert np.isfinite(box.numbers["misfit"])

@@ -134,8 +134,8 @@ def vector_source(
         Sizes of the blocks of the latent; they sum to d.
     repeats : sequence of int
         Numbers of averaged trials to simulate, drawn with equal probability. Few experiments
-        average more than four; the others are for `retrieval_prior.recall`, and teach the network what a
-        vector means.
+        average more than four; the others are for `retrieval_prior.recall`, and teach the network
+        what a vector means.
     weaken : float
         Share of blocks to weaken.
 
