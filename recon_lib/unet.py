@@ -104,6 +104,46 @@ class Stage(nn.Module):
         return self.attention(self.block(x, time, condition))
 
 
+def unit_length(vector):
+    """A vector (b, size) at length √size, followed by the logarithm of its size: (b, size + 1).
+
+    So betas in any unit are welcome, and a weak response stays a weak response.
+    """
+    vector = vector.float()
+    power = vector.square().mean(1, keepdim=True)
+    unit = vector / (power + 1e-6).sqrt()
+    return torch.cat([unit, 0.5 * (power + 1e-6).log()], dim=1)
+
+
+class VectorEncoder(nn.Module):
+    """A small MLP from a brain vector of any width to an embedding.
+
+    The vector is layer-normalised and its overall size is handed over separately.
+
+    Parameters
+    ----------
+    size : int
+        Width of the vector.
+    width : int
+        Width of the embedding.
+    dropout : float
+        Share of vector entries and hidden units dropped in training.
+    """
+
+    def __init__(self, size, width, dropout=0.0):
+        super().__init__()
+        self.enter = nn.Linear(size + 1, width)
+        self.hidden = nn.Linear(width, width)
+        self.leave = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, vector):  # (b, size) -> (b, width)
+        x = unit_length(vector)
+        h = F.silu(self.enter(torch.cat([self.dropout(x[:, :-1]), x[:, -1:]], dim=1)))
+        h = h + F.silu(self.hidden(self.dropout(h)))
+        return self.leave(h)
+
+
 class UNet(nn.Module):
     """A U-Net on patches, conditioned in every block on time and, if asked, on a brain vector.
 
@@ -119,9 +159,8 @@ class UNet(nn.Module):
         Side of the pixel patches folded into channels (1: none).
     attention : sequence of int
         The levels with self-attention (0 is the finest). The middle has it in any case.
-    condition_size : int, list of int or None
-        Width of the brain vector; a list for subjects with different numbers of voxels (see
-        `unet.JoinedEncoder`); None for an unconditional network.
+    condition_size : int or None
+        Width of the brain vector; None for an unconditional network.
     width : int
         Width of the time and condition embeddings.
     dropout : float
@@ -145,18 +184,15 @@ class UNet(nn.Module):
     ):
         super().__init__()
         channels, attention = list(channels), list(attention)
-        joined = isinstance(condition_size, (list, tuple))
-        condition_size = list(condition_size) if joined else condition_size
         self.config = dict(
             image_channels=image_channels, channels=channels, blocks=blocks, patch=patch,
             attention=attention, condition_size=condition_size, width=width, dropout=dropout,
-        )  # fmt: skip
+        )
         self.stride = patch * 2 ** (len(channels) - 1)
         conditional = condition_size is not None
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         if conditional:
-            encoder = JoinedEncoder if joined else VectorEncoder
-            self.encoder = encoder(condition_size, width, dropout)
+            self.encoder = VectorEncoder(condition_size, width, dropout)
             self.null = nn.Parameter(torch.zeros(width))  # "no condition", after the encoder
 
         def stage(channels_in, channels_out, attend):
@@ -190,7 +226,7 @@ class UNet(nn.Module):
             return None
         if condition is None:
             return self.null.expand(n, -1)
-        size = self.encoder.size
+        size = self.config["condition_size"]
         if condition.shape != (n, size):
             raise DataError(
                 f"the condition has shape {tuple(condition.shape)}, the network expects "
@@ -258,111 +294,3 @@ class UNet(nn.Module):
                 h = F.interpolate(self.rise[level](h), scale_factor=2.0, mode="nearest")
         h = self.leave(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.config["patch"])
-
-
-def normalised(vector):
-    """A vector (b, size) at length √size, followed by the logarithm of its size: (b, size + 1).
-
-    So betas in any unit are welcome, and a weak response stays a weak response.
-    """
-    vector = vector.float()
-    power = vector.square().mean(1, keepdim=True)
-    unit = vector / (power + 1e-6).sqrt()
-    return torch.cat([unit, 0.5 * (power + 1e-6).log()], dim=1)
-
-
-class VectorEncoder(nn.Module):
-    """A small MLP from a brain vector of any width to an embedding.
-
-    The vector is layer-normalised and its overall size is handed over separately.
-
-    Parameters
-    ----------
-    size : int
-        Width of the vector.
-    width : int
-        Width of the embedding.
-    dropout : float
-        Share of vector entries and hidden units dropped in training.
-    """
-
-    def __init__(self, size, width, dropout=0.0):
-        super().__init__()
-        self.size = size
-        self.enter = nn.Linear(size + 1, width)
-        self.hidden = nn.Linear(width, width)
-        self.leave = nn.Linear(width, width)
-        self.dropout = nn.Dropout(dropout)
-
-    def first(self, vector, enter):
-        """The layer that depends on the number of voxels."""
-        x = normalised(vector)
-        return enter(torch.cat([self.dropout(x[:, :-1]), x[:, -1:]], dim=1))
-
-    def forward(self, vector):  # (b, size) -> (b, width)
-        return self.rest(self.first(vector, self.enter))
-
-    def rest(self, h):
-        """All later layers: (b, width) -> (b, width)."""
-        h = F.silu(h)
-        h = h + F.silu(self.hidden(self.dropout(h)))
-        return self.leave(h)
-
-
-class JoinedEncoder(VectorEncoder):
-    """A first layer for each subject, then layers that all subjects share.
-
-    Two brains have different voxels, in number and in place, so their betas can share nothing
-    before a first linear map. A vector is the subject's index, then its betas, then zeros up to
-    the widest subject; see `joined_vectors`.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Voxels of each subject.
-    width, dropout
-        As for `VectorEncoder`.
-    """
-
-    def __init__(self, sizes, width, dropout=0.0):
-        super().__init__(0, width, dropout)
-        self.sizes, self.size = list(sizes), 1 + max(sizes)
-        self.enter = nn.ModuleList(nn.Linear(size + 1, width) for size in sizes)
-
-    def forward(self, vector):  # (b, 1 + widest) -> (b, width)
-        subject = vector[:, 0].long()
-        rows = [(subject == i).nonzero()[:, 0] for i in range(len(self.sizes))]
-        if sum(map(len, rows)) < len(vector):
-            raise DataError(f"subjects {subject.min()} to {subject.max()} in the vectors; expected "
-                            f"0 to {len(self.sizes) - 1}: train the network for all of them")
-        # A subject without rows still takes part, so that all processes of a distributed
-        # training find the same gradients.
-        parts = [self.first(vector[mine, 1 : size + 1], enter)
-                 for mine, size, enter in zip(rows, self.sizes, self.enter, strict=True)]
-        return self.rest(torch.cat(parts)[torch.cat(rows).argsort()])
-
-
-def joined_vectors(betas):
-    """The vectors that `JoinedEncoder` takes: all trials of all subjects, one below the other.
-
-    Parameters
-    ----------
-    betas : sequence of (trials, voxels) arrays
-        One for each subject; trials and voxels may differ.
-
-    Returns
-    -------
-    (all trials, 1 + most voxels) float32 tensor
-        Index of the subject, its betas, zeros.
-    """
-    betas = [torch.as_tensor(one, dtype=torch.float32) for one in betas]
-    if not betas or any(one.ndim != 2 for one in betas):
-        raise DataError(
-            f"betas of shapes {[tuple(one.shape) for one in betas]}; expected (trials, voxels) "
-            "for one subject or more"
-        )
-    widest = max(one.shape[1] for one in betas)
-    return torch.cat([
-        F.pad(F.pad(one, (1, 0), value=float(i)), (0, widest - one.shape[1]))
-        for i, one in enumerate(betas)
-    ])
