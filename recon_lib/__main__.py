@@ -130,7 +130,7 @@ def train(
     guide is a small unconditional model for samples to move away from (see `quality --guide`).
     """
     from recon_lib import recipes
-    from recon_lib.data.release import load_joined
+    from recon_lib.data.release import load_subjects
     from recon_lib.training.run import part
 
     if images is not None and (stage not in ("unconditional", "guide") or extra is not None):
@@ -145,8 +145,8 @@ def train(
     elif images is not None:
         recipes.train_own(images, out / stage, size, stage, **options)
     else:
-        people = load_joined(data, subject.split(","), release, split).values()
-        recipes.train_stage(stage, people, out / stage, extra, **options)
+        subjects = load_subjects(data, subject.split(","), release, split).values()
+        recipes.train_stage(stage, subjects, out / stage, extra, **options)
     part()
     say(f"done: see {out / stage}")
 
@@ -215,9 +215,9 @@ def reconstruct(
         results.reconstruct_release(out, data, subject, release, split, model or MODEL, seed,
                                     sampling, device, say)
         return
-    from recon_lib.data.arrays import load_own
+    from recon_lib.data.arrays import load_trials
 
-    own = load_own(images, betas, trials, groups, runs, size)
+    own = load_trials(images, betas, trials, groups, runs, size)
     if groups is None and runs is not None:
         own.groups = own.runs
     results.reconstruct_own(out, own, folds, model, train_steps, seed, sampling, device, say)

@@ -30,7 +30,7 @@ from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
-from recon_lib.data.release import joined_source
+from recon_lib.data.release import subjects_source
 from recon_lib.decoding.retrieval_prior import (
     EXTRA,
     EXTRA_SEED,
@@ -103,11 +103,11 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     seed, options
         See `fit`.
     """
-    people = several(experiment)
-    pictures = training_pictures(people, extra)
-    vectors, info = None, {"split": people[0].split, "held": list(people[0].held)}
+    subjects = several(experiment)
+    pictures = training_pictures(subjects, extra)
+    vectors, info = None, {"split": subjects[0].split, "held": list(subjects[0].held)}
     if stage == "conditional":
-        shown = np.concatenate([x.train_pictures for x in people])
+        shown = np.concatenate([x.train_pictures for x in subjects])
         start = options.get("start")
         if start is not None and read_weights(start)[1]["condition_size"] is not None:
             latent = load_latent(located(start).with_name(LATENT))  # the one that it listens to
@@ -115,11 +115,11 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
             latent = fit_latent(shown, load_factor_net("eye"))
         latent.memory = known = latent.transform(pictures)
         sources = []
-        for x in people:
+        for x in subjects:
             mine = latent.transform(x.train_pictures)
             decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
             sources.append(vector_source(decoder, known, latent.blocks))
-        vectors = joined_source(sources)
+        vectors = subjects_source(sources)
         options["prepare"] = partial(save_latent, latent, Path(out, LATENT))
         info["latent"] = fingerprint(latent)
     return fit(pictures, vectors, out, info, seed=seed, **plan(stage) | options)

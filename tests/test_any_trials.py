@@ -15,7 +15,7 @@ from recon_lib.brain.patterns import compare_rdms, decode, rdm
 from recon_lib.brain.ridge import fit_ridge
 from recon_lib.common.errors import DataError
 from recon_lib.data import splits, volumes
-from recon_lib.data.bold5000 import TR
+from recon_lib.data.bold5000 import TR, Betas
 from recon_lib.scores import metrics, report
 
 ANY = settings(max_examples=40, deadline=None, derandomize=True)
@@ -68,26 +68,25 @@ def test_folds_test_every_trial_once(labels, k, seed):
 
 
 @ANY
-@given(LABELS, st.floats(-0.5, 1.5), SEED, st.sampled_from(["image", "category"]))
-def test_a_share_of_the_groups_is_held_out(labels, fraction, seed, which):
-    split = getattr(splits, f"split_by_{which}")
-    names = set(labels) - ({""} if which == "category" else set())
+@given(LABELS, st.floats(-0.5, 1.5), SEED)
+def test_a_share_of_the_groups_is_held_out(labels, fraction, seed):
+    names = set(labels) - {""}
     if len(names) < 2 or not 0 < fraction < 1:
-        refused(lambda: split(labels, fraction, seed))
+        refused(lambda: splits.some_categories(labels, fraction, seed))
         return
-    train, test = split(labels, fraction, seed)
+    chosen = splits.some_categories(labels, fraction, seed)
+    train, test = splits.split_by_group(labels, chosen)
     held = {labels[i] for i in test}
     assert held <= names and not held & {labels[i] for i in train}
     assert sorted([*train, *test]) == list(range(len(labels)))
     assert len(held) == min(max(round(fraction * len(names)), 1), len(names) - 1)
-    again = split(labels, fraction, seed)
-    assert all(map(np.array_equal, again, (train, test)))
+    assert chosen == splits.some_categories(labels, fraction, seed)
 
 
 @pytest.mark.parametrize("odd", ODD, ids=str)
 def test_labels_that_could_be_taken_for_others_are_refused(odd):
     for call in (lambda: splits.split_by_group(odd, odd[:1]), lambda: splits.folds(odd),
-                 lambda: splits.split_by_image(odd)):
+                 lambda: splits.some_categories(odd)):
         refused(call)
 
 
@@ -437,14 +436,15 @@ def test_masks_hold_every_voxel_or_are_refused(tmp_path):
     ijk = np.array([[0, 0, 0], [0, 1, 0], [2, 1, 3], [2, 1, 3]])
     roi = np.array(["LHPPA", "LHPPA", "LHPPA", "RHPPA"])  # a voxel may lie in two regions
     volumes.write_masks(tmp_path / "good", "CSI1", roi, ijk)
-    found, places, _ = volumes.read_masks(tmp_path / "good", "CSI1", ("PPA",))
-    assert found.tolist() == roi.tolist() and places.tolist() == ijk.tolist()
+    found = volumes.read_masks(tmp_path / "good", "CSI1", ("PPA",))
+    assert found.roi.tolist() == roi.tolist() and found.ijk.tolist() == ijk.tolist()
     for index, place in ((0, [0, 0, -1]), (1, [0, 0, 0]), (2, [3, 1, 3])):
         bad = ijk.copy()
         bad[index] = place
         refused(lambda bad=bad: volumes.write_masks(tmp_path / "bad", "CSI1", roi, bad, (3, 2, 4)))
     refused(lambda: volumes.write_masks(tmp_path / "bad", "CSI1", roi, ijk / 2))
     refused(lambda: volumes.write_masks(tmp_path / "bad", "CSI1", roi[:3], ijk))
-    refused(lambda: volumes.write_r2_volumes(
-        tmp_path / "bad", "CSI1", np.ones((2, 4)), ijk - 1, [1, 1], ["a.jpg", "b.jpg"]))
+    one = np.ones(2, int)
+    bad = Betas(np.ones((2, 4)), roi, ["a.jpg", "b.jpg"], one, one, "CSI1")
+    refused(lambda: volumes.write_r2_volumes(tmp_path / "bad", bad, ijk - 1))
     assert not (tmp_path / "bad").exists()

@@ -5,8 +5,16 @@ import numpy as np
 import pytest
 
 from recon_lib.common.errors import DataError
-from recon_lib.data.bids import iter_runs, list_runs, read_confounds, read_run, run_stem, write_run
-from recon_lib.data.bold5000 import KEYS
+from recon_lib.data.bids import (
+    Run,
+    iter_runs,
+    list_runs,
+    read_confounds,
+    read_run,
+    run_stem,
+    write_run,
+)
+from recon_lib.data.bold5000 import KEYS, Betas
 from recon_lib.data.volumes import (
     compact_box,
     mask_path,
@@ -25,12 +33,16 @@ ONSETS = np.array([6.0058, 15.9981, 26.0062])
 WHERE = [(1, 1), (1, 2), (2, 1), (2, 2)]
 
 
+def put_run(root, subject, session, run, bold, ijk=IJK, **options):
+    one = Run(bold, ROI, ijk, ONSETS, np.ones(3), NAMES, 2.0, session, run)
+    write_run(root, subject, one, **options)
+
+
 def write_all(root, subject="CSI1"):
     write_masks(root, subject, ROI, IJK)
     for bold, (session, run) in zip(BOLD, WHERE, strict=True):
         motion = np.full((20, 6), session + run / 10)
-        write_run(root, subject, session, run, bold, IJK, ONSETS, NAMES, repeated=NAMES[1:2],
-                  confounds=motion)  # fmt: skip
+        put_run(root, subject, session, run, bold, repeated=NAMES[1:2], confounds=motion)
 
 
 @pytest.fixture
@@ -69,7 +81,7 @@ def test_runs_come_back(tmp_path, subject):
         assert run.names == NAMES and run.tr == 2.0
     right = tmp_path / f"derivatives/spm/sub-{subject}/sub-{subject}_mask-LHLOC.nii.gz"
     (tmp_path / mask_path(subject, "LHLOC")).rename(right)  # as many people rename it
-    assert read_masks(tmp_path, subject)[0].tolist() == ROI.tolist()
+    assert read_masks(tmp_path, subject).roi.tolist() == ROI.tolist()
 
 
 def test_written_runs_are_what_nilearn_reads(release):
@@ -88,7 +100,7 @@ def test_written_runs_are_what_nilearn_reads(release):
 def test_voxels_outside_are_zero(tmp_path):
     ijk = IJK + 2
     write_masks(tmp_path, "CSI1", ROI, ijk, shape=(8, 9, 10))
-    write_run(tmp_path, "CSI1", 1, 1, BOLD[0], ijk, ONSETS, NAMES, shape=(8, 9, 10))
+    put_run(tmp_path, "CSI1", 1, 1, BOLD[0], ijk, shape=(8, 9, 10))
     image = nibabel.load(tmp_path / f"{run_stem('CSI1', 1, 1)}_bold.nii.gz")
     assert image.shape == (8, 9, 10, 20) and abs(image.get_fdata()[0, 0, 0]).max() < 0.01
     assert np.abs(read_run(tmp_path, "CSI1", 1, 1).bold - BOLD[0]).max() < 0.01
@@ -109,7 +121,7 @@ def test_events_are_the_published_columns(release):
 
 
 def test_preprocessed_runs_come_first(release):
-    write_run(release / "new", "CSI1", 1, 1, BOLD[0] + 5, IJK, ONSETS, NAMES)
+    put_run(release / "new", "CSI1", 1, 1, BOLD[0] + 5)
     stem = run_stem("CSI1", 1, 1)
     target = release / f"derivatives/fmriprep/{stem}_bold_space-T1w_preproc.nii.gz"
     (release / f"new/{stem}_bold.nii.gz").rename(target)
@@ -150,9 +162,9 @@ def test_truncated_volumes_are_named(release, keep):
 
 
 def test_other_grids_and_cut_runs_are_explained(release):
-    write_run(release, "CSI1", 1, 1, BOLD[0], IJK, ONSETS, NAMES, shape=(9, 9, 9))
+    put_run(release, "CSI1", 1, 1, BOLD[0], shape=(9, 9, 9))
     refuses(lambda: read_run(release, "CSI1", 1, 1), "run-01_bold.nii.gz", "(9, 9, 9)", "T1w space")
-    write_run(release, "CSI1", 1, 2, BOLD[0][:10], IJK, ONSETS, NAMES)
+    put_run(release, "CSI1", 1, 2, BOLD[0][:10])
     refuses(lambda: read_run(release, "CSI1", 1, 2), "events.tsv", "26 s", "10 volumes (20 s)")
     events = release / f"{run_stem('CSI1', 2, 1)}_events.tsv"
     events.write_text("time\tname\n1\tx\n")
@@ -166,7 +178,7 @@ def test_other_grids_and_cut_runs_are_explained(release):
 def test_a_run_with_holes_is_not_written(tmp_path):
     bold = BOLD[0].copy()
     bold[3, 4] = np.nan
-    refuses(lambda: write_run(tmp_path, "CSI1", 1, 1, bold, IJK, ONSETS, NAMES), "run-01", "NaN")
+    refuses(lambda: put_run(tmp_path, "CSI1", 1, 1, bold), "run-01", "NaN")
     assert not list(tmp_path.rglob("*.*"))
 
 
@@ -177,11 +189,16 @@ VALUES = RNG.standard_normal((6, len(ROI))).astype(np.float32)
 SESSION = np.array([1, 1, 1, 1, 2, 2])
 
 
+def write_volumes(root, values=VALUES, **options):
+    betas = Betas(values, ROI, STIMULI, SESSION, SESSION, "CSI2")
+    write_r2_volumes(root, betas, IJK, (7, 7, 7), **options)
+
+
 @pytest.fixture
 def brain(tmp_path):
     """Two sessions, and the lists that say how many trials each had."""
     write_masks(tmp_path, "CSI2", ROI, IJK, shape=(7, 7, 7))
-    write_r2_volumes(tmp_path, "CSI2", VALUES, IJK, SESSION, STIMULI, shape=(7, 7, 7))
+    write_volumes(tmp_path)
     for s, lines in ((1, STIMULI[:4]), (2, STIMULI[4:])):
         folder = tmp_path / f"Stimuli_Presentation_Lists/CSI2/CSI2_sess{s:02d}"
         folder.mkdir(parents=True)
@@ -200,7 +217,7 @@ def test_whole_brain_betas_come_back(brain):
 
 
 def test_another_origin_is_explained_and_matched_by_index(brain):
-    write_r2_volumes(brain, "CSI2", VALUES, IJK, SESSION, STIMULI, (7, 7, 7), origin=(-70, 4, 9))
+    write_volumes(brain, origin=(-70, 4, 9))
     with pytest.warns(UserWarning, match=r"origins differ by \[-70.   4.   9.\] mm"):
         betas = read_r2_volumes(brain, "CSI2")
     assert np.array_equal(betas.values, VALUES)
@@ -210,7 +227,7 @@ def test_damaged_whole_brain_betas_are_named(brain):
     values = VALUES.copy()
     values[:4, 2] = 0  # not acquired in the first session
     values[5, 7] = np.nan
-    write_r2_volumes(brain, "CSI2", values, IJK, SESSION, STIMULI, (7, 7, 7))
+    write_volumes(brain, values)
     with pytest.warns(UserWarning, match="2 of 30 voxels dropped"):
         assert read_r2_volumes(brain, "CSI2").values.shape == (6, 28)
     first = brain / "CSI2_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-01.nii.gz"

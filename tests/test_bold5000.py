@@ -8,22 +8,22 @@ import scipy.io
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import mark_complete
 from recon_lib.data import bold5000
-from recon_lib.data.bold5000 import (
-    KEYS,
+from recon_lib.data.bold5000 import KEYS, VOXELS, Betas, read_r1, read_r2, write_r1, write_r2
+from recon_lib.data.splits import split_by_group
+from recon_lib.data.stimuli import (
+    KINDS,
     RUNS_PER_SESSION,
     TRIALS_PER_RUN,
-    VOXELS,
+    category,
+    picture_folder,
     read_images,
-    read_r1,
-    read_r2,
     read_repeated,
+    trial_runs,
+    with_repeats,
     write_images,
-    write_r1,
-    write_r2,
     write_repeated,
 )
-from recon_lib.data.splits import split_repeated
-from recon_lib.data.stimuli import category, picture_folder, trial_runs, with_repeats
+from recon_lib.world import scenes
 
 RNG = np.random.default_rng(0)
 NAMES = [
@@ -41,6 +41,7 @@ TRIALS = len(STIMULI)
 SESSION = np.repeat([1, 2], 6)
 RUN = np.tile(np.repeat([1, 2], 3), 2)
 SIZES = dict(zip(KEYS, (4, 5, 3, 2, 2, 3, 4, 1, 2, 3), strict=True))
+ROI = np.repeat(list(SIZES), list(SIZES.values()))
 ROIS = {k: RNG.standard_normal((TRIALS, n)).astype(np.float32) for k, n in SIZES.items()}
 WHOLE = np.concatenate([ROIS[k] for k in KEYS], axis=1)
 READ = {"r1": read_r1, "r2": read_r2}
@@ -49,10 +50,14 @@ NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_
 LIST = {"r1": "ROIs/stim_lists/CSI01_stim_lists.txt", "r2": "CSI1_imgnames.txt"}
 
 
+def all_betas(more=0):
+    return Betas(WHOLE + np.float32(more), ROI, STIMULI, SESSION, RUN, "CSI1")
+
+
 @pytest.fixture
 def release(tmp_path):
-    write_r1(tmp_path, "CSI1", ROIS, STIMULI, SESSION, RUN)
-    write_r2(tmp_path, "CSI1", ROIS, STIMULI, SESSION, RUN)
+    write_r1(tmp_path, all_betas())
+    write_r2(tmp_path, all_betas())
     return tmp_path
 
 
@@ -113,9 +118,9 @@ def test_some_regions_and_other_time_points_and_types(release):
     betas = read_r2(release, "CSI1", rois=("PPA", "LOC"))
     assert np.unique(betas.roi).tolist() == ["LHLOC", "LHPPA", "RHLOC", "RHPPA"]
     assert np.array_equal(betas.values[:, :4], ROIS["LHPPA"])
-    write_r1(release, "CSI1", {k: v + 1 for k, v in ROIS.items()}, STIMULI, SESSION, RUN, tr="3")
+    write_r1(release, all_betas(1), tr="3")
     assert np.allclose(read_r1(release, "CSI1", tr="3").values, WHOLE + 1)
-    write_r2(release, "CSI1", {k: v + 2 for k, v in ROIS.items()}, STIMULI, SESSION, RUN, kind="B")
+    write_r2(release, all_betas(2), kind="B")
     assert list(release.glob("**/*TYBEB-FITHRF_allses_LHLOC.npy"))  # the official spelling
     assert np.allclose(read_r2(release, "CSI1", kind="B").values, WHOLE + 2)
     for path in release.glob("**/*TYBEB*"):
@@ -136,8 +141,8 @@ def test_line_ends_and_prefixes_do_not_matter(release, part):
 
 def test_without_lists_of_runs_the_published_order_counts(tmp_path):
     stimuli = [f"airport{i}.jpg" for i in range(400)]
-    rois = {k: np.ones((400, 1), np.float32) for k in KEYS}
-    write_r2(tmp_path, "CSI4", rois, stimuli)
+    session, run = trial_runs("CSI4", 400)
+    write_r2(tmp_path, Betas(np.ones((400, 10)), np.array(KEYS), stimuli, session, run, "CSI4"))
     for path in sorted((tmp_path / "Stimuli_Presentation_Lists").rglob("*.txt")):
         path.unlink()
     betas = read_r2(tmp_path, "CSI4")
@@ -241,10 +246,9 @@ def test_arrays_the_other_way_round_are_turned(release):
     check(read_r2(release, "CSI1"))
 
 
-def test_writers_refuse_numbers_that_disagree(tmp_path):
-    with pytest.raises(DataError, match="11 pictures but regions"):
-        write_r1(tmp_path, "CSI1", ROIS, STIMULI[:-1])
-    assert not list(tmp_path.iterdir())
+def test_betas_refuse_numbers_that_disagree():
+    with pytest.raises(DataError, match=r"shape \(12, 29\); expected \(11, 29\)"):
+        Betas(WHOLE, ROI, STIMULI[:-1], SESSION, RUN, "CSI1")
 
 
 # Pictures --------------------------------------------------------------------------------
@@ -256,6 +260,7 @@ def test_names_tell_folder_and_category():
         "", "n01234567", "airport", "n01234567", "", "dining_car", "banquetHall", "n07654321",
     ]  # fmt: skip
     assert category("library_aisle10.jpg") == "library_aisle"
+    assert KINDS == scenes.KINDS
 
 
 def test_pictures_by_name(tmp_path):
@@ -280,9 +285,8 @@ def test_pictures_by_name(tmp_path):
 def test_the_list_of_repeated_pictures_makes_the_standard_split(release):
     write_repeated(release, ["airport1.jpg", "n01234567_12.JPEG"])
     betas = read_r2(release, "CSI1")
-    train, test = split_repeated(betas.stimuli, read_repeated(release))
+    train, test = split_by_group(betas.stimuli, read_repeated(release))
     assert test.tolist() == [1, 2, 8, 9, 10] and len(train) == 7
-    assert [a.tolist() for a in split_repeated(STIMULI)] == [train.tolist(), test.tolist()]
     path = release / "Scene_Stimuli/repeated_stimuli_113_list.txt"
     (release / "Scene_Stimuli/Presented_Stimuli").mkdir()
     path.rename(path.parent / "Presented_Stimuli" / path.name)

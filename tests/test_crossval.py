@@ -8,7 +8,7 @@ import pytest
 from recon_lib.bold.betas import zscore
 from recon_lib.brain.decoder import fit_decoder
 from recon_lib.common.errors import DataError
-from recon_lib.data.arrays import load_own
+from recon_lib.data.arrays import load_trials
 from recon_lib.data.pictures import square_arrays
 from recon_lib.decoding.crossval import cut_and_paste, reconstruct_own, small_unet, wrong_vectors
 from recon_lib.decoding.sampling import SAMPLING
@@ -33,7 +33,7 @@ def world(n=24, side=16, channels=3, repeats=2, noise=0.2, seed=0):
     pixels = (pixels - pixels.mean(0)) / pixels.std()
     betas = pixels[shown] @ rng.normal(size=(pixels.shape[1], 60)) / pixels.shape[1] ** 0.5
     betas += noise * rng.normal(size=betas.shape)
-    return load_own(images, betas, shown, size=side)
+    return load_trials(images, betas, shown, size=side)
 
 
 def arrays_of(data, out):

@@ -67,8 +67,8 @@ def shelf(tmp_path_factory):
     roi = np.repeat(bold5000.KEYS, 2)
     volumes.write_masks(root, "CSI1", roi, ijk)
     bold = np.random.default_rng(0).normal(1000, 10, (40, 20)).astype(np.float32)
-    bids.write_run(root, "CSI1", 1, 1, bold, ijk, [4.0, 20.0], ["a.png", "b.png"],
-                   confounds=np.zeros((40, 6)))
+    run = bids.Run(bold, roi, ijk, np.array([4.0, 20.0]), np.ones(2), ["a.png", "b.png"], 2.0, 1, 1)
+    bids.write_run(root, "CSI1", run, confounds=np.zeros((40, 6)))
     stimuli.write_repeated(root, ["a.png"])
     held = np.load(haxby.PATH)
     np.savez(root / "haxby.npz", bold=held["bold"][:120, :9], label=held["label"][:120],
@@ -102,7 +102,8 @@ READERS = {  # file -> what reads it
     f"{STEM}_events.tsv": lambda path: read_run(path).onsets,
     f"derivatives/fmriprep/{STEM}_bold_confounds.tsv":
         lambda path: bids.read_confounds(path.parents[5], "CSI1", 1, 1),
-    volumes.mask_path("CSI1", "LHPPA"): lambda path: volumes.read_masks(path.parents[3], "CSI1")[1],
+    volumes.mask_path("CSI1", "LHPPA"):
+        lambda path: volumes.read_masks(path.parents[3], "CSI1").ijk,
     stimuli.REPEATED: lambda path: stimuli.read_repeated(path.parents[1]),
 }  # fmt: skip
 SUMS = {"a.npz", "b.npz", "a.png", "own.npz", "haxby.npz", f"{STEM}_bold.nii.gz", "a.pt",

@@ -11,10 +11,10 @@ from recon_lib.brain.features import embed, load_factor_net, read_factors
 from recon_lib.common.errors import DataError
 from recon_lib.data.loader import BatchLoader, create_loader
 from recon_lib.data.pictures import (
+    as_uint8,
     picture_files,
     read_pictures,
     square_arrays,
-    to_uint8,
     uint8_pictures,
 )
 
@@ -230,15 +230,15 @@ def test_every_number_type_becomes_the_same_picture():
         PICTURES / np.float32(127.5) - 1,
         PICTURES.astype(np.uint16) * 257,
     ):
-        assert np.array_equal(to_uint8(array), PICTURES)
-    assert np.array_equal(to_uint8(np.array([[0, 1]])), [[0, 255]])
-    assert np.array_equal(to_uint8(np.array([[False, True]])), [[0, 255]])
+        assert np.array_equal(as_uint8(array), PICTURES)
+    assert np.array_equal(as_uint8(np.array([[0, 1]])), [[0, 255]])
+    assert np.array_equal(as_uint8(np.array([[False, True]])), [[0, 255]])
     with pytest.warns(UserWarning, match="run from -2 to 2: stretched"):
-        assert np.array_equal(to_uint8(np.array([-2.0, 0, 2])), [0, 128, 255])
+        assert np.array_equal(as_uint8(np.array([-2.0, 0, 2])), [0, 128, 255])
     with pytest.raises(DataError, match="1 values that are NaN"):
-        to_uint8(np.array([0.0, np.nan]))
+        as_uint8(np.array([0.0, np.nan]))
     with pytest.raises(DataError, match="type <U1"):
-        to_uint8(np.array(["a"]))
+        as_uint8(np.array(["a"]))
 
 
 def test_pictures_are_cut_square_from_the_middle():

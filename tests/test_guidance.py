@@ -11,7 +11,7 @@ from torch.distributions import Normal
 
 from recon_lib import recipes
 from recon_lib.common.errors import DataError
-from recon_lib.data.arrays import OwnData
+from recon_lib.data.arrays import ArrayData
 from recon_lib.decoding import crossval, haxby, reconstruct
 from recon_lib.decoding.sampling import load_guide, sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
@@ -163,7 +163,7 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
     x, path = loaded, tmp_path / "model.safetensors"
     rng = np.random.default_rng(0)
     which = np.arange(24) % 12
-    own = OwnData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
+    own = ArrayData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
                   np.arange(9))
     for job in (lambda: reconstruct.reconstruct(x, path, say=len),
                 lambda: recipes.choose_sampling(x, path, [{}], n=4),

@@ -25,7 +25,7 @@ from recon_lib.bold import whole_brain
 from recon_lib.common import files
 from recon_lib.common.errors import DataError
 from recon_lib.data import bold5000, haxby, pictures, release, stimuli, volumes
-from recon_lib.data.arrays import load_own
+from recon_lib.data.arrays import load_trials
 from recon_lib.decoding import baselines
 from recon_lib.training.checkpoints import load_checkpoint, load_model, save_model
 
@@ -254,7 +254,7 @@ def test_names_that_lead_out_of_the_folder(tmp_path):
         refused(stimuli.read_images, root, [name], 8, match="leads out of")
         with pytest.raises(DataError, match="without a picture"):
             folder = root / stimuli.PRESENTED
-            load_own(folder, np.random.default_rng(0).normal(size=(2, 3)), [name, name], size=8)
+            load_trials(folder, np.random.default_rng(0).normal(size=(2, 3)), [name, name], size=8)
     assert len(stimuli.read_images(root, ["rep_a.png"], 8)) == 1
     assert bold5000.roi_keys(["PPA"]) == ["LHPPA", "RHPPA"]
     refused(bold5000.roi_keys, ["../PPA"], match="unknown region")

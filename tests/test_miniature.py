@@ -157,12 +157,12 @@ def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature
 
 @pytest.mark.parametrize("split", ["repeated", "category"])
 def test_what_is_test_for_one_trains_nobody(mini_release, split):
-    people = release.load_joined(mini_release, list(PEOPLE), split=split)
-    test = set().union(*(x.names[x.test_index] for x in people.values()))
-    for x in people.values():
+    subjects = release.load_subjects(mini_release, list(PEOPLE), split=split)
+    test = set().union(*(x.names[x.test_index] for x in subjects.values()))
+    for x in subjects.values():
         assert not test & set(x.names[x.image[~x.test]])
-    pictures = release.unique_pictures(list(people.values()))
-    train = set().union(*(x.names[x.image[~x.test]] for x in people.values()))
+    pictures = release.unique_pictures(list(subjects.values()))
+    train = set().union(*(x.names[x.image[~x.test]] for x in subjects.values()))
     assert len(pictures) == len(train)
 
 
@@ -174,17 +174,17 @@ def test_a_leak_between_subjects_is_refused(mini_release):
     both = {"CSI1": x, "CSI2": other}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(release, "load", lambda root, name, *a, **k: both[name])
-        refuses(lambda: release.load_joined(mini_release, list(both), split="repeated"),
+        refuses(lambda: release.load_subjects(mini_release, list(both), split="repeated"),
                 "are in the training set too")
-    refuses(lambda: release.load_joined(mini_release, ["CSI1", "CSI1"]), "expected each once")
+    refuses(lambda: release.load_subjects(mini_release, ["CSI1", "CSI1"]), "expected each once")
 
 
 def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_path):
-    people = release.load_joined(mini_release, ["CSI1", "CSI4"])
-    recipes.train_stage("conditional", people.values(), tmp_path, steps=2, batch=4, device="cpu")
+    subjects = release.load_subjects(mini_release, ["CSI1", "CSI4"])
+    recipes.train_stage("conditional", subjects.values(), tmp_path, steps=2, batch=4, device="cpu")
     model, info = load_model(tmp_path / "model.safetensors")
     assert info["split"] == "repeated"
-    for x in people.values():  # each through a decoder from its own number of voxels
+    for x in subjects.values():  # each through a decoder from its own number of voxels
         got = reconstruct.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
                                    say=lambda _: 0)  # fmt: skip
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 64, 64, 3)
@@ -203,15 +203,15 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
     assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 128, 128, 3)
 
 
-def test_joined_source_draws_a_subject_for_each_picture():
+def test_subjects_source_draws_a_subject_for_each_picture():
     sources = [lambda index, g, i=i: torch.full((len(index), 3), float(i)) for i in range(3)]
     images = np.zeros((600, 4, 4, 3), np.uint8)
-    loader = BatchLoader(images, 600, release.joined_source(sources))
+    loader = BatchLoader(images, 600, release.subjects_source(sources))
     (_, vectors), = loader
     assert (vectors == vectors[:, :1]).all()
     shares = torch.bincount(vectors[:, 0].long()) / 600
     assert (shares - 1 / 3).abs().max() < 4 * (2 / 9 / 600) ** 0.5
-    assert release.joined_source(sources[:1]) is sources[0]
+    assert release.subjects_source(sources[:1]) is sources[0]
 
 
 # Damaged ---------------------------------------------------------------------------------

@@ -19,15 +19,10 @@ from recon_lib.common.files import (
     read_array,
     read_lines,
 )
+from recon_lib.data.arrays import load_trials
 from recon_lib.data.haxby import PATH, detrend, haxby_blocks
-from recon_lib.data.loader import create_loader, load_own
-from recon_lib.data.splits import (
-    folds,
-    refuse_leak,
-    split_by_category,
-    split_by_image,
-    split_repeated,
-)
+from recon_lib.data.loader import create_loader
+from recon_lib.data.splits import folds, plain_name, refuse_leak, some_categories, split_by_group
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "real"
 RNG = np.random.default_rng(0)
@@ -54,7 +49,7 @@ def test_betas_from_every_file_type(tmp_path):
     paths = save_everywhere(tmp_path)
     assert len(paths) == 7
     for path in paths:
-        own = load_own(PICTURES, path, SHOWN, size=12)
+        own = load_trials(PICTURES, path, SHOWN, size=12)
         assert np.allclose(own.betas, BETAS, atol=1e-6) and own.betas.dtype == np.float32
         assert np.array_equal(own.images, PICTURES)
         assert np.array_equal(own.trial_image, SHOWN) and np.array_equal(own.groups, SHOWN)
@@ -67,7 +62,7 @@ def test_truncated_files_give_one_line_with_their_name(tmp_path):
             continue
         path.write_bytes(path.read_bytes()[:-100])
         with pytest.raises(DataError, match=path.name) as error:
-            load_own(PICTURES, path, SHOWN)
+            load_trials(PICTURES, path, SHOWN)
         assert "\n" not in str(error.value)
     (tmp_path / "empty.npy").write_bytes(b"")
     (tmp_path / "words.csv").write_text("1,2\n3,four\n")
@@ -75,7 +70,7 @@ def test_truncated_files_give_one_line_with_their_name(tmp_path):
     (tmp_path / "betas.xyz").write_text("?")
     for name in ("empty.npy", "words.csv", "objects.npy", "betas.xyz", "missing.h5"):
         with pytest.raises(DataError, match=name) as error:
-            load_own(PICTURES, tmp_path / name, SHOWN)
+            load_trials(PICTURES, tmp_path / name, SHOWN)
         assert "\n" not in str(error.value)
 
 
@@ -94,8 +89,8 @@ def test_absurd_shapes_are_refused_before_they_are_allocated(tmp_path):
 def test_one_of_several_arrays_is_named(tmp_path):
     np.savez(tmp_path / "two.npz", left=BETAS, right=BETAS + 1)
     with pytest.raises(DataError, match=r"left \(10, 7\), right.*two.npz:NAME"):
-        load_own(PICTURES, tmp_path / "two.npz", SHOWN)
-    own = load_own(PICTURES, f"{tmp_path}/two.npz:right", SHOWN)
+        load_trials(PICTURES, tmp_path / "two.npz", SHOWN)
+    own = load_trials(PICTURES, f"{tmp_path}/two.npz:right", SHOWN)
     assert np.allclose(own.betas, BETAS + 1)
     with pytest.raises(DataError, match="no array called middle"):
         read_array(f"{tmp_path}/two.npz:middle")
@@ -107,7 +102,7 @@ def test_useless_voxels_and_trials_are_dropped_and_counted():
     betas[3, 2], betas[4, 5], betas[:, 6] = np.nan, np.inf, 1.0
     betas[9] = np.nan
     with pytest.warns(UserWarning) as said:
-        own = load_own(PICTURES, betas, SHOWN, groups=list("abcdefabcd"), runs=SHOWN > 2)
+        own = load_trials(PICTURES, betas, SHOWN, groups=list("abcdefabcd"), runs=SHOWN > 2)
     assert [str(w.message) for w in said] == [
         "1 of 10 trials dropped: no values at all",
         "2 of 7 voxels dropped: values missing (NaN)",
@@ -117,7 +112,7 @@ def test_useless_voxels_and_trials_are_dropped_and_counted():
     assert np.array_equal(own.betas, betas[:9][:, own.voxels])
     assert own.groups.tolist() == list("abcdefabc") and len(own.runs) == 9
     with pytest.raises(DataError, match="no voxel"), pytest.warns(UserWarning, match="7 of 7"):
-        load_own(PICTURES, np.ones((10, 7)), SHOWN)
+        load_trials(PICTURES, np.ones((10, 7)), SHOWN)
 
 
 def test_names_broken_pictures_and_trials_stay_in_step(tmp_path):
@@ -126,7 +121,7 @@ def test_names_broken_pictures_and_trials_stay_in_step(tmp_path):
     (tmp_path / "p2.png").write_bytes(b"broken")
     names = [f"{'rep_' if t > 5 else ''}p{i}.png" for t, i in enumerate(SHOWN)]
     with pytest.warns(UserWarning) as said:
-        own = load_own(tmp_path, BETAS, names, size=12)
+        own = load_trials(tmp_path, BETAS, names, size=12)
     assert "skipped" in str(said[0].message) and "2 of 10 trials dropped" in str(said[1].message)
     assert len(own.images) == 5 and len(own.betas) == 8
     keep = SHOWN != 2
@@ -134,11 +129,11 @@ def test_names_broken_pictures_and_trials_stay_in_step(tmp_path):
     assert np.array_equal(own.images[own.trial_image], PICTURES[SHOWN[keep]])
     (tmp_path / "shown.txt").write_text("\r\n".join(f"p{i}" for i in SHOWN) + "\r\n")
     with pytest.warns(UserWarning):
-        again = load_own(tmp_path, BETAS, tmp_path / "shown.txt", size=12)
+        again = load_trials(tmp_path, BETAS, tmp_path / "shown.txt", size=12)
     assert np.array_equal(again.trial_image, own.trial_image)
     with pytest.raises(DataError, match="1 names without a picture, such as p9"):
         with pytest.warns(UserWarning):
-            load_own(tmp_path, BETAS, ["p9"] * 10)
+            load_trials(tmp_path, BETAS, ["p9"] * 10)
 
 
 def folder_of(root, *names):
@@ -152,21 +147,21 @@ def test_text_that_names_pictures_is_not_taken_for_indices(tmp_path):
     folder = folder_of(tmp_path / "four", "1.png", "2.png", "3.png", "4.png")
     for text in (["1", "2", "3"], np.array(["3", "1", "1"], object)):
         with pytest.raises(DataError, match="could be file names or indices .*ending"):
-            load_own(folder, BETAS[:3], text, size=12)
+            load_trials(folder, BETAS[:3], text, size=12)
     (tmp_path / "shown.txt").write_text("1\n2\n3\n")
     with pytest.raises(DataError, match="could be file names or indices"):
-        load_own(folder, BETAS[:3], tmp_path / "shown.txt", size=12)
+        load_trials(folder, BETAS[:3], tmp_path / "shown.txt", size=12)
     for clear, wanted in (([1, 2, 3], [1, 2, 3]), (["1.png", "2.png", "3.png"], [0, 1, 2]),
                           (["1", "4", "1"], [0, 3, 0]),  # there is no index 4
                           (["0", "1", "3"], [0, 1, 3]),  # and no picture called 0
                           (["1", "2.png", "3"], [0, 1, 2])):  # fmt: skip
-        assert load_own(folder, BETAS[:3], clear, size=12).trial_image.tolist() == wanted
+        assert load_trials(folder, BETAS[:3], clear, size=12).trial_image.tolist() == wanted
     same = folder_of(tmp_path / "same", "0.png", "1.png", "2.png")  # either way the same
-    assert load_own(same, BETAS[:3], ["2", "1", "0"], size=12).trial_image.tolist() == [2, 1, 0]
+    assert load_trials(same, BETAS[:3], ["2", "1", "0"], size=12).trial_image.tolist() == [2, 1, 0]
     padded = folder_of(tmp_path / "padded", "01.png", "02.png", "1e1.png")
-    own = load_own(padded, BETAS[:3], ["1e1", "02.png", "01.png"], size=12)
+    own = load_trials(padded, BETAS[:3], ["1e1", "02.png", "01.png"], size=12)
     assert own.trial_image.tolist() == [2, 1, 0]
-    assert load_own(PICTURES, BETAS[:3], ["1", "2", "3"]).trial_image.tolist() == [1, 2, 3]
+    assert load_trials(PICTURES, BETAS[:3], ["1", "2", "3"]).trial_image.tolist() == [1, 2, 3]
 
 
 def test_a_name_of_two_pictures_is_refused(tmp_path):
@@ -174,13 +169,13 @@ def test_a_name_of_two_pictures_is_refused(tmp_path):
     for name, two in (("x", "a/x.png or b/x.png"), ("z", "b/z.bmp or b/z.png"),
                       ("b/z", "b/z.bmp or b/z.png")):  # fmt: skip
         with pytest.raises(DataError, match=f"{name} could be {two}; give the path"):
-            load_own(folder, BETAS[:3], [name, "y", "y"], size=12)
+            load_trials(folder, BETAS[:3], [name, "y", "y"], size=12)
     clear = ["x.png", "b/x.png", "a/x", "y", "y.png", "z.bmp"]
-    own = load_own(folder, BETAS[:6], clear, size=12)
+    own = load_trials(folder, BETAS[:6], clear, size=12)
     assert own.trial_image.tolist() == [5, 2, 0, 1, 1, 3]
     (folder / "x.png").unlink()
     with pytest.raises(DataError, match=r"x.png could be a/x.png or b/x.png"):
-        load_own(folder, BETAS[:2], ["x.png", "y"], size=12)
+        load_trials(folder, BETAS[:2], ["x.png", "y"], size=12)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +198,7 @@ def test_a_name_of_two_pictures_is_refused(tmp_path):
 def test_numbers_that_disagree(change, message):
     given = {"images": PICTURES, "betas": BETAS, "trial_image": SHOWN} | change
     with pytest.raises(DataError, match=message) as error:
-        load_own(**given)
+        load_trials(**given)
     assert "\n" not in str(error.value)
 
 
@@ -244,19 +239,18 @@ def test_free_memory_is_told():
 
 def test_repeats_never_straddle():
     names = [f"p{i}" for i in range(20)] + ["rep_p3", "rep_p5", "rep_p3"]
-    train, test = split_repeated(names)
+    plain = [plain_name(name) for name in names]
+    train, test = split_by_group(plain, ["p3", "p5"])
     assert test.tolist() == [3, 5, 20, 21, 22] and len(train) == 18
-    assert split_repeated(names, ["p0"])[1].tolist() == [0]
-    train, test = split_by_image(SHOWN, 0.4, seed=1)
-    assert not set(SHOWN[train]) & set(SHOWN[test]) and len(train) + len(test) == 10
-    refuse_leak([names[i] for i in split_repeated(names)[0]], ["p3", "p5"])
+    assert split_by_group(plain, ["p0"])[1].tolist() == [0]
+    refuse_leak([names[i] for i in train], ["p3", "p5"])
     with pytest.raises(DataError, match="some of both"):
-        split_repeated(names, ["q"])
+        split_by_group(plain, ["q"])
 
 
 def test_held_out_categories_are_never_trained_on():
     categories = np.array(["cat", "dog", "", "cat", "fish", "", "dog", "bird"])
-    train, test = split_by_category(categories, 0.25, seed=0)
+    train, test = split_by_group(categories, some_categories(categories, 0.25, seed=0))
     assert len(test) and not set(categories[train]) & set(categories[test])
     assert {2, 5} <= set(train.tolist())
 
@@ -356,7 +350,7 @@ def test_miyawaki_as_anybody_would_bring_it(tmp_path):
     np.save(tmp_path / "pictures.npy", pictures)
     np.save(tmp_path / "betas.npy", betas)
     np.savetxt(tmp_path / "shown.txt", which, fmt="%d")
-    own = load_own(tmp_path / "pictures.npy", tmp_path / "betas.npy", tmp_path / "shown.txt")
+    own = load_trials(tmp_path / "pictures.npy", tmp_path / "betas.npy", tmp_path / "shown.txt")
     assert own.images.shape == (20, 64, 64, 1) and own.betas.shape == (119, 967)
     assert np.bincount(own.trial_image).min() >= 2  # every picture came more than once
     parts = folds(own.groups)

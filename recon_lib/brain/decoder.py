@@ -55,7 +55,7 @@ class BrainDecoder:
             )
         if not np.isfinite(betas).all():
             raise DataError("the betas hold NaN or infinite values; expected numbers: drop those "
-                            "trials or voxels, as `data.load_own` does")
+                            "trials or voxels, as `data.load_trials` does")
         repeats = np.asarray(repeats)
         if not ((repeats > 0) & (repeats < np.inf)).all():
             raise DataError("repeats holds a number that is not above 0 and finite; expected how "

@@ -1,15 +1,19 @@
 """Reading other people's files: every failure is one line that names the file."""
 
+import csv
 import hashlib
 import json
 import math
 import re
 import zipfile
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 
 import h5py
 import numpy as np
+import pandas
+import psutil
 import scipy.io
 
 from recon_lib.common.errors import DataError, atomic_write
@@ -39,14 +43,8 @@ def readable(path):
 
 
 def available_memory():
-    """Free memory of this machine in bytes; 16 GiB where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 16 * 2**30
+    """Free memory of this machine in bytes."""
+    return psutil.virtual_memory().available
 
 
 def check_size(path, shape, dtype):
@@ -181,20 +179,48 @@ def _load(path, name):
     return np.ascontiguousarray(array.T) if path.suffix == ".mat" else array
 
 
-def read_table(path):
-    """Read numbers from a .csv, .tsv or .txt file: comma, semicolon, tab or space; (rows, columns).
+def read_table(path, **options):
+    """Read a text table: tabs, semicolons, commas or spaces between its cells; quotes are known.
 
-    A first line that is not all numbers is taken for a heading.
+    Parameters
+    ----------
+    path : path
+    **options
+        For `pandas.read_csv`, such as `dtype`, or `header=None` where there is no heading.
+
+    Returns
+    -------
+    DataFrame
+
+    Raises
+    ------
+    DataError
+        If the file is missing, empty or not text, or a row is not as wide as the first.
     """
-    path = Path(path)
-    lines = read_lines(path)
-    first = next((mark for mark in ",;\t" if mark in lines[0]), None)
-    try:
-        [float(field) for field in lines[0].split(first)]
-    except ValueError:
-        lines = lines[1:]
+    lines = read_lines(path, around=" ")
+    mark = next((mark for mark in "\t;," if mark in lines[0]), " ")
+    options |= {"sep": r"\s+" if mark == " " else mark}
+    if mark in "\t;" and "," in lines[-1] and "." not in lines[-1]:
+        options["decimal"] = ","
+    rows = map(str.split, lines) if mark == " " else csv.reader(lines, delimiter=mark)
+    width = None
+    for number, row in enumerate(rows, 1):
+        width = width or len(row)
+        if len(row) != width:
+            raise DataError(f"{path}: {len(row)} cells in row {number}, {width} in the first; "
+                            "expected as many: an empty cell keeps its separator")
     with readable(path):
-        return np.loadtxt(lines, delimiter=first, ndmin=2)
+        return pandas.read_csv(StringIO("\n".join(lines)), **options)
+
+
+def read_numbers(path):
+    """Read a table of numbers (rows, columns); a first row that is not all numbers is a heading."""
+    with readable(path):
+        table = read_table(path, header=None)
+        try:
+            return table.to_numpy(float)
+        except ValueError:
+            return table[1:].to_numpy(float)
 
 
 def read_array(path, prefer=(), ndim=None):
@@ -222,7 +248,7 @@ def read_array(path, prefer=(), ndim=None):
     match = WITH_KEY.fullmatch(str(path))
     path, key = (Path(match[1]), match[2]) if match else (Path(path), None)
     if path.suffix in (".csv", ".tsv", ".txt"):
-        return read_table(path)
+        return read_numbers(path)
     found = arrays_in(path)
     if key is None:
         fit = [n for n, (shape, _) in found.items() if ndim is None or len(shape) in ndim]
@@ -238,8 +264,8 @@ def read_array(path, prefer=(), ndim=None):
         return _load(path, key)
 
 
-def read_lines(path):
-    """Read the lines of a text file: any line ends, no blank lines, no spaces around.
+def read_lines(path, around=None):
+    """Read the lines of a text file: any line ends, no blank lines, nothing of `around` around.
 
     Raises
     ------
@@ -248,7 +274,7 @@ def read_lines(path):
     """
     with readable(path):
         text = Path(path).read_text(encoding="utf-8-sig")
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip(around) for line in text.splitlines() if line.strip(around)]
     if not lines:
         raise DataError(f"{path}: empty; expected one entry a line")
     return lines

@@ -13,7 +13,7 @@ from recon_lib.data.splits import plain_name
 
 
 @dataclass
-class OwnData:
+class ArrayData:
     """Pictures and responses that belong together.
 
     Attributes
@@ -45,7 +45,7 @@ def load_pictures(source, size, channels=None):
     ----------
     source : path or array
         A folder; a .npy, .npz, .mat or .h5 file (`file.npz:name` picks one array); or
-        (n, H, W) or (n, H, W, C) numbers of any type (see `recon_lib.data.pictures.to_uint8`).
+        (n, H, W) or (n, H, W, C) numbers of any type (see `recon_lib.data.pictures.as_uint8`).
     size : int
         Side in pixels.
     channels : {None, 1, 3}
@@ -219,7 +219,7 @@ def _by_name(plain, places, names):
     return np.array([min(places[name]) for name in plain], int)
 
 
-def load_own(images, betas, trial_image=None, groups=None, runs=None, size=64, channels=None):
+def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64, channels=None):
     """Bring anybody's pictures and responses into one shape, or say in one line why not.
 
     Parameters
@@ -241,7 +241,7 @@ def load_own(images, betas, trial_image=None, groups=None, runs=None, size=64, c
 
     Returns
     -------
-    OwnData
+    ArrayData
 
     Raises
     ------
@@ -275,4 +275,4 @@ def load_own(images, betas, trial_image=None, groups=None, runs=None, size=64, c
     shown = (np.cumsum(kept) - 1)[shown[useful]]
     groups = shown if groups is None else labels["groups"][useful]
     runs = None if runs is None else labels["runs"][useful]
-    return OwnData(pictures, betas[np.ix_(useful, voxels)], shown, groups, runs, voxels)
+    return ArrayData(pictures, betas[np.ix_(useful, voxels)], shown, groups, runs, voxels)

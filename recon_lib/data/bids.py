@@ -5,17 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas
 
-from recon_lib.common.errors import DataError
-from recon_lib.common.files import find, read_lines, readable
+from recon_lib.common.errors import DataError, atomic_write, check
+from recon_lib.common.files import find, read_table, readable
 from recon_lib.data.bold5000 import ROIS, SHOWN, TR
 from recon_lib.data.splits import plain_name
-from recon_lib.data.stimuli import picture_folder, write_lines
+from recon_lib.data.stimuli import picture_folder
 from recon_lib.data.volumes import load_volume, read_masks, save_volume, voxels_at
 
 MOTION = ("X", "Y", "Z", "RotX", "RotY", "RotZ")
-EVENTS = ("onset", "duration", "Subj", "Sess", "Run", "Trial", "ImgName", "ImgType", "StimOn(s)",
-          "StimOff(s)", "Response", "RT", "stim_file")  # fmt: skip
 TYPE_NAMES = {"COCO": "coco", "ImageNet": "imagenet", "Scene": "scenes"}
 
 
@@ -56,70 +55,61 @@ def run_stem(subject, session, run):
     return f"sub-{subject}/ses-{session:02d}/func/{name}"
 
 
-def write_run(root, subject, session, run, bold, ijk, onsets, names, tr=TR, shape=None,
-              repeated=(), confounds=None):  # fmt: skip
+def write_run(root, subject, run, shape=None, repeated=(), confounds=None):
     """Write one run as BIDS: `*_bold.nii.gz` (int16 with a slope), `*_events.tsv`, confounds.
 
     Parameters
     ----------
     root : path
     subject : str
-    session, run : int
-        From 1.
-    bold : (volumes, voxels) float32 array
-    ijk : (voxels, 3) int array
-        For instance `compact_box(voxels)`.
-    onsets : (trials,) array
-        Seconds.
-    names : sequence of str
-        Picture of each trial.
-    tr : float
+    run : Run
     shape : tuple of 3 int, optional
-        Grid; default: the smallest that holds `ijk`.
+        Grid; default: the smallest that holds the voxels.
     repeated : collection of str
         Pictures whose type is written as `rep_coco`, `rep_imagenet` or `rep_scenes`.
     confounds : (volumes, 6) array, optional
         Motion: three shifts in mm, three turns in rad.
     """
-    ijk, stem = np.asarray(ijk), run_stem(subject, session, run)
+    stem, ijk = run_stem(subject, run.session, run.run), np.asarray(run.ijk)
+    bold = check(run.bold, ("volumes", len(ijk)), what=f"{stem}: BOLD")
     shape = tuple(int(n) for n in ijk.max(0) + 1) if shape is None else shape
-    if not np.isfinite(bold).all():
-        raise DataError(f"{stem}: BOLD holds NaN or infinite values; expected finite ones")
     low, high = min(0.0, float(np.min(bold))), max(0.0, float(np.max(bold)))
     slope, middle = (high - low) / 65000 or 1.0, (high + low) / 2
     levels = np.rint((bold.T - np.float32(middle)) * np.float32(1 / slope)).astype(np.int16)
     box = np.full((int(np.prod(shape)), len(bold)), round(-middle / slope), np.int16, order="F")
     box[np.ravel_multi_index(ijk.T, shape, order="F")] = levels  # outside the brain: 0
-    save_volume(
-        Path(root, f"{stem}_bold.nii.gz"), box.reshape(*shape, -1, order="F"),
-        tr=tr, scaling=(slope, middle),
-    )  # fmt: skip
-    rows = ["\t".join(EVENTS)]
-    for trial, (onset, name) in enumerate(zip(onsets, names, strict=True), 1):
-        kind = ("rep_" if name in repeated else "") + TYPE_NAMES[picture_folder(name)]
-        start, end = f"{onset:.4f}", f"{onset + SHOWN:.4f}"
-        row = (start, f"{SHOWN:.4f}", subject.removeprefix("CSI"), session, run, trial, name, kind,
-               start, end, "n/a", "n/a", name)  # fmt: skip
-        rows.append("\t".join(map(str, row)))
-    write_lines(Path(root, f"{stem}_events.tsv"), rows)
+    save_volume(Path(root, f"{stem}_bold.nii.gz"), box.reshape(*shape, -1, order="F"),
+                tr=run.tr, scaling=(slope, middle))
+    kinds = [("rep_" if name in repeated else "") + TYPE_NAMES[picture_folder(name)]
+             for name in run.names]
+    _write_table(Path(root, f"{stem}_events.tsv"), "%.4f", {
+        "onset": run.onsets, "duration": run.durations, "Subj": subject.removeprefix("CSI"),
+        "Sess": run.session, "Run": run.run, "Trial": range(1, len(kinds) + 1),
+        "ImgName": run.names, "ImgType": kinds, "StimOn(s)": run.onsets,
+        "StimOff(s)": run.onsets + run.durations, "Response": None, "RT": None,
+        "stim_file": run.names,
+    })
     if confounds is not None:
-        rows = ["\t".join(MOTION)] + ["\t".join(f"{x:.6f}" for x in row) for row in confounds]
-        write_lines(Path(root, "derivatives/fmriprep", f"{stem}_bold_confounds.tsv"), rows)
+        path = Path(root, "derivatives/fmriprep", f"{stem}_bold_confounds.tsv")
+        _write_table(path, "%.6f", dict(zip(MOTION, np.transpose(confounds), strict=True)))
+
+
+def _write_table(path, digits, columns):
+    with atomic_write(path) as partial:
+        pandas.DataFrame(columns).to_csv(partial, sep="\t", index=False, na_rep="n/a",
+                                         float_format=digits, lineterminator="\n")
 
 
 def _events(path):
     """Onsets and durations in seconds, and picture names, from a BIDS events file."""
-    lines = read_lines(path)
-    columns = lines[0].split("\t")
-    name = next((c for c in ("stim_file", "ImgName") if c in columns), None)
-    if "onset" not in columns or name is None or len(lines) < 2:
-        raise DataError(f"{path}: columns {columns}; expected onset and ImgName or stim_file")
+    table = read_table(path)
+    name = next((c for c in ("stim_file", "ImgName") if c in table), None)
+    if "onset" not in table or name is None or len(table) == 0:
+        raise DataError(f"{path}: columns {list(table)}; expected onset and ImgName or stim_file")
     with readable(path):
-        rows = [dict(zip(columns, line.split("\t"), strict=False)) for line in lines[1:]]
-        onsets = np.array([float(row["onset"]) for row in rows])
-        durations = np.array([float(row.get("duration", SHOWN)) for row in rows])
-        names = [plain_name(Path(row[name]).name) for row in rows]
-    return onsets, durations, names
+        onsets = table["onset"].to_numpy(float)
+        durations = table.get("duration", pandas.Series(SHOWN, table.index)).to_numpy(float)
+        return onsets, durations, [plain_name(Path(one).name) for one in table[name]]
 
 
 def read_run(root, subject, session, run, rois=ROIS, masks=None):
@@ -134,8 +124,8 @@ def read_run(root, subject, session, run, rois=ROIS, masks=None):
     session, run : int
         From 1.
     rois : sequence of str
-    masks : tuple, optional
-        What `read_masks` returned, to read them only once.
+    masks : Masks, optional
+        To read them only once.
 
     Returns
     -------
@@ -151,9 +141,8 @@ def read_run(root, subject, session, run, rois=ROIS, masks=None):
         path = find(root, f"derivatives/fmriprep/{stem}_bold_space-T1w_preproc.nii.gz")
     except DataError:
         path = find(root, f"{stem}_bold.nii.gz")
-    roi, ijk, like = read_masks(root, subject, rois) if masks is None else masks
-    image = load_volume(path)
-    bold = voxels_at(path, image, ijk, like)
+    masks, image = masks or read_masks(root, subject, rois), load_volume(path)
+    bold = voxels_at(path, image, masks)
     events = find(root, f"{stem}_events.tsv")
     onsets, durations, names = _events(events)
     tr = float(image.header.get_zooms()[3]) or TR
@@ -163,7 +152,7 @@ def read_run(root, subject, session, run, rois=ROIS, masks=None):
             f"{events}: a trial at {onsets.max():.0f} s, but {path.name} has {len(bold)} volumes "
             f"({len(bold) * tr:.0f} s); is the run truncated?"
         )
-    return Run(bold, roi, ijk, onsets, durations, names, tr, session, run)
+    return Run(bold, masks.roi, masks.ijk, onsets, durations, names, tr, session, run)
 
 
 def read_confounds(root, subject, session, run, columns=MOTION):
@@ -173,16 +162,13 @@ def read_confounds(root, subject, session, run, columns=MOTION):
         path = find(root, f"{stem}_bold_confounds.tsv")
     except DataError:  # its name since fMRIPrep 1.2
         path = find(root, f"{stem}_desc-confounds_regressors.tsv")
-    lines = read_lines(path)
-    names = lines[0].split("\t")
-    absent = [column for column in columns if column not in names]
+    table = read_table(path)
+    absent = [column for column in columns if column not in table]
     if absent:
-        raise DataError(f"{path}: no column {', '.join(absent)}; it holds {', '.join(names[:8])}")
+        raise DataError(f"{path}: no column {', '.join(absent)}; it holds "
+                        f"{', '.join(map(str, table.columns[:8]))}")
     with readable(path):
-        rows = [line.split("\t") for line in lines[1:]]
-        places = [names.index(column) for column in columns]
-        values = [[float(row[i].replace("n/a", "nan")) for i in places] for row in rows]
-    return np.nan_to_num(np.array(values, np.float32))
+        return np.nan_to_num(table[list(columns)].to_numpy(np.float32))
 
 
 def list_runs(root, subject):
@@ -196,7 +182,7 @@ def list_runs(root, subject):
     folder = find(root, f"sub-{subject}")
     paths = sorted(folder.glob("ses-*/func/*_task-5000scenes_run-*_events.tsv"))
     found = sorted({tuple(map(int, re.search(r"_ses-(\d+)_.*_run-(\d+)_", p.name).groups()))
-                    for p in paths})  # fmt: skip
+                    for p in paths})
     if not found:
         raise DataError(f"{folder}: no runs; expected {run_stem(subject, 1, 1)}_events.tsv")
     for session in range(1, found[-1][0] + 1):

@@ -13,23 +13,18 @@ import h5py
 import numpy as np
 import scipy.io
 
-from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.errors import DataError, atomic_write, check
 from recon_lib.common.files import arrays_in, completed, find, read_array
-from recon_lib.data.stimuli import RUNS_PER_SESSION as RUNS_PER_SESSION
-from recon_lib.data.stimuli import TRIALS_PER_RUN as TRIALS_PER_RUN
 from recon_lib.data.stimuli import (
+    RUNS_PER_SESSION,
+    TRIALS_PER_RUN,
     image_lists,
     read_stimuli,
     stim_list,
-    trial_runs,
     with_repeats,
     write_lines,
     write_presentation_lists,
 )
-from recon_lib.data.stimuli import read_images as read_images
-from recon_lib.data.stimuli import read_repeated as read_repeated
-from recon_lib.data.stimuli import write_images as write_images
-from recon_lib.data.stimuli import write_repeated as write_repeated
 
 ROIS = ("EarlyVis", "LOC", "OPA", "PPA", "RSC")
 KEYS = tuple(side + roi for roi in ROIS for side in ("LH", "RH"))
@@ -73,43 +68,39 @@ class Betas:
     subject: str
 
 
-def _design(subject, trials, session, run):
-    if (session is None) != (run is None):
-        raise DataError("session without run, or run without session; give both or neither")
-    if session is None:
-        return trial_runs(subject, trials)
-    return np.asarray(session), np.asarray(run)
+    def __post_init__(self):
+        self.values = check(self.values, (len(self.stimuli), len(self.roi)), False, "betas")
+
+    def write_lists(self, root):
+        """Write the presentation lists that belong to these trials."""
+        write_presentation_lists(root, self.subject, self.stimuli, self.session, self.run)
+
+    def regions(self):
+        """(trials, voxels) array of each region, by its name."""
+        return {key: self.values[:, self.roi == key] for key in dict.fromkeys(self.roi.tolist())}
 
 
-def write_r1(root, subject, rois, stimuli, session=None, run=None, tr="34", kinds=("h5", "mat")):
+def write_r1(root, betas, tr="34", kinds=("h5", "mat")):
     """Write release 1: `ROIs/CSI1/{h5,mat}/CSI1_ROIs_TR34.{h5,mat}` and its picture list.
 
     Parameters
     ----------
     root : path
-    subject : str
-    rois : dict of str to (trials, voxels) array
-        Keyed "LHEarlyVis", "RHEarlyVis", ...
-    stimuli : list of str
-        Picture of each trial, without `rep_`.
-    session, run : (trials,) int arrays, optional
-        Default: the published order.
+    betas : Betas
     tr : str
         Which time point this is: "1" to "5", or "34".
     kinds : sequence of {"h5", "mat"}
     """
-    trials = _same_length(rois, stimuli)
-    folder = Path(root, "ROIs", subject)
+    folder, name = Path(root, "ROIs", betas.subject), f"{betas.subject}_ROIs_TR{tr}"
     if "h5" in kinds:
-        with atomic_write(folder / "h5" / f"{subject}_ROIs_TR{tr}.h5") as partial:
-            with h5py.File(partial, "w") as file:
-                for key, values in rois.items():
-                    file.create_dataset(key, data=values)
+        with atomic_write(folder / f"h5/{name}.h5") as partial, h5py.File(partial, "w") as file:
+            for key, values in betas.regions().items():
+                file[key] = values
     if "mat" in kinds:
-        with atomic_write(folder / "mat" / f"{subject}_ROIs_TR{tr}.mat") as partial:
-            scipy.io.savemat(partial, dict(rois))
-    write_lines(Path(root, stim_list(subject)), with_repeats(stimuli))
-    write_presentation_lists(root, subject, stimuli, *_design(subject, trials, session, run))
+        with atomic_write(folder / f"mat/{name}.mat") as partial:
+            scipy.io.savemat(partial, betas.regions())
+    write_lines(Path(root, stim_list(betas.subject)), with_repeats(betas.stimuli))
+    betas.write_lists(root)
 
 
 def read_r1(root, subject, tr="34", rois=ROIS):
@@ -135,7 +126,7 @@ def read_r1(root, subject, tr="34", rois=ROIS):
     DataError
         Missing, truncated or swapped files; a list of another length. Names the file.
     """
-    stimuli, session, run, listed = read_stimuli(root, subject, stim_list(subject))
+    trials = read_stimuli(root, subject, stim_list(subject))
     try:
         path = find(root, f"ROIs/{subject}/h5/{subject}_ROIs_TR{tr}.h5")
     except DataError as missing:
@@ -149,38 +140,36 @@ def read_r1(root, subject, tr="34", rois=ROIS):
         if key not in present:
             raise DataError(f"{path}: no region {key}; it holds {', '.join(present) or 'nothing'}")
         values[key] = read_array(f"{path}:{key}")
-    paths = dict.fromkeys(values, path)
-    return _assemble(root, subject, values, paths, stimuli, session, run, listed)
+    return _assemble(root, subject, values, dict.fromkeys(values, path), trials)
 
 
-def write_r2(root, subject, rois, stimuli, session=None, run=None, kind="D"):
+def write_r2(root, betas, kind="D"):
     """Write release 2's ROI betas, one .npy a region, and `CSI1_imgnames.txt`.
 
     Parameters
     ----------
-    root, subject, rois, stimuli, session, run
-        As in `write_r1`; values in % signal change.
+    root : path
+    betas : Betas
+        In % signal change.
     kind : {"A", "B", "C", "D"}
         The version of the GLM, see `R2_TYPES`.
     """
-    trials = _same_length(rois, stimuli)
-    for key, values in rois.items():
-        name = f"{subject}_GLMbetas-{R2_TYPES[kind]}_allses_{key}.npy"
+    for key, values in betas.regions().items():
+        name = f"{betas.subject}_GLMbetas-{R2_TYPES[kind]}_allses_{key}.npy"
         with atomic_write(Path(root, "BOLD5000_GLMsingle_ROI_betas", "py", name)) as partial:
             np.save(partial, values)
-    write_lines(Path(root, f"{subject}_imgnames.txt"), stimuli)
-    write_presentation_lists(root, subject, stimuli, *_design(subject, trials, session, run))
+    write_lines(Path(root, f"{betas.subject}_imgnames.txt"), betas.stimuli)
+    betas.write_lists(root)
 
 
 def read_r2(root, subject, rois=ROIS, kind="D"):
     """Read release 2's ROI betas (.npy); parameters and errors as in `read_r1`."""
-    stimuli, session, run, listed = read_stimuli(root, subject, *image_lists(subject))
-    values, paths = {}, {}
+    trials, values, paths = read_stimuli(root, subject, *image_lists(subject)), {}, {}
     for key in roi_keys(rois):
         folder = "BOLD5000_GLMsingle_ROI_betas/py"
         paths[key] = find_r2(root, folder, subject, kind, f"allses_{key}.npy")
         values[key] = read_array(paths[key])
-    return _assemble(root, subject, values, paths, stimuli, session, run, listed)
+    return _assemble(root, subject, values, paths, trials)
 
 
 def find_r2(root, folder, subject, kind, ending):
@@ -202,28 +191,22 @@ def roi_keys(rois):
     return [side + roi for roi in rois for side in ("LH", "RH")]
 
 
-def _same_length(rois, stimuli):
-    lengths = {key: len(values) for key, values in rois.items()}
-    if set(lengths.values()) != {len(stimuli)}:
-        raise DataError(f"{len(stimuli)} pictures but regions of {lengths} trials; expected equal")
-    return len(stimuli)
-
-
-def _assemble(root, subject, values, paths, stimuli, session, run, listed):
+def _assemble(root, subject, values, paths, trials):
     """Check every region against the picture list, join them and drop voxels without data."""
+    expected = len(trials.stimuli)
     for key, array in values.items():
-        if array.ndim == 2 and array.shape[1] == len(stimuli) != len(array):
+        if array.ndim == 2 and array.shape[1] == expected != len(array):
             values[key] = array.T  # stored (voxels, trials)
-        elif array.ndim != 2 or len(array) != len(stimuli):
+        elif array.ndim != 2 or len(array) != expected:
             raise DataError(
-                f"{paths[key]}: {key} has shape {array.shape}, but {listed.name} has "
-                f"{len(stimuli)} lines; expected (trials, voxels): another subject's file or list?"
+                f"{paths[key]}: {key} has shape {array.shape}, but {trials.path.name} has "
+                f"{expected} lines; expected (trials, voxels): another subject's file or list?"
             )
     counts = {key: array.shape[1] for key, array in values.items()}
-    check_voxels(root, subject, counts, paths, len(stimuli))
-    joined = np.concatenate(list(values.values()), axis=1).astype(np.float32)
-    roi = np.concatenate([np.full(array.shape[1], key) for key, array in values.items()])
-    return drop_voxels(Betas(joined, roi, stimuli, session, run, subject))
+    check_voxels(root, subject, counts, paths, expected)
+    whole = np.concatenate(list(values.values()), axis=1).astype(np.float32)
+    roi = np.repeat(list(counts), list(counts.values()))
+    return drop_voxels(Betas(whole, roi, trials.stimuli, trials.session, trials.run, subject))
 
 
 def check_voxels(root, subject, counts, paths, trials):
@@ -258,8 +241,8 @@ def drop_voxels(betas):
         where = ", ".join(np.unique(betas.roi[~finite]).tolist())
         warnings.warn(
             f"{betas.subject}: {int((~finite).sum())} of {len(finite)} voxels dropped, values "
-            f"missing ({where})", stacklevel=3
-        )  # fmt: skip
+            f"missing ({where})", stacklevel=3,
+        )
         if not finite.any():
             raise DataError(f"{betas.subject}: no voxel without missing values is left in {where}")
         betas.values, betas.roi = betas.values[:, finite], betas.roi[finite]

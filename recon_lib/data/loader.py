@@ -4,14 +4,8 @@ import numpy as np
 import torch
 
 from recon_lib.common.errors import DataError
-from recon_lib.data.arrays import load_own as load_own
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
-from recon_lib.data.splits import folds as folds
-from recon_lib.data.splits import refuse_leak as refuse_leak
-from recon_lib.data.splits import split_by_category as split_by_category
-from recon_lib.data.splits import split_by_image as split_by_image
-from recon_lib.data.splits import split_repeated as split_repeated
 
 
 class BatchLoader:
@@ -146,7 +140,7 @@ class BatchLoader:
 def create_loader(
     image_size, batch_size, data_path=None, images=None, vectors=None, shuffle=True, seed=0,
     channels=None, rank=0, world=1, mirror=False,
-):  # fmt: skip
+):
     """Make a `BatchLoader` from pictures of any kind.
 
     Parameters

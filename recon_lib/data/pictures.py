@@ -18,7 +18,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by conten
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
 
 
-def to_uint8(array):
+def as_uint8(array):
     """Bring picture values of any type to 0–255.
 
     Parameters
@@ -98,7 +98,7 @@ def uint8_pictures(images):
     if unit or not (low >= 0 and high <= 255) or not np.array_equal(images, np.rint(images)):
         raise DataError(f"found pictures of type {images.dtype} with values from {low:.4g} to "
                         f"{high:.4g}, expected whole numbers from 0 to 255: bring them there with "
-                        "pictures.to_uint8")
+                        "pictures.as_uint8")
     return images.astype(np.uint8)
 
 
@@ -119,7 +119,7 @@ def square_arrays(images, size, channels=None):
     Parameters
     ----------
     images : (n, H, W), (n, H, W, C) or (n, C, H, W) array
-        Grey, colour, or colour with alpha; any number type (see `to_uint8`).
+        Grey, colour, or colour with alpha; any number type (see `as_uint8`).
     size : int
         Side of the result in pixels; 0 keeps pictures that are square already.
     channels : {None, 1, 3}
@@ -141,7 +141,7 @@ def square_arrays(images, size, channels=None):
         raise DataError(
             f"pictures of shape {shape}: expected (n, height, width) or (n, height, width, 3)"
         )
-    return squared(to_uint8(images), size, channels)
+    return squared(as_uint8(images), size, channels)
 
 
 def squared(images, size, channels=None):
@@ -172,7 +172,7 @@ def to_pillow(picture):
     if picture.mode.startswith("I;16"):
         return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
-        return Image.fromarray(to_uint8(np.asarray(picture)))
+        return Image.fromarray(as_uint8(np.asarray(picture)))
     if picture.mode in ("1", "L"):
         return picture.convert("L")
     if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La", "P"):

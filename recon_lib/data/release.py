@@ -1,4 +1,4 @@
-"""One subject of a release, embedded or real: pictures, betas and split, ready for decoding."""
+"""Subjects of a release, embedded or real: pictures, betas and one split for all of them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,8 +11,7 @@ from recon_lib.bold.betas import zscore_sessions
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import find, read_dataset, readable
 from recon_lib.data import bold5000, stimuli, volumes
-from recon_lib.data.splits import refuse_leak, some_categories, split_by_group, split_repeated
-from recon_lib.world import scenes
+from recon_lib.data.splits import refuse_leak, some_categories, split_by_group
 
 SUBJECT = "CSI1"
 ROOT = Path("data/experiment")
@@ -47,6 +46,8 @@ class Experiment:
         How the test trials were chosen.
     held : tuple of str
         The held-out categories.
+    test_index : (m,) int array
+        The pictures of the test trials, sorted.
     """
 
     images: np.ndarray
@@ -60,7 +61,7 @@ class Experiment:
     truth: Path | None = None
     split: str = "repeated"
     held: tuple = ()
-    test_index: np.ndarray = field(init=False)  # (m,) pictures of the test trials, sorted
+    test_index: np.ndarray = field(init=False)
 
     def __post_init__(self):
         self.test_index = np.unique(self.image[self.test])
@@ -95,6 +96,12 @@ def read_truth(path, key, names):
         return read_dataset(file, key)[[place[n] for n in names]]
 
 
+def read_factors(root, names):
+    """What the pictures of a simulated experiment were drawn from; None for any other."""
+    path = Path(root, "truth.h5")
+    return read_truth(path, "factors", names) if path.exists() else None
+
+
 def read_release(root, name, release, rois):
     """Read one subject's responses: release 1, or 2 as ROI arrays or else as volumes with masks."""
     if release == 1:
@@ -115,8 +122,8 @@ def read_release(root, name, release, rois):
 def trial_categories(data, factors=None):
     """Category of each trial's picture: what was drawn, or else what the file's name tells."""
     if factors is not None:
-        names, image = np.unique(data.stimuli, return_inverse=True)
-        return np.array(scenes.KINDS)[factors["kind"][image]].tolist()
+        image = np.unique(data.stimuli, return_inverse=True)[1]
+        return np.array(stimuli.KINDS)[factors["kind"][image]].tolist()
     return [stimuli.category(name) for name in data.stimuli]
 
 
@@ -147,35 +154,25 @@ def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE, spli
         raise DataError(f"no folder {root}; make it with `python -m recon_lib simulate`")
     data = read_release(root, name, release, rois)
     names, image = np.unique(data.stimuli, return_inverse=True)
-    truth = Path(root, "truth.h5")
-    truth = truth if truth.exists() else None
-    factors = None if truth is None else read_truth(truth, "factors", names)
+    factors, truth = read_factors(root, names), Path(root, "truth.h5")
     if split == "repeated":
-        _, test = split_repeated(data.stimuli, stimuli.read_repeated(root))
+        _, tested = split_by_group(data.stimuli, stimuli.read_repeated(root))
     elif split == "category":
-        kinds = trial_categories(data, factors)
-        held = sorted(some_categories(kinds) if held is None else held)
-        _, test = split_by_group(kinds, held)
+        categories = trial_categories(data, factors)
+        held = sorted(some_categories(categories) if held is None else held)
+        _, tested = split_by_group(categories, held)
     else:
         raise DataError(f"split is {split!r}; expected repeated or category")
-    tested = np.zeros(len(data.stimuli), bool)
-    tested[test] = True
+    test = np.isin(np.arange(len(image)), tested)
     return Experiment(
-        images=stimuli.read_images(root, names, size),
-        image=image,
-        betas=zscore_sessions(data.values, data.session, ~tested),
-        roi=data.roi,
-        test=tested,
-        session=data.session,
-        names=names,
-        factors=factors,
-        truth=truth,
-        split=split,
-        held=tuple(held or ()),
+        stimuli.read_images(root, names, size), image,
+        zscore_sessions(data.values, data.session, ~test), data.roi, test, data.session, names,
+        factors, truth if truth.exists() else None, split, tuple(held or ()),
     )
 
 
-def load_joined(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="repeated", **options):
+def load_subjects(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="repeated",
+                  **options):
     """Read several subjects of a release, with the same pictures held out for all.
 
     A picture that is test for one subject and trains another would teach the network the answer,
@@ -186,9 +183,9 @@ def load_joined(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="rep
     root : path
     names : sequence of str
     release, split
-        See `release.load`.
+        See `load`.
     **options
-        For `release.load`.
+        For `load`.
 
     Returns
     -------
@@ -202,41 +199,34 @@ def load_joined(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="rep
     if len(set(names)) != len(names):
         raise DataError(f"subjects {', '.join(names)}; expected each once")
     if split == "category" and "held" not in options:
-        options["held"] = some_categories(sum((categories(root, n, release) for n in names), []))
-    people = {name: load(root, name, release, split=split, **options) for name in names}
-    test = np.concatenate([x.images[x.test_index] for x in people.values()])
-    for x in people.values():
+        categories = []
+        for name in names:
+            data = read_release(root, name, release, rois=("RSC",))  # the smallest is enough
+            categories += trial_categories(data, read_factors(root, np.unique(data.stimuli)))
+        options["held"] = some_categories(categories)
+    subjects = {name: load(root, name, release, split=split, **options) for name in names}
+    test = np.concatenate([x.images[x.test_index] for x in subjects.values()])
+    for x in subjects.values():
         refuse_leak(x.images[np.unique(x.image[~x.test])], test)
-    return people
+    return subjects
 
 
-def categories(root, name, release):
-    """Category of each trial of a subject; see `release.trial_categories`."""
-    data = read_release(root, name, release, rois=("RSC",))  # the smallest is enough
-    truth = Path(root, "truth.h5")
-    names = np.unique(data.stimuli)
-    return trial_categories(data, read_truth(truth, "factors", names) if truth.exists() else None)
-
-
-def unique_pictures(people):
+def unique_pictures(subjects):
     """The pictures of all subjects' training trials, each once, in the order of their names.
 
     Parameters
     ----------
-    people : sequence of Experiment
+    subjects : sequence of Experiment
 
     Returns
     -------
     (n, H, W, C) uint8 array
     """
-    found = {}
-    for x in people:
-        for i in np.unique(x.image[~x.test]):
-            found[str(x.names[i])] = x.images[i]
+    found = {str(x.names[i]): x.images[i] for x in subjects for i in np.unique(x.image[~x.test])}
     return np.stack([found[name] for name in sorted(found)])
 
 
-def joined_source(sources):
+def subjects_source(sources):
     """One function for `create_loader(vectors=…)` from one for each subject.
 
     Each picture of a batch is shown to a subject drawn at random: the network learns to read all
@@ -256,7 +246,7 @@ def joined_source(sources):
 
     def vectors(index, generator):
         who = torch.randint(len(sources), (len(index),), generator=generator)
-        all_of_them = torch.stack([source(index, generator) for source in sources])  # (s, b, d)
-        return all_of_them[who, torch.arange(len(index))]
+        every = torch.stack([source(index, generator) for source in sources])  # (s, b, d)
+        return every[who, torch.arange(len(index))]
 
     return vectors

@@ -45,63 +45,29 @@ def split_by_group(groups, test_groups):
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def split_by_image(trial_image, fraction=0.1, seed=0):
-    """Hold out a random share of the pictures with all of their trials."""
-    return split_by_group(trial_image, _some(trial_image, fraction, seed))
-
-
-def split_repeated(stimuli, repeated=None):
-    """BOLD5000's standard split: the repeated pictures are test, each with all its trials.
+def some_categories(categories, fraction=0.1, seed=0):
+    """A random share of the categories, never "" (no single category, as in COCO).
 
     Parameters
     ----------
-    stimuli : sequence of str
-        Picture name of each trial, with or without `rep_`.
-    repeated : collection of str, optional
-        The names on the list of 113; default: whatever is shown more than once.
-
-    Returns
-    -------
-    train, test : index arrays
-    """
-    names = [plain_name(name) for name in stimuli]
-    if repeated is None:
-        once, counts = np.unique(names, return_counts=True)
-        repeated = once[counts > 1].tolist()
-    return split_by_group(names, {plain_name(name) for name in repeated})
-
-
-def split_by_category(categories, fraction=0.1, seed=0):
-    """Hold out whole categories, so that the test asks for things never seen in training.
-
-    Parameters
-    ----------
-    categories : sequence of str
-        Category of each trial; "" (no single category, as in COCO) always trains.
+    categories : sequence
+        Of each trial.
     fraction : float
-        Share of the categories to hold out.
+        Share to hold out: at least one, and not all.
     seed : int
 
-    Returns
-    -------
-    train, test : index arrays
+    Raises
+    ------
+    DataError
+        If there are fewer than two, or the share is not between 0 and 1.
     """
-    return split_by_group(categories, some_categories(categories, fraction, seed))
-
-
-def some_categories(categories, fraction=0.1, seed=0):
-    """A random share of the categories, never "" (no single category)."""
-    return _some([c for c in one_label_each(categories).tolist() if c != ""], fraction, seed)
-
-
-def _some(groups, fraction, seed):
-    groups = np.unique(one_label_each(groups))
+    names = np.unique([c for c in one_label_each(categories).tolist() if c != ""])
     if not 0 < fraction < 1:
         raise DataError(f"a share of {fraction} to hold out; expected more than 0 and less than 1")
-    if len(groups) < 2:
-        raise DataError(f"{len(groups)} group(s) to split; expected two or more")
-    count = min(len(groups) - 1, max(1, round(fraction * len(groups))))
-    return np.random.default_rng(seed).permutation(groups)[:count].tolist()
+    if len(names) < 2:
+        raise DataError(f"{len(names)} group(s) to split; expected two or more")
+    count = min(len(names) - 1, max(1, round(fraction * len(names))))
+    return np.random.default_rng(seed).permutation(names)[:count].tolist()
 
 
 def folds(groups, k=None, seed=0):

@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -20,9 +21,31 @@ RUNS_PER_SESSION = {
     "CSI3": (10, 9, 10, 9, 10, 10, 10, 9, 9, 9, 10, 9, 9, 9, 10),
     "CSI4": (10, 9, 9, 10, 9, 9, 9, 9, 10),
 }
+KINDS = ("bottle", "cat", "chair", "face", "house", "scissors", "shoe", "scrambled", "tree", "car",
+         "fish", "cup", "flower", "bird")  # the categories of TinyScenes
 LISTS = "Stimuli_Presentation_Lists"
 PRESENTED = "Scene_Stimuli/Presented_Stimuli"
 REPEATED = "Scene_Stimuli/repeated_stimuli_113_list.txt"
+
+
+@dataclass
+class Trials:
+    """What a subject saw when.
+
+    Attributes
+    ----------
+    stimuli : list of str
+        Picture of each trial, without `rep_`.
+    session, run : (trials,) int arrays
+        Counted from 1; runs start anew in each session.
+    path : Path
+        The list that was read.
+    """
+
+    stimuli: list
+    session: np.ndarray
+    run: np.ndarray
+    path: Path
 
 
 def trial_runs(subject, trials):
@@ -64,10 +87,7 @@ def write_presentation_lists(root, subject, stimuli, session, run):
 
 
 def read_presentation_lists(root, subject):
-    """Read the lists of all runs: picture names without `rep_`, session and run of each trial.
-
-    Returns None where the release has no such lists.
-    """
+    """Read the lists of all runs as `Trials`; None where the release has no such lists."""
     try:
         folder = find(root, f"{LISTS}/{subject}")
     except DataError:
@@ -80,20 +100,11 @@ def read_presentation_lists(root, subject):
             names += lines
             session += [int(match[1])] * len(lines)
             run += [int(match[2])] * len(lines)
-    return (names, np.array(session), np.array(run)) if names else None
+    return Trials(names, np.array(session), np.array(run), folder) if names else None
 
 
 def read_stimuli(root, subject, *lists):
-    """Picture names, session and run of every trial, from the first of `lists` that exists.
-
-    Returns
-    -------
-    stimuli : list of str
-        Without `rep_`.
-    session, run : (trials,) int arrays
-    path : Path
-        The list that was read.
-    """
+    """Read what was shown in every trial, from the first of `lists` that exists, as `Trials`."""
     runs = read_presentation_lists(root, subject)
     for name in lists:
         try:
@@ -102,22 +113,22 @@ def read_stimuli(root, subject, *lists):
             continue
         stimuli = [plain_name(line) for line in read_lines(path)]
         if runs is None:
-            return stimuli, *trial_runs(subject, len(stimuli)), path
-        if len(runs[0]) != len(stimuli):
+            return Trials(stimuli, *trial_runs(subject, len(stimuli)), path)
+        if len(runs.stimuli) != len(stimuli):
             raise DataError(
-                f"{path}: {len(stimuli)} lines, but {len(runs[0])} in the lists of the single "
+                f"{path}: {len(stimuli)} lines, but {len(runs.stimuli)} in the lists of the single "
                 f"runs ({LISTS}/{subject}); expected one a trial, fetch it again"
             )
-        if runs[0] != stimuli:
-            first = next(i for i, name in enumerate(stimuli) if name != runs[0][i])
+        if runs.stimuli != stimuli:
+            first = next(i for i, name in enumerate(stimuli) if name != runs.stimuli[i])
             raise DataError(
-                f"{path}: trial {first + 1} is {stimuli[first]}, but {runs[0][first]} in "
+                f"{path}: trial {first + 1} is {stimuli[first]}, but {runs.stimuli[first]} in "
                 f"{LISTS}/{subject}; is this another subject's list?"
             )
-        return stimuli, runs[1], runs[2], path
+        return Trials(stimuli, runs.session, runs.run, path)
     if runs is None:
         raise DataError(f"{Path(root) / lists[0]}: no such file; expected {subject}'s picture list")
-    return *runs, find(root, f"{LISTS}/{subject}")
+    return runs
 
 
 def write_repeated(root, names):

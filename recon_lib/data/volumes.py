@@ -6,6 +6,7 @@ CSI4 70x89x70.
 
 import gzip
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -24,6 +25,24 @@ MISNAMED = {  # published under these names
     ("CSI3", "RHLOC"): "RHLO",
 }
 AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])  # 2 mm voxels
+
+
+@dataclass
+class Masks:
+    """Where the voxels of some regions lie.
+
+    Attributes
+    ----------
+    roi : (voxels,) str array
+        In the order asked for, left before right.
+    ijk : (voxels, 3) int array
+    image : nibabel image
+        The last mask: its grid and affine.
+    """
+
+    roi: np.ndarray
+    ijk: np.ndarray
+    image: nibabel.Nifti1Image
 
 
 def compact_box(voxels):
@@ -65,7 +84,7 @@ def mask_path(subject, key):
     return f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz"
 
 
-def write_masks(root, subject, roi, ijk, shape=None, affine=AFFINE):
+def write_masks(root, subject, roi, ijk, shape=None):
     """Write one mask a region, and `CSI1_brainmask.nii.gz`.
 
     Parameters
@@ -96,8 +115,8 @@ def write_masks(root, subject, roi, ijk, shape=None, affine=AFFINE):
         mask = np.zeros(shape, np.uint8)
         mask[tuple(ijk[roi == key].T)] = 1
         brain |= mask
-        save_volume(Path(root, mask_path(subject, key)), mask, affine)
-    save_volume(Path(root, f"{subject}_brainmask.nii.gz"), brain, affine)
+        save_volume(Path(root, mask_path(subject, key)), mask)
+    save_volume(Path(root, f"{subject}_brainmask.nii.gz"), brain)
 
 
 def _grid(ijk, shape=None):
@@ -113,17 +132,8 @@ def _grid(ijk, shape=None):
 
 
 def read_masks(root, subject, rois=ROIS):
-    """Read ROI masks.
-
-    Returns
-    -------
-    roi : (voxels,) str array
-        In the order of `rois`, left before right.
-    ijk : (voxels, 3) int array
-    image : nibabel image
-        The last mask: its grid and affine.
-    """
-    names, places, image, shape = [], [], None, None
+    """Read the masks of some regions, both hemispheres, as `Masks`."""
+    names, places, shape = [], [], None
     for key in roi_keys(rois):
         try:
             path = find(root, mask_path(subject, key))
@@ -139,11 +149,12 @@ def read_masks(root, subject, rois=ROIS):
             raise DataError(f"{path}: an empty mask; expected the voxels of {key}, fetch it again")
         names.append(np.full(len(ijk), key))
         places.append(ijk)
-    return np.concatenate(names), np.concatenate(places), image
+    return Masks(np.concatenate(names), np.concatenate(places), image)
 
 
-def voxels_at(path, image, ijk, like):
-    """Values (volumes, voxels) of a 4-D image at `ijk`, after checking that the grids agree."""
+def voxels_at(path, image, masks):
+    """Values (volumes, voxels) of a 4-D image in the masks, after checking that the grids agree."""
+    like = masks.image
     if image.ndim != 4 or image.shape[:3] != like.shape:
         raise DataError(
             f"{path}: grid {image.shape[:3]}, the masks have {like.shape}; they fit volumes in "
@@ -153,7 +164,7 @@ def voxels_at(path, image, ijk, like):
     with readable(path):  # integers are scaled after selecting: less memory, less time
         scaled = hasattr(image.dataobj, "get_unscaled")
         data = image.dataobj.get_unscaled() if scaled else np.asarray(image.dataobj)
-        flat = np.ravel_multi_index(ijk.T, like.shape, order="F")
+        flat = np.ravel_multi_index(masks.ijk.T, like.shape, order="F")
         values = data.reshape(-1, data.shape[3], order="F")[flat].T.astype(np.float32)
         if scaled and (image.dataobj.slope, image.dataobj.inter) != (1, 0):
             values *= np.float32(image.dataobj.slope)
@@ -171,40 +182,35 @@ def origin_offset(image, like):
     if np.abs(offset).max() > 0.01:
         warnings.warn(
             f"betas and masks share a grid, but their origins differ by "
-            f"{np.array2string(offset, precision=1)} mm; voxels are matched by index", stacklevel=3
-        )  # fmt: skip
+            f"{np.array2string(offset, precision=1)} mm; voxels are matched by index", stacklevel=3,
+        )
     return offset
 
 
-def write_r2_volumes(root, subject, values, ijk, session, stimuli, shape=None, kind="D",
-                     origin=(0.0, 0.0, 0.0)):  # fmt: skip
+def write_r2_volumes(root, betas, ijk, shape=None, kind="D", origin=(0.0, 0.0, 0.0)):
     """Write whole-brain betas, one `CSI1_GLMbetas-..._ses-01.nii.gz` a session, NaN outside.
 
     Parameters
     ----------
     root : path
-    subject : str
-    values : (trials, voxels) array
-        % signal change.
+    betas : Betas
+        In % signal change. The pictures are written to `CSI1_imgnames.txt`.
     ijk : (voxels, 3) int array
-    session : (trials,) int array
-    stimuli : list of str
-        Picture of each trial; written to `CSI1_imgnames.txt`.
     shape : tuple of 3 int, optional
     kind : {"A", "B", "C", "D"}
     origin : tuple of 3 float
         Added to the affine's origin, in mm: the published betas and masks disagree there.
     """
-    ijk, session = np.asarray(ijk), np.asarray(session)
-    shape = _grid(ijk, shape)
-    affine = AFFINE.copy()
+    ijk = np.asarray(ijk)
+    shape, affine = _grid(ijk, shape), AFFINE.copy()
     affine[:3, 3] = origin
-    for s in np.unique(session).tolist():
-        box = np.full((*shape, int((session == s).sum())), np.nan, np.float32)
-        box[tuple(ijk.T)] = values[session == s].T
-        name = f"{subject}_GLMbetas-{R2_TYPES[kind]}_ses-{s:02d}.nii.gz"
+    for s in np.unique(betas.session).tolist():
+        mine = betas.values[betas.session == s]
+        box = np.full((*shape, len(mine)), np.nan, np.float32)
+        box[tuple(ijk.T)] = mine.T
+        name = f"{betas.subject}_GLMbetas-{R2_TYPES[kind]}_ses-{s:02d}.nii.gz"
         save_volume(Path(root, name), box, affine)
-    write_lines(Path(root, f"{subject}_imgnames.txt"), stimuli)
+    write_lines(Path(root, f"{betas.subject}_imgnames.txt"), betas.stimuli)
 
 
 def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
@@ -220,20 +226,22 @@ def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
         Missing or damaged files, other grids, or a session with another number of betas than
         of pictures.
     """
-    stimuli, session, run, listed = read_stimuli(root, subject, *image_lists(subject))
-    roi, ijk, like = read_masks(root, subject, rois)
-    values = np.empty((len(stimuli), len(ijk)), np.float32)
-    for s in np.unique(session).tolist():
+    trials = read_stimuli(root, subject, *image_lists(subject))
+    masks = read_masks(root, subject, rois)
+    values = np.empty((len(trials.stimuli), len(masks.ijk)), np.float32)
+    for s in np.unique(trials.session).tolist():
         path = find_r2(root, "", subject, kind, f"ses-{s:02d}.nii.gz")
-        image = load_volume(path)
+        image, mine = load_volume(path), trials.session == s
         if s == 1:
-            origin_offset(image, like)
-        part = voxels_at(path, image, ijk, like)
-        if len(part) != (session == s).sum():
+            origin_offset(image, masks.image)
+        part = voxels_at(path, image, masks)
+        if len(part) != mine.sum():
             raise DataError(
-                f"{path}: {len(part)} betas, but {(session == s).sum()} pictures of session {s} in "
-                f"{listed.name}; is one of them another subject's?"
+                f"{path}: {len(part)} betas, but {mine.sum()} pictures of session {s} in "
+                f"{trials.path.name}; is one of them another subject's?"
             )
         part[:, (part == 0).all(0)] = np.nan  # not acquired
-        values[session == s] = part
-    return drop_voxels(Betas(values, roi, stimuli, session, run, subject))
+        values[mine] = part
+    return drop_voxels(
+        Betas(values, masks.roi, trials.stimuli, trials.session, trials.run, subject)
+    )

@@ -149,12 +149,12 @@ def wrong_vectors(decoder, donors, train, betas):
 
 def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, seed=0,
                     sampling=SAMPLING, device="cpu", out_dir="results/own", say=print):
-    """Cross-validated reconstructions of every trial of `arrays.OwnData`.
+    """Cross-validated reconstructions of every trial of `arrays.ArrayData`.
 
     Parameters
     ----------
-    data : OwnData
-        See `arrays.load_own`. Trials of one group are held out together.
+    data : ArrayData
+        See `arrays.load_trials`. Trials of one group are held out together.
     k : int, optional
         Number of folds; default: each group is a fold, or ten folds where there are more groups
         and no ready model.

@@ -53,11 +53,11 @@ def training_pictures(experiment, extra=None, rows=None):
     DataError
         If a test picture is among them.
     """
-    people = several(experiment)
+    subjects = several(experiment)
     if extra is None:
-        extra = 0 if people[0].factors is None else EXTRA
-    own, more = unique_pictures(people), scenes.sample_factors(max(extra, EXTRA), EXTRA_SEED)
-    held = np.isin(scenes.KINDS, [kind for x in people for kind in x.held])  # (kinds,)
+        extra = 0 if subjects[0].factors is None else EXTRA
+    own, more = unique_pictures(subjects), scenes.sample_factors(max(extra, EXTRA), EXTRA_SEED)
+    held = np.isin(scenes.KINDS, [kind for x in subjects for kind in x.held])  # (kinds,)
     more = more[:extra][~held[more[:extra]["kind"]]]
     rows = np.arange(len(own) + len(more)) if rows is None else np.asarray(rows)
     pictures = np.empty((len(rows), *own.shape[1:]), np.uint8)
@@ -65,7 +65,7 @@ def training_pictures(experiment, extra=None, rows=None):
     pictures[mine] = own[rows[mine]]
     if not mine.all():
         pictures[~mine] = scenes.draw(more[rows[~mine] - len(own)], own.shape[1])
-    for x in people:
+    for x in subjects:
         refuse_leak(pictures, x.images[x.test_index])
     return pictures
 

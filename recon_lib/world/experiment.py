@@ -146,8 +146,10 @@ def scan(root, name, person, design, response, names, seed, repeated=(), motion=
     total = len(design.image) // bold5000.TRIALS_PER_RUN
     for session, run, trials, bold in tqdm(runs, "simulate", total, unit="run", disable=None):
         steps = np.random.default_rng((seed, session, run, 2)).normal(size=(len(bold), 6))
-        bids.write_run(root, name, session, run, bold, ijk, design.onset[trials],
-                       [shown[i] for i in trials], repeated=repeated,
+        one = bids.Run(bold, person.roi, ijk, design.onset[trials],
+                       np.full(len(trials), bold5000.SHOWN), [shown[i] for i in trials],
+                       bold5000.TR, session, run)
+        bids.write_run(root, name, one, repeated=repeated,
                        confounds=steps.cumsum(0) / 200 if motion else None)
     return betas
 
@@ -181,15 +183,14 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
         session += [one.session] * len(one.names)
         run += [one.run] * len(one.names)
         roi = one.roi
-    session, run = np.array(session), np.array(run)
 
-    def areas(parts):
-        joined = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
-        return {key: joined[:, roi == key] for key in dict.fromkeys(roi.tolist())}
+    def of_subject(parts):
+        values = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
+        return bold5000.Betas(values, roi, shown, np.array(session), np.array(run), name)
 
     for point in points:
-        bold5000.write_r1(root, name, areas(signal[point]), shown, session, run, tr=point)
-    bold5000.write_r2(root, name, areas(values), shown, session, run)
+        bold5000.write_r1(root, of_subject(signal[point]), tr=point)
+    bold5000.write_r2(root, of_subject(values))
     mark_complete(Path(root, BETAS), {"subject": name})
 
 

@@ -31,7 +31,7 @@ ORIGIN = (-70.0, -88.0, -71.0)  # of the volumes, in mm; the masks have another
 POINTS = ("1", "2", "3", "4", "5", "34")
 
 
-def picture_names(factors, seed):
+def names_by_content(factors, seed):
     """File names as in BOLD5000, told by what is in the picture.
 
     ImageNet's begin with a synset, one for each kind of thing; those of scenes with the
@@ -45,7 +45,7 @@ def picture_names(factors, seed):
             "COCO": f"COCO_train2014_{i:012d}.jpg",
             "ImageNet": f"n{90_000_000 + int(one['kind']):08d}_{i}.JPEG",
             "Scene": f"{scenes.BACKGROUNDS[one['background']]}{i}.jpg",
-        }[place])  # fmt: skip
+        }[place])
     return names
 
 
@@ -65,7 +65,7 @@ def write(root, sessions, voxels, seed, snr):
     """Write the release of these subjects into the folder `root`."""
     plans, count = designs(sessions, seed)
     factors = scenes.sample_factors(count, seed)
-    images, names = scenes.draw(factors, SIZE), picture_names(factors, seed)
+    images, names = scenes.draw(factors, SIZE), names_by_content(factors, seed)
     lists = root / "BOLD5000_Stimuli"
     stimuli.write_images(lists, names, images)
     stimuli.write_repeated(lists, [names[i] for i in plans["CSI1"].repeated])
@@ -75,12 +75,10 @@ def write(root, sessions, voxels, seed, snr):
         person = subject.make_subject(voxels[name], brain, int(plan.session.max()), snr)
         response = tuning.responses(images, factors, voxels[name], brain)
         experiment.scan(raw, name, person, plan, response, names, seed + number,
-                        repeated={names[i] for i in plan.repeated}, motion=True)  # fmt: skip
+                        repeated={names[i] for i in plan.repeated}, motion=True)
         experiment.estimate_betas(raw, name, POINTS)
         betas = bold5000.read_r2(raw, name)
-        _, ijk, _ = volumes.read_masks(raw, name)
-        volumes.write_r2_volumes(raw, name, betas.values, ijk, betas.session, betas.stimuli,
-                                 origin=ORIGIN)  # fmt: skip
+        volumes.write_r2_volumes(raw, betas, volumes.read_masks(raw, name).ijk, origin=ORIGIN)
         for path in raw.glob(f"{name}_*"):
             path.rename(root / path.name)
         if name == "CSI2":  # as somebody has it who fetched fMRIPrep's runs only
