@@ -191,25 +191,6 @@ def test_reliability_has_no_scale(seed, pictures, voxels, names, splits_):
     refused(lambda: betas.split_half_reliability(x, labels, 0), "splits")
 
 
-@ANY
-@given(SEED, st.integers(-2, 9))
-def test_as_many_voxels_as_asked(seed, count):
-    rng = np.random.default_rng(seed)
-    x, labels = rng.normal(size=(16, 6)), np.tile(np.arange(4), 4)
-    train = rng.random(16) < 0.8
-    train[:8] = True
-    if not 1 <= count <= 6:
-        refused(lambda: betas.reliable_voxels(x, labels, train, count), "count")
-        return
-    kept = betas.reliable_voxels(x, labels, train, count)
-    score = betas.split_half_reliability(x[train], labels[train])
-    assert len(kept) == count and (np.diff(kept) > 0).all()
-    assert score[kept].min() >= np.delete(score, kept).max(initial=-2)
-    x[~train] = rng.normal(size=((~train).sum(), 6))  # what is not trained on says nothing
-    assert np.array_equal(betas.reliable_voxels(x, labels, train, count), kept)
-    refused(lambda: betas.reliable_voxels(x, labels, np.arange(16), count), "True or False")
-
-
 @pytest.mark.parametrize("repeats", [0, -1, math.nan])
 def test_a_ceiling_of_no_repeats_is_refused(repeats):
     refused(lambda: betas.noise_ceiling(np.eye(4), [0, 0, 1, 1], repeats), "repeats")
@@ -392,7 +373,7 @@ def test_single_trial_betas_of_any_run(seed, trials, method, lasts, confounded):
     drift = nuisance(volumes, TR, 0.01, confounds)
     true = rng.normal(size=(trials, 3))
     bold = design @ true + drift @ rng.normal(size=(drift.shape[1], 3))
-    found = glm.single_trial_betas(bold, onsets, TR, "spm", lasts, method, confounds, percent=False)
+    found = glm.fit_trials(bold, onsets, TR, "spm", lasts, method, confounds)
     assert found.shape == (trials, 3) and found.dtype == np.float32
     for i in range(trials):
         own = design[:, i : i + 1]

@@ -7,12 +7,12 @@ import pytest
 from conftest import DESIGN, VOXELS
 
 from recon_lib.bold import hrf
-from recon_lib.bold.glm import single_trial_betas
+from recon_lib.bold.glm import fit_trials, single_trial_betas
 from recon_lib.common.errors import DataError
 from recon_lib.data.bold5000 import TR, TRIALS_PER_RUN, VOLUMES
 from recon_lib.world import scenes, subject
 from recon_lib.world.subject import (
-    ar1,
+    ar1_noise,
     bold_runs,
     design_for,
     event_columns,
@@ -129,7 +129,7 @@ def test_pictures_without_factors_drive_every_area_by_what_they_show(pictures):
 
 @pytest.mark.parametrize("rho", [0.1, 0.4, 0.8])
 def test_ar1_moments(rho):
-    noise = ar1(rho, 100, 20_000, np.random.default_rng(0)).astype(float)
+    noise = ar1_noise(rho, 100, 20_000, np.random.default_rng(0)).astype(float)
     assert np.abs(noise.var(1) - 1).max() < 0.06  # stationary: every volume, the first included
     assert noise.var() == pytest.approx(1, abs=0.02)
     for lag in (1, 2, 5):
@@ -195,7 +195,7 @@ def test_glm_with_the_true_hrf_recovers_the_true_betas(quiet):
     for session, run, trials, bold in bold_runs(person, betas, design, 0):
         assert (design.session[trials] == session).all() and (design.run[trials] == run).all()
         percent = 100 * (bold.astype(np.float64) / person.baseline - 1)
-        found = single_trial_betas(percent, design.onset[trials], TR, person.shape, percent=False)
+        found = fit_trials(percent, design.onset[trials], TR, person.shape)
         assert np.abs(found - betas[trials]).max() < 2e-3
         seen[trials] = True
     assert seen.all()

@@ -153,36 +153,6 @@ def noise_variance(betas, labels):
     return weight[np.searchsorted(names, labels)] @ away
 
 
-def reliable_voxels(betas, labels, train, count):
-    """The voxels with the largest split-half reliability, judged on training trials only.
-
-    Parameters
-    ----------
-    betas : (trials, voxels) array
-    labels : (trials,) array
-    train : (trials,) boolean array
-        No other trial is looked at.
-    count : int
-        Number of voxels to keep.
-
-    Returns
-    -------
-    (count,) int array
-        Columns, in increasing order.
-
-    Raises
-    ------
-    DataError
-        If there are not so many voxels, or `train` is no mask.
-    """
-    betas, labels, train = as_numbers(betas, "betas", 2), np.asarray(labels), _mask(train)
-    same_trials(betas, labels, train)
-    if not 1 <= count <= betas.shape[1]:
-        raise DataError(f"count is {count}; expected 1 to {betas.shape[1]} voxels to keep")
-    score = split_half_reliability(betas[train], labels[train])
-    return np.sort(np.argsort(-np.nan_to_num(score, nan=-np.inf), kind="stable")[:count])
-
-
 def in_areas(roi, *areas):
     """Which voxels lie in these areas, in either hemisphere: `in_areas(roi, "PPA", "OPA")`.
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 from recon_lib.bold.events import condition_regressors, per_event
-from recon_lib.bold.regression import estimable
-from recon_lib.common.errors import DataError, one_label_each
+from recon_lib.bold.regression import independent, orthonormal
+from recon_lib.common.errors import DataError, check, one_label_each
 
 
 def cosine_drift(volumes, tr, high_pass=0.01):
@@ -57,17 +57,19 @@ def nuisance(volumes, tr, high_pass=0.01, confounds=None):
     drift = cosine_drift(volumes, tr, high_pass)
     if confounds is None:
         return drift
-    confounds = np.asarray(confounds, dtype=float).reshape(len(confounds), -1)
-    if len(confounds) != volumes:
-        raise DataError(
-            f"the confounds have {len(confounds)} rows; expected one per volume ({volumes})"
-        )
-    if not np.isfinite(confounds).all():
-        raise DataError(
-            "the confounds hold NaN or infinite values; fill them in (fMRIPrep leaves NaN in the "
-            "first row of derivatives: put 0)"
-        )
+    confounds = check(np.reshape(confounds, (len(confounds), -1)), (volumes, "columns"),
+                      what="the table of confounds (put 0 where fMRIPrep leaves NaN)")
     return np.hstack([confounds, drift])
+
+
+def nuisance_basis(volumes, tr, high_pass=0.01, confounds=None):
+    """An orthonormal basis of the `nuisance` columns: (volumes, rank) array.
+
+    Confounds that the drift or other confounds explain, up to rounding, change nothing.
+    """
+    columns = nuisance(volumes, tr, high_pass, confounds)
+    drifts = len(cosine_drift(volumes, tr, high_pass).T)
+    return orthonormal(np.roll(columns, drifts, axis=1))  # the drift, which is exact, first
 
 
 def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", high_pass=0.01,
@@ -95,7 +97,9 @@ def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", hig
     -------
     design : (volumes, columns) array
     names : list of str
-        In nilearn's order: conditions in alphabetical order, confounds, drifts, constant.
+        In nilearn's order: conditions in alphabetical order, confounds, drifts, constant. Of an
+        HRF of several kernels the columns are numbered. Confounds that the drift or other
+        confounds explain, up to rounding, are left out.
 
     Raises
     ------
@@ -107,18 +111,21 @@ def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", hig
         raise DataError(f"{onsets.size} onsets but {conditions.size} conditions; expected as many")
     durations = per_event(durations, onsets, "durations")
     blocks, names = [], []
-    suffixes = ["", "_derivative", "_dispersion"]
     for condition in np.unique(conditions):
         mine = conditions == condition
-        blocks.append(
-            condition_regressors(onsets[mine], durations[mine], volumes, tr, hrf)
-        )
-        names += [f"{condition}{suffix}" for suffix in suffixes[: blocks[-1].shape[1]]]
-    blocks.append(nuisance(volumes, tr, high_pass, confounds))
-    drifts = len(cosine_drift(volumes, tr, high_pass).T) - 1
-    extra = blocks[-1].shape[1] - drifts - 1
-    names += [f"confound_{i + 1}" for i in range(extra)]
-    names += [f"drift_{i + 1}" for i in range(drifts)] + ["constant"]
+        block = condition_regressors(onsets[mine], durations[mine], volumes, tr, hrf)
+        suffixes = ["", "_derivative", "_dispersion"]
+        if not isinstance(hrf, str) and block.shape[1] > 1:
+            suffixes = [f"_{i + 1}" for i in range(block.shape[1])]
+        blocks.append(block)
+        names += [f"{condition}{suffix}" for suffix in suffixes[: block.shape[1]]]
+    columns = nuisance(volumes, tr, high_pass, confounds)
+    drifts = len(cosine_drift(volumes, tr, high_pass).T)
+    kept = np.roll(independent(np.roll(columns, drifts, axis=1)), -drifts)
+    labels = [f"confound_{i + 1}" for i in range(len(kept) - drifts)]
+    labels += [f"drift_{i + 1}" for i in range(drifts - 1)] + ["constant"]
+    blocks.append(columns[:, kept])
+    names += [label for label, keep in zip(labels, kept, strict=True) if keep]
     return np.hstack(blocks), names
 
 
@@ -138,25 +145,3 @@ def variance_inflation(design):
     centred = design[:, :-1] - design[:, :-1].mean(0)
     centred = centred / np.linalg.norm(centred, axis=0)
     return np.diag(np.linalg.pinv(centred.T @ centred))
-
-
-def efficiency(design, contrast):
-    """1 / variance of a contrast, for noise of variance 1: larger is better.
-
-    Parameters
-    ----------
-    design : (volumes, columns) array
-    contrast : (columns,) or (rows, columns) array
-
-    Returns
-    -------
-    float
-        1 / trace(C (XᵀX)⁻¹ Cᵀ): Liu et al. 2001, doi:10.1006/nimg.2000.0728.
-
-    Raises
-    ------
-    DataError
-        If the design cannot tell the contrast, see `regression.estimable`.
-    """
-    contrast = estimable(contrast, design)
-    return float(1 / np.trace(contrast @ np.linalg.pinv(design.T @ design) @ contrast.T))

@@ -7,20 +7,20 @@ float32), designs and their inverses are float64.
 import numpy as np
 
 from recon_lib.bold import hrf as responses
-from recon_lib.bold.design import nuisance
+from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.events import peak_height, per_event, regressors
-from recon_lib.bold.regression import check
+from recon_lib.bold.regression import as_floats
 from recon_lib.common.errors import DataError, as_numbers
 
 
 def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa", confounds=None,
-                       high_pass=0.01, percent=True):
-    """One beta per trial and voxel: how strongly the voxel answered that one picture.
+                       high_pass=0.01):
+    """One beta per trial and voxel: how strongly the voxel answered that one picture, in percent.
 
     Parameters
     ----------
     bold : (volumes, voxels) array
-        One run.
+        One run, in scanner units.
     onsets : (trials,) array
         Seconds from the first volume.
     tr : float
@@ -36,21 +36,26 @@ def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa",
     confounds : (volumes, c) array, optional
     high_pass : float
         In Hz, see `design.cosine_drift`.
-    percent : bool
-        Give percent signal change: divide by the voxel's mean over the run.
 
     Returns
     -------
     (trials, voxels) float32 array
-        A beta of 1 is a response to one picture that peaks 1 % (or 1 unit) above baseline.
-        NaN for voxels that hold NaN or have no signal.
+        A beta of 1 is a response to one picture that peaks 1 % above the voxel's mean over the
+        run. NaN for voxels that hold NaN or have no signal.
 
     Raises
     ------
     DataError
         If shapes disagree, the trials cannot be told apart, or `hrf` is several responses.
     """
-    series = percent_change(bold) if percent else check(bold)
+    return fit_trials(percent_change(bold), onsets, tr, hrf, durations, method, confounds,
+                      high_pass)
+
+
+def fit_trials(series, onsets, tr, hrf="spm", durations=1.0, method="lsa", confounds=None,
+               high_pass=0.01):
+    """`single_trial_betas` of series that are not BOLD in scanner units: betas in their unit."""
+    series = as_floats(series, "the series")
     hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), series.shape[1]
 
     def fit(kernel, columns):
@@ -90,14 +95,14 @@ def percent_change(bold):
     DataError
         If most voxels have no positive mean: they were demeaned before.
     """
-    bold = check(bold)
+    bold = as_floats(bold)
     mean = bold.mean(0, dtype=np.float64)
     mean[np.ptp(bold, axis=0) == 0] = np.nan
     alive = mean[np.isfinite(mean)]  # none at all: a block outside the brain
     if len(alive) and not np.median(alive) > 0:
         raise DataError(
             f"the BOLD has a median baseline of {np.median(alive):.3g}; percent signal change "
-            "needs a positive one: give data that are not demeaned (or percent=False)"
+            "needs a positive one: give data that are not demeaned (or use fit_trials)"
         )
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
 
@@ -140,9 +145,10 @@ def trial_space(onsets, drift, tr, kernel, durations=1.0):
         If the trials cannot be told apart.
     """
     design = trial_design(onsets, len(drift), tr, kernel, durations)
+    most = (design**2).sum(0).max()
     design -= drift @ (drift.T @ design)
     values, vectors = np.linalg.eigh(design.T @ design)
-    if values[0] <= 1e-10 * values[-1]:
+    if values[0] <= 1e-10 * max(values[-1], most):  # the second where confounds explain them all
         raise DataError(
             f"the {len(values)} trials of a run of {len(drift)} volumes cannot be told apart; "
             "check that the onsets are in seconds, differ, and lie inside the run"
@@ -170,7 +176,7 @@ def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", co
     """
     if method not in ("lsa", "lss"):
         raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
-    drift, _ = np.linalg.qr(nuisance(volumes, tr, high_pass, confounds))
+    drift = nuisance_basis(volumes, tr, high_pass, confounds)
     design, values, vectors = trial_space(onsets, drift, tr, kernel, durations)
     if method == "lsa" or len(values) == 1:
         return (vectors / values) @ vectors.T @ design.T

@@ -6,21 +6,32 @@ small and fast; designs, their inverses and sums of squares are float64.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
 
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
+
+DEPENDENT = 1e-3  # of its length that a column must add to those before
 
 
-class Contrast(NamedTuple):
+@dataclass
+class Contrast:
     """A weighted sum of betas per voxel: its size, standard error, t and two-sided p."""
 
     effect: np.ndarray
     error: np.ndarray
     t: np.ndarray
     p: np.ndarray
+
+
+@dataclass
+class FTest:
+    """Several weighted sums of betas tested together: F per voxel, p, degrees of freedom."""
+
+    f: np.ndarray
+    p: np.ndarray
+    df: int
 
 
 @dataclass
@@ -55,6 +66,11 @@ class Fit:
         return self.bold - self.design.astype(self.bold.dtype) @ self.betas
 
     @cached_property
+    def constant(self):
+        """(voxels,) bool array: which voxels never vary, so that nothing can be tested there."""
+        return np.ptp(self.bold, axis=0) == 0
+
+    @cached_property
     def variance(self):
         """(voxels,) array: variance of the whitened noise."""
         rss = np.empty(self.bold.shape[1])
@@ -82,17 +98,22 @@ class Fit:
         Returns
         -------
         Contrast
+            t and p are NaN where a voxel never varies.
 
         Raises
         ------
         DataError
-            If the design cannot tell it, see `estimable`.
+            If there are several rows, or the design cannot tell it, see `estimable`.
         """
-        weights = estimable(weights, self.design)[0]
-        effect = weights @ self.betas
-        scale = np.einsum("i,gij,j->g", weights, self.covariance, weights)[self.group]
+        weights = estimable(weights, self.design)
+        if len(weights) != 1:
+            raise DataError(f"a contrast of {len(weights)} rows; expected one row of weights: test "
+                            "several together with f_test")
+        effect = weights[0] @ self.betas
+        scale = np.einsum("i,gij,j->g", weights[0], self.covariance, weights[0])[self.group]
         error = np.sqrt(scale * self.variance)
-        t = effect / error
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.where(self.constant, np.nan, effect / error)
         return Contrast(effect, error, t, 2 * stats.t.sf(np.abs(t), self.df))
 
     def f_test(self, weights):
@@ -101,18 +122,18 @@ class Fit:
         Parameters
         ----------
         weights : (rows, k) array
-            Linearly independent rows.
+            Rows that are sums of others add no degree of freedom.
 
         Returns
         -------
-        f, p : (voxels,) arrays
+        FTest
 
         Raises
         ------
         DataError
             If the design cannot tell one of them, see `estimable`.
         """
-        weights = estimable(weights, self.design)
+        weights = _svd(estimable(weights, self.design))[2]  # independent rows, the same question
         effect = weights @ self.betas  # (rows, voxels)
         inverse = np.linalg.inv(weights @ self.covariance @ weights.T)  # (groups, rows, rows)
         f = np.empty(effect.shape[1])
@@ -120,8 +141,9 @@ class Fit:
             f[columns] = np.einsum(
                 "iv,ij,jv->v", effect[:, columns], inverse[g], effect[:, columns], optimize=True
             )
-        f /= len(weights) * self.variance
-        return f, stats.f.sf(f, len(weights), self.df)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            f = np.where(self.constant, np.nan, f / (len(weights) * self.variance))
+        return FTest(f, stats.f.sf(f, len(weights), self.df), len(weights))
 
 
 def ols(bold, design):
@@ -145,7 +167,7 @@ def ols(bold, design):
     DataError
         If the two disagree in volumes, or no degrees of freedom are left.
     """
-    bold, design = check(bold, design)
+    bold, design = _pair(bold, design)
     return _fit(bold, design, np.zeros(1), np.zeros(bold.shape[1], int))
 
 
@@ -173,7 +195,7 @@ def ar1(bold, design, rho=None):
     DataError
         As `ols`, or if `rho` is not one coefficient for each voxel.
     """
-    bold, design = check(bold, design)
+    bold, design = _pair(bold, design)
     voxels = bold.shape[1]
     if rho is None:
         rho = autocorrelation(ols(bold, design).residuals)
@@ -231,30 +253,67 @@ def whiten(series, rho):
     """Subtract `rho` times the volume before; the first volume stays as it is."""
     if rho == 0:
         return series
-    out = series.copy()
-    out[1:] -= series[:-1] * series.dtype.type(rho)
+    out = np.array(series, np.result_type(series, np.float32))  # a share of an integer is none
+    out[1:] -= out[:-1] * out.dtype.type(rho)
     return out
 
 
-def check(bold, design=None):
-    """Bring BOLD to a float `(volumes, voxels)` array and hold the design against it."""
-    bold = as_numbers(bold, "the BOLD")
-    if bold.ndim != 2 or 0 in bold.shape:
-        raise DataError(f"the BOLD has shape {bold.shape}; expected (volumes, voxels)")
-    if bold.dtype not in (np.float32, np.float64):
-        bold = bold.astype(np.float32)
-    if design is None:
-        return bold
-    design = as_numbers(design, "the design").astype(float)
-    if design.ndim != 2 or len(design) != len(bold):
-        raise DataError(
-            f"the design has shape {design.shape}; expected ({len(bold)}, columns), one row per "
-            "volume of the BOLD"
-        )
-    if not np.isfinite(design).all():
-        raise DataError("the design holds NaN or infinite values; fill in those rows or leave the "
-                        "columns out")
-    return bold, design
+def as_floats(bold, what="the BOLD"):
+    """BOLD as a (volumes, voxels) array of floats; float64 stays, all other numbers become float32.
+
+    Raises
+    ------
+    DataError
+        If it has other axes, or an empty one.
+    """
+    bold = check(bold, ("volumes", "voxels"), False, what)
+    if 0 in bold.shape:
+        raise DataError(f"{what} has shape {bold.shape}; expected (volumes, voxels), none empty")
+    return bold if bold.dtype == np.float64 else bold.astype(np.float32, copy=False)
+
+
+def _pair(bold, design):
+    """BOLD and a design of as many volumes, as floats."""
+    bold = as_floats(bold)
+    return bold, check(design, (len(bold), "columns"), what="the design").astype(float)
+
+
+def orthonormal(columns):
+    """An orthonormal basis of what columns span: as many vectors as they have directions.
+
+    Parameters
+    ----------
+    columns : (volumes, k) array
+        What is exact before what was read from a table, see `independent`.
+
+    Returns
+    -------
+    (volumes, rank) array
+    """
+    return np.linalg.qr(columns[:, independent(columns)])[0]
+
+
+def independent(columns):
+    """Which columns are more than a sum of earlier ones.
+
+    Rounding, to float32 or to the few digits of a table, makes copies and sums look as if they
+    pointed in directions of their own, and these are accidents. So a column counts only if more
+    than 1/1000 of its length (about its mean) is not in the span of those before.
+
+    Returns
+    -------
+    (k,) bool array
+    """
+    columns = np.asarray(columns, dtype=float)
+    basis, chosen = np.empty((len(columns), 0)), np.zeros(columns.shape[1], bool)
+    for i, column in enumerate(columns.T):
+        rest = column - basis @ (basis.T @ column)
+        rest -= basis @ (basis.T @ rest)  # the second time takes out the rounding of the first
+        length, varies = np.linalg.norm(rest), np.linalg.norm(column - column.mean())
+        chosen[i] = length > max(DEPENDENT * varies, 1e-6 * np.linalg.norm(column))
+        if chosen[i]:
+            basis = np.column_stack([basis, rest / length])
+    return chosen
 
 
 def estimable(weights, design):
@@ -281,6 +340,8 @@ def estimable(weights, design):
     k = design.shape[1]
     if weights.ndim != 2 or weights.shape[1] != k:
         raise DataError(f"the contrast has {weights.shape[-1]} weights; the design has {k} columns")
+    if not weights.any(1).all():
+        raise DataError("a row of the contrast holds zeros alone; expected a weight somewhere")
     _, _, rows = _svd(design)  # (rank, k), orthonormal
     away = np.linalg.norm(weights - weights @ rows.T @ rows, axis=1)
     if not (away <= 1e-6 * np.linalg.norm(weights, axis=1)).all():

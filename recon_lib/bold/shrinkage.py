@@ -3,7 +3,7 @@
 import numpy as np
 
 from recon_lib.bold import hrf as responses
-from recon_lib.bold.design import nuisance
+from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, trial_space
 from recon_lib.common.errors import DataError, as_numbers
 
@@ -153,7 +153,7 @@ def without_drift(bold, tr, high_pass, confounds, run):
     """Percent signal change without drift, and the orthonormal basis that was taken out."""
     series = percent_change(bold)
     extra = None if confounds is None else confounds[run]
-    drift, _ = np.linalg.qr(nuisance(len(series), tr, high_pass, extra))
+    drift = nuisance_basis(len(series), tr, high_pass, extra)
     return project_out(drift, series), drift
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recon_lib.bold import hrf as responses
-from recon_lib.bold.design import nuisance
+from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, trial_design
 from recon_lib.bold.regression import autocorrelation, ols, whiten
 from recon_lib.bold.shrinkage import (
@@ -99,7 +99,7 @@ def hrf_fit(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     for i, (bold, onsets) in enumerate(runs):
         series = percent_change(bold)
         extra = None if confounds is None else confounds[i]
-        drift = nuisance(len(series), tr, high_pass, extra)
+        drift = nuisance_basis(len(series), tr, high_pass, extra)
         models = np.stack(
             [trial_design(onsets, len(series), tr, s, durations).sum(1) for s in shapes], axis=1
         )

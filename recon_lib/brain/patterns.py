@@ -1,11 +1,12 @@
 """What patterns of betas tell: what can be decoded from them, and which of them are alike."""
 
 import numpy as np
-from scipy.stats import rankdata
+from scipy.spatial.distance import pdist, squareform
+from scipy.stats import spearmanr
 
 from recon_lib.bold.betas import correlate_columns, same_trials
 from recon_lib.brain.ridge import fit_ridge
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
 
 
 def decode(betas, target, groups=None, seed=0):
@@ -25,7 +26,7 @@ def decode(betas, target, groups=None, seed=0):
         For numbers the correlation of predicted with true ones. For categories the share
         named correctly (one ridge regression per category, the largest wins).
     """
-    betas, target = as_numbers(betas, "betas", 2), np.asarray(target)
+    betas, target = check(betas, ("trials", "voxels"), False, "betas"), np.asarray(target)
     betas = betas if betas.dtype.kind == "f" else betas.astype(float)
     same_trials(betas, target)
     if target.dtype.kind == "f":
@@ -49,10 +50,8 @@ def rdm(patterns):
     (m, m) array
         Symmetric, 0 on the diagonal.
     """
-    patterns = as_numbers(patterns, "the patterns", 2).astype(float)
-    matrix = 1 - np.atleast_2d(np.corrcoef(patterns))
-    np.fill_diagonal(matrix, 0)
-    return matrix
+    patterns = check(patterns, ("m", "voxels"), False, "the patterns").astype(float)
+    return squareform(pdist(patterns, "correlation"))
 
 
 def compare_rdms(a, b):
@@ -68,8 +67,7 @@ def compare_rdms(a, b):
         raise DataError(f"RDMs of shapes {a.shape} and {b.shape}; expected the same, square, of "
                         "three patterns or more")
     pairs = np.triu_indices(len(a), 1)
-    ranks = [rankdata(matrix[pairs])[:, None] for matrix in (a, b)]
-    return float(correlate_columns(*ranks)[0])
+    return float(spearmanr(a[pairs], b[pairs]).statistic)
 
 
 def similarity(a, b):

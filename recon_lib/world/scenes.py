@@ -112,7 +112,7 @@ def sky(light, side, horizon):
     return np.repeat(np.round(rows).astype(np.uint8)[:, None], side, axis=1)
 
 
-def lamps_of_heaven(pen, light, rng):
+def sun_moon_clouds_stars(pen, light, rng):
     """Sun, moon, clouds, stars: drawn as they shine, not as they are lit."""
     shine = Pen(pen.draw, pen.centre, pen.half)
     x = rng.uniform(-0.8, 0.8)
@@ -130,7 +130,7 @@ def lamps_of_heaven(pen, light, rng):
 
 
 def beach(pen, light, horizon, rng):
-    lamps_of_heaven(pen, light, rng)
+    sun_moon_clouds_stars(pen, light, rng)
     pen.box(-1, horizon, 1, 1, (46, 132, 178), 0)
     for y in np.linspace(horizon + 0.06, 0.3, 4):
         x = rng.uniform(-0.9, 0.5)
@@ -155,7 +155,7 @@ def forest(pen, light, horizon, rng):
 
 
 def city(pen, light, horizon, rng):
-    lamps_of_heaven(pen, light, rng)
+    sun_moon_clouds_stars(pen, light, rng)
     glow = Pen(pen.draw, pen.centre, pen.half, tint=(1, 1, 1) if light == "night" else pen.tint)
     left = -1.0
     while left < 1:
@@ -175,7 +175,7 @@ def city(pen, light, horizon, rng):
 
 
 def mountains(pen, light, horizon, rng):
-    lamps_of_heaven(pen, light, rng)
+    sun_moon_clouds_stars(pen, light, rng)
     for x in rng.permutation([-0.75, 0.0, 0.75]) + rng.uniform(-0.15, 0.15, 3):
         top, wide = rng.uniform(-0.75, -0.4), rng.uniform(0.6, 0.85)
         pen.shape([(x - wide, 0.3), (x, top), (x + wide, 0.3)], (112, 116, 138), 0)
@@ -206,7 +206,7 @@ def room(pen, light, horizon, rng):
 
 
 def meadow(pen, light, horizon, rng):
-    lamps_of_heaven(pen, light, rng)
+    sun_moon_clouds_stars(pen, light, rng)
     a, b = rng.uniform(-0.14, 0.14, 2)
     xs = np.linspace(-1, 1, 13)
     far = [(x, horizon + a * np.sin(2.5 * x + 8 * b)) for x in xs]

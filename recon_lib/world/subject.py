@@ -207,7 +207,7 @@ def drifts(count=5):
     return np.cos(np.pi * t[:, None] * np.arange(1, count + 1))
 
 
-def ar1(rho, volumes, columns, rng):
+def ar1_noise(rho, volumes, columns, rng):
     """AR(1) noise of unit variance, stationary from the first volume: (volumes, columns)."""
     e = rng.standard_normal((volumes, columns), dtype=np.float32)
     e[1:] *= np.float32((1 - rho**2) ** 0.5)
@@ -254,8 +254,8 @@ def bold_runs(subject, betas, design, seed):
         noise = np.empty((VOLUMES, n), np.float32)
         for rho in np.unique(subject.rho):
             mine = subject.rho == rho
-            noise[:, mine] = ar1(rho, VOLUMES, mine.sum(), rng)
-        common = ar1(0.5, VOLUMES, SOURCES, rng) @ subject.weight
+            noise[:, mine] = ar1_noise(rho, VOLUMES, mine.sum(), rng)
+        common = ar1_noise(0.5, VOLUMES, SOURCES, rng) @ subject.weight
         noise = (1 - SHARED) ** 0.5 * noise + SHARED**0.5 * common
         drift = drifts() @ (rng.normal(size=(5, n)) * 1.5 / np.arange(1, 6)[:, None])
         percent = signal + subject.sigma * noise + drift
