@@ -5,7 +5,10 @@ VENV ?= .venv
 JOBS ?= 2
 
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# Each target installs what it needs and no more; a stamp says which extras are there.
+RUN := $(VENV)/.run
+LAB := $(VENV)/.lab
+STAMP := $(VENV)/.dev
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 # Nothing in these is random or timed: every output has to be the stored one.
 STRICT := notebooks/01_hrf_and_glm.ipynb
@@ -13,20 +16,28 @@ BROWSER := tests/test_browser_lab.py
 NBVAL := -p no:randomly --nbval-current-env --nbval-cell-timeout=300
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test browser lint notebooks outputs lab colab assignments train bench versions clean strict site
+.PHONY: help setup run quick test browser lint notebooks outputs lab colab assignments train bench \
+    versions clean strict site
 
 help:            ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /  make \1\t/p' Makefile | expand -t 20
 
 setup: $(STAMP)  ## create .venv with all that the targets below need
 
-$(STAMP): pyproject.toml
+$(RUN): EXTRAS :=
+$(LAB): EXTRAS := [notebooks,neuro]
+$(STAMP): EXTRAS := [dev]
+$(RUN) $(LAB) $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
-	touch $@
+	$(BIN)/python -m pip install --quiet --editable ".$(EXTRAS)"
+	touch $(RUN) $@ $(if $(filter $(STAMP),$@),$(LAB))
 
-run: $(STAMP)    ## the main job: simulate, estimate betas, reconstruct, score; see results/
+run: $(RUN)      ## the main job: simulate, estimate betas, reconstruct, score; see results/
 	$(BIN)/python -m recon_lib run
+
+quick: lint      ## what finishes in two minutes: style, spelling, types and the quick tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS) --dist loadscope $(NBVAL) \
+	    -m "not slow" --ignore=$(BROWSER) tests
 
 test: lint strict browser  ## style, spelling, unit tests and every notebook
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadscope $(NBVAL) --nbval-lax \
@@ -38,9 +49,10 @@ browser: $(STAMP)  ## the explorers in a real JupyterLab and Chromium, with the 
 strict: $(STAMP) ## notebooks in which nothing is random, every output compared
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(NBVAL) --nbval $(STRICT)
 
-lint: $(STAMP)   ## style and spelling only
+lint: $(STAMP)   ## style, spelling and types only
 	$(BIN)/ruff check .
 	$(BIN)/codespell
+	$(BIN)/mypy
 
 notebooks: $(STAMP)  ## execute the series and render it to build/html/index.html
 	$(BIN)/python notebooks/_render.py
@@ -51,7 +63,7 @@ site: $(STAMP)   ## the course as a web page, from the stored outputs: build/sit
 outputs: $(STAMP)    ## execute the series and store the outputs in notebooks/ (for authors)
 	$(BIN)/python notebooks/_render.py --store
 
-lab: $(STAMP)    ## open the notebooks in JupyterLab
+lab: $(LAB)      ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 assignments: $(STAMP)  ## build the assignments for students and teachers (COURSE=folder)
@@ -60,7 +72,7 @@ assignments: $(STAMP)  ## build the assignments for students and teachers (COURS
 colab: $(STAMP)  ## run notebooks (ONLY="notebooks/08_bold5000.ipynb") as a fresh Colab session would
 	$(BIN)/python notebooks/_colab.py $(ONLY)
 
-train: $(STAMP)  ## train every network from scratch (hours); see recon_lib/recipes.py
+train: $(RUN)    ## train every network from scratch (hours); see recon_lib/recipes.py
 	$(BIN)/python -m recon_lib simulate
 	$(BIN)/python -m recon_lib betas
 	$(BIN)/python -m recon_lib train features
@@ -91,5 +103,5 @@ build/versions/%/tested: pyproject.toml $(wildcard recon_lib/*.py recon_lib/*/*.
 	touch $@
 
 clean:           ## remove what the targets made, but not the set-up
-	rm -rf build results .pytest_cache .ruff_cache
+	rm -rf build results .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

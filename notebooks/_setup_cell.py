@@ -8,11 +8,16 @@ from pathlib import Path
 DRIVE = False  # on Colab, True keeps what is simulated and fetched on your Google Drive
 REPOSITORY, TAG = "https://github.com/visual-reconstruction/recon_lib", "v0.1.0"
 if getattr(util.find_spec("recon_lib"), "origin", None) is None:
-    inside = Path("../recon_lib/course/style.py").exists()
+    inside = Path("../recon_lib/__init__.py").exists()
     home = Path(".." if inside else "recon_lib_course").resolve()
     if not home.exists():
+        asked = ["git", "ls-remote", "--exit-code", "--tags", REPOSITORY, TAG]
+        branch = [f"--branch={TAG}"]
+        if subprocess.run(asked, capture_output=True).returncode == 2:  # it answers: no such tag
+            print(f"There is no {TAG} yet: the newest state of the course is fetched instead.")
+            branch = []
         git = ["git", "-c", "advice.detachedHead=false", "clone", "--quiet", "--depth=1"]
-        subprocess.check_call([*git, f"--branch={TAG}", REPOSITORY, home])
+        subprocess.check_call([*git, *branch, REPOSITORY, home])
     # Keep what this machine has: a hosted GPU session breaks when torch or numpy is replaced.
     keep = ("torch", "torchvision", "numpy", "ipykernel", "ipywidgets")
     pins = {d.name: d.version for d in metadata.distributions() if d.name in keep}

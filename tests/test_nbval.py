@@ -25,7 +25,8 @@ def check_call(command):
     if "clone" in command:
         return command[-1].mkdir()
     raise subprocess.CalledProcessError(1, "pip, as it fails here")
-subprocess.check_call = check_call"""
+subprocess.check_call = check_call
+subprocess.run = lambda command, **options: subprocess.CompletedProcess(command, 0)"""
 CHECK = "# NBVAL_CHECK_OUTPUT\n"
 
 

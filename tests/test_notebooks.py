@@ -5,6 +5,7 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -139,9 +140,8 @@ print("FROM", recon_lib.__file__)
 def upstream(tmp_path):
     """Git settings under which the course's address leads to a small tagged copy of it."""
     source = tmp_path / "upstream"
-    (source / "recon_lib").mkdir(parents=True)
-    for name in ("__init__.py", "style.py", "hosted.py"):
-        (source / "recon_lib" / name).write_bytes((ROOT / "recon_lib" / name).read_bytes())
+    shutil.copytree(ROOT / "recon_lib", source / "recon_lib",
+                    ignore=shutil.ignore_patterns("__pycache__"))
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     tag = re.search(r'"(v[\d.]+)"', SETUP)[1]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "x"],
@@ -168,7 +168,17 @@ def test_setup_cell_fetches_the_course_and_pins_what_is_there(tmp_path, upstream
     assert done.returncode == 0, done.stderr
     pins = {f"{name}=={version(name)}" for name in ("torch", "torchvision", "numpy")}
     assert pins <= set(done.stdout.splitlines())
-    assert "-m pip install" in done.stdout
+    assert "-m pip install" in done.stdout and "There is no" not in done.stdout
+    assert f"FROM {tmp_path / 'content' / 'recon_lib_course'}" in done.stdout
+
+
+def test_setup_cell_takes_the_default_branch_where_its_tag_is_not_there_yet(tmp_path, upstream):
+    tag = re.search(r'"(v[\d.]+)"', SETUP)[1]
+    subprocess.run(["git", "tag", "--delete", tag], cwd=tmp_path / "upstream", check=True,
+                   capture_output=True)
+    done = fresh_session(tmp_path, upstream)
+    assert done.returncode == 0, done.stderr
+    assert f"There is no {tag} yet" in done.stdout and "--branch" not in done.stdout
     assert f"FROM {tmp_path / 'content' / 'recon_lib_course'}" in done.stdout
 
 

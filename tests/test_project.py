@@ -53,21 +53,26 @@ def test_bounds_are_lower_bounds_that_a_hosted_notebook_meets():
 
 def test_the_standard_set_up_has_what_the_course_promises():
     promised = {"torch", "torchvision", "jupyterlab", "ipywidgets", "matplotlib", "numpy",
-                "nbval", "h5py"}  # fmt: skip
+                "nbval", "h5py"}
     assert promised <= set(requirements() | requirements("dev"))
-    assert '--editable ".[dev]"' in read("Makefile")
 
 
 def test_one_version_and_one_address():
     address = PROJECT["urls"]["Repository"]
     cell = read("notebooks/_setup_cell.py")
-    assert f'"{address}", "v{recon_lib.__version__}"' in cell
+    version = recon_lib.__version__
+    assert f'"{address}", "v{version}"' in cell
+    assert re.search(r"^## (\S+)$", read("CHANGELOG.md"), re.M)[1] == version
+    assert re.search(r"^version: (.+)$", read("CITATION.cff"), re.M)[1] == version
+    assert "version" in PROJECT["dynamic"]  # pyproject.toml holds no number of its own
     readme = read("README.md")
-    github = set(re.findall(r"github\.com/([\w-]+/[\w-]+)", readme + cell))
+    others = ("CITATION.cff", ".github/ISSUE_TEMPLATE/config.yml", "pyproject.toml")
+    told = "".join(map(read, others))
+    github = set(re.findall(r"github\.com/([\w-]+/[\w-]+)", readme + cell + told))
     assert github == {address.removeprefix("https://github.com/")}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
 def test_links_to_files(name):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", read(name))
     assert links
@@ -87,27 +92,52 @@ def test_readme_names_targets_and_modules_that_exist():
     assert notebooks <= set(re.findall(r"\w+\.ipynb", readme))
 
 
-def test_a_second_make_installs_nothing(tmp_path):
-    """`make setup` with a stub Python: one install, none the second time, one after a change."""
+@pytest.fixture
+def make(tmp_path):
+    """Runs a target of the Makefile with stubs for Python and Jupyter; returns all calls so far."""
     (tmp_path / "Makefile").write_text(read("Makefile"))
     (tmp_path / "pyproject.toml").write_text("")
     python = tmp_path / "python"
     python.write_text(
         "#!/bin/sh\n"
-        'echo "$@" >> calls\n'
-        'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp python "$3/bin/python"; fi\n'
+        'echo "$(basename "$0") $@" >> calls\n'
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp python "$3/bin/python"; '
+        'cp python "$3/bin/jupyter"; fi\n'
     )
     python.chmod(0o755)
 
-    def calls():
+    def calls(target):
         # a make that runs this test hands its own VENV down through the environment
         clean = {k: v for k, v in os.environ.items() if not k.startswith("MAKE") and k != "VENV"}
-        command = ["make", "-s", "setup", "PYTHON=./python"]
+        command = ["make", "-s", target, "PYTHON=./python"]
         subprocess.run(command, cwd=tmp_path, check=True, env=clean)
         return (tmp_path / "calls").read_text().splitlines()
 
-    assert [line.split()[1] for line in calls()] == ["venv", "pip"]
-    assert len(calls()) == 2
-    newer = (tmp_path / ".venv" / ".installed").stat().st_mtime + 10
+    return calls
+
+
+def test_a_second_make_installs_nothing(make, tmp_path):
+    """`make setup` with a stub Python: one install, none the second time, one after a change."""
+    assert [line.split()[2] for line in make("setup")] == ["venv", "pip"]
+    assert len(make("setup")) == 2
+    newer = (tmp_path / ".venv" / ".dev").stat().st_mtime + 10
     os.utime(tmp_path / "pyproject.toml", (newer, newer))
-    assert len(calls()) == 3
+    assert len(make("setup")) == 3
+
+
+def test_each_target_installs_what_it_needs(make):
+    def installed(target):
+        return [line.split("--editable ")[1] for line in make(target) if "pip install" in line]
+
+    assert installed("run") == ["."]
+    assert make("run")[-2:] == ["python -m recon_lib run"] * 2
+    assert installed("lab") == [".", ".[notebooks,neuro]"]
+    assert installed("run") == installed("lab")
+    assert installed("setup") == [".", ".[notebooks,neuro]", ".[dev]"]
+    for target in ("run", "lab", "setup"):  # the tools of developers include all others
+        assert len(installed(target)) == 3
+
+
+def test_what_the_job_needs_is_not_the_developers():
+    assert not set(requirements()) & {"nbval", "pytest", "ruff", "jupyterlab", "nbgrader", "mypy"}
+    assert set(requirements("notebooks")) | set(requirements("neuro")) <= set(requirements("dev"))

@@ -1,17 +1,33 @@
-"""Where data go: beside the code, or on a Google Drive that outlives a Colab session."""
+"""Where data are: what ships with the code, and what is simulated or fetched."""
 
 import os
 import sys
 from pathlib import Path
 
+import recon_lib
+
 DRIVE = Path("/content/drive")
 FOLDER = "RECON_LIB_DATA"  # environment variable that overrides the place
+PACKAGE = Path(recon_lib.__file__).resolve().parent
+INSTALLED = PACKAGE / "shipped"  # where an ordinary `pip install` puts the files of data/
+
+
+def shipped(name):
+    """Path of a file that ships with the code, in a checkout (`data/`) or an installed package."""
+    return (INSTALLED if INSTALLED.is_dir() else PACKAGE.parent / "data") / name
 
 
 def data_folder():
-    """Folder of simulated and fetched data: `data/` beside the code, or $RECON_LIB_DATA."""
-    beside = Path(__file__).resolve().parents[2] / "data"
-    return Path(os.environ.get(FOLDER) or beside)
+    """Folder of simulated and fetched data.
+
+    Returns
+    -------
+    Path
+        $RECON_LIB_DATA where that is set; else `data/` of the checkout; for an installed package
+        `recon_lib_data` in the user's home.
+    """
+    own = Path.home() / "recon_lib_data" if INSTALLED.is_dir() else PACKAGE.parent / "data"
+    return Path(os.environ.get(FOLDER) or own)
 
 
 def on_colab():

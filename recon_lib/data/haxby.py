@@ -1,13 +1,12 @@
 """haxby."""
 
-from pathlib import Path
-
 import numpy as np
 
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_npz
+from recon_lib.common.paths import shipped
 
-PATH = Path(__file__).resolve().parents[2] / "data" / "haxby_sub1_1slice.npz"
+PATH = shipped("haxby_sub1_1slice.npz")
 
 
 def detrend(bold, order=1):

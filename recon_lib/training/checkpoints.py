@@ -15,9 +15,10 @@ from safetensors.torch import save
 
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import refuse_broken_seal, sealed
+from recon_lib.common.paths import shipped
 from recon_lib.unet import UNet
 
-CHECKPOINTS = Path(__file__).resolve().parents[2] / "data" / "checkpoints"
+CHECKPOINTS = shipped("checkpoints")
 SHIPPED = ("unconditional", "conditional", "guide")
 
 
