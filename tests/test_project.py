@@ -11,7 +11,8 @@ import pytest
 import recon_lib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT, TOOLS = PYPROJECT["project"], PYPROJECT["tool"]
 # conda-forge's name: PyPI's name
 CONDA_NAMES = {"pytorch": "torch", "playwright-python": "playwright"}
 
@@ -80,16 +81,28 @@ def test_links_to_files(name):
         assert "://" in link or (ROOT / link).exists(), f"{name} links to {link}"
 
 
-def test_readme_names_targets_and_modules_that_exist():
+def test_readme_names_targets_and_notebooks_that_exist():
     readme = read("README.md")
     targets = re.findall(r"^([a-z]+):", read("Makefile"), re.M)
     assert set(re.findall(r"`make (\w+)`", readme)) <= set(targets)
-    modules = {path.name for path in (ROOT / "recon_lib").glob("*.py")} - {"__init__.py"}
-    named = set(re.findall(r"`(\w+\.py)`", readme))
-    assert modules <= named, f"README's map lacks {sorted(modules - named)}"
-    assert named <= modules, f"README's map has {sorted(named - modules)}, which do not exist"
     notebooks = {path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
     assert notebooks <= set(re.findall(r"\w+\.ipynb", readme))
+
+
+def test_the_map_in_the_readme_is_the_package():
+    mapped = set()
+    row = re.compile(r"^\| (\S.*?) \| .* \| (`\w+\.py`.*) \|$", re.M)
+    for room, files in row.findall(read("README.md")):
+        folder = room.strip("`") if room.startswith("`") else ""
+        mapped |= {folder + name for name in re.findall(r"`(\w+\.py)`", files)}
+    package = ROOT / "recon_lib"
+    found = {path.relative_to(package).as_posix() for path in package.rglob("*.py")
+             if path.name != "__init__.py"}
+    assert found - mapped == set(), "README's map lacks these"
+    assert mapped - found == set(), "README's map has these, which do not exist"
+    rooms = {path.parent.name for path in package.glob("*/__init__.py")}
+    packed = TOOLS["setuptools"]["packages"]
+    assert set(packed) == {"recon_lib", "recon_lib.shipped", *(f"recon_lib.{r}" for r in rooms)}
 
 
 @pytest.fixture
