@@ -120,7 +120,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
 
 
 @torch.no_grad()
-def embed(net, images, batch_size=256):
+def embed(net, images, batch_size=64):
     """Features of pictures: (n, EMBEDDING) float32."""
     parts = [net.embed(to_batch(images[i : i + batch_size]))
              for i in range(0, len(images), batch_size)]
@@ -128,7 +128,7 @@ def embed(net, images, batch_size=256):
 
 
 @torch.no_grad()
-def read_factors(net, images, batch_size=256):
+def read_factors(net, images, batch_size=64):
     """What a `FactorNet`, or the referee, reads from pictures.
 
     Returns

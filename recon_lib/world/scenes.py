@@ -91,7 +91,7 @@ def draw_one(scene, size=64):
     light = LIGHTS[scene["light"]]
     rng = np.random.default_rng(scene["detail"])
     horizon = rng.uniform(0.46, 0.56)
-    canvas = Image.fromarray(sky(light, side, horizon))
+    canvas = Image.fromarray(sky(light, side, horizon)).resize((side, side), Image.NEAREST)
     pen = Pen(ImageDraw.Draw(canvas), (side / 2, side / 2), side / 2, tint=TINTS[light])
     BACKDROPS[BACKGROUNDS[scene["background"]]](pen, light, 2 * horizon - 1, rng)
 
@@ -105,11 +105,11 @@ def draw_one(scene, size=64):
 
 
 def sky(light, side, horizon):
-    """The sky's colours from the top to the horizon: (side, side, 3) uint8."""
+    """The sky's colours from the top to the horizon, one column: (side, 1, 3) uint8."""
     top, low = (np.array(c, float) for c in SKIES[light])
     height = np.clip(np.linspace(0, 1, side) / horizon, 0, 1)[:, None]  # (side, 1)
     rows = top + (low - top) * height  # (side, 3)
-    return np.repeat(np.round(rows).astype(np.uint8)[:, None], side, axis=1)
+    return np.round(rows).astype(np.uint8)[:, None]
 
 
 def sun_moon_clouds_stars(pen, light, rng):

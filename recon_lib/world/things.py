@@ -5,11 +5,19 @@ from (-1, -1), top left, to (1, 1), bottom right; the pen knows where in the pic
 """
 
 import colorsys
+from functools import lru_cache
 from math import cos, pi, radians, sin
 
 import numpy as np
 
 INK = (38, 34, 44)
+ROUND = [(cos(a), sin(a)) for a in np.linspace(0, 2 * pi, 28, endpoint=False)]  # an oval's corners
+
+
+@lru_cache(4096)
+def lit(colour, tint):
+    """A colour (red, green, blue) under a light that is its factor for each of the three."""
+    return tuple(min(255, round(c * t)) for c, t in zip(colour, tint, strict=True))
 
 
 class Pen:
@@ -30,7 +38,7 @@ class Pen:
     """
 
     def __init__(self, draw, centre, half, tilt=0.0, tint=(1, 1, 1)):
-        self.draw, self.centre, self.half, self.tint = draw, centre, half, tint
+        self.draw, self.centre, self.half, self.tint = draw, centre, half, tuple(tint)
         self.cos, self.sin = cos(radians(tilt)), sin(radians(tilt))
 
     def place(self, points):
@@ -42,28 +50,20 @@ class Pen:
             for x, y in points
         ]
 
-    def lit(self, colour):
-        """The colour under this scene's light."""
-        return tuple(min(255, round(c * t)) for c, t in zip(colour, self.tint, strict=True))
-
     def shape(self, points, colour, edge=0.045):
         """A filled polygon with an ink outline `edge` units wide (0: none)."""
         spots = self.place(points)
-        self.draw.polygon(spots, fill=self.lit(colour))
+        self.draw.polygon(spots, fill=lit(colour, self.tint))
         if edge:
             width = max(1, round(edge * self.half))
             closed = spots + spots[:2]
-            self.draw.line(closed, fill=self.lit(INK), width=width, joint="curve")
+            self.draw.line(closed, fill=lit(INK, self.tint), width=width, joint="curve")
 
     def oval(self, x, y, rx, ry, colour, edge=0.045, turn=0.0):
         """A filled ellipse around (x, y), turned by `turn` degrees."""
-        c, s = cos(radians(turn)), sin(radians(turn))
-        angles = np.linspace(0, 2 * pi, 28, endpoint=False)
-        self.shape(
-            [(x + rx * cos(a) * c - ry * sin(a) * s, y + rx * cos(a) * s + ry * sin(a) * c)
-             for a in angles],
-            colour, edge,
-        )
+        c, s, x, y = cos(radians(turn)), sin(radians(turn)), float(x), float(y)
+        self.shape([(x + rx * u * c - ry * v * s, y + rx * u * s + ry * v * c) for u, v in ROUND],
+                   colour, edge)
 
     def box(self, left, top, right, bottom, colour, edge=0.045):
         """A filled rectangle."""
@@ -73,7 +73,7 @@ class Pen:
     def line(self, points, colour=INK, width=0.06):
         """A line with round joints."""
         thick = max(1, round(width * self.half))
-        self.draw.line(self.place(points), fill=self.lit(colour), width=thick, joint="curve")
+        self.draw.line(self.place(points), fill=lit(colour, self.tint), width=thick, joint="curve")
 
 
 def palette(hue):
