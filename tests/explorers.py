@@ -85,7 +85,7 @@ def guidance_explorer():
 def lesion_explorer():
     model, info, _, decoder, betas, roi = simple_brain()
     return explore_guidance.lesion_explorer(
-        model, info, decoder, load_factor_net("judge"), betas, 1, roi, IMAGES, FACTORS)
+        model, info, decoder, betas, 1, roi, IMAGES, FACTORS)
 
 
 EXAMPLES = {
@@ -102,7 +102,7 @@ EXAMPLES = {
     "cost_explorer": explore_cost.cost_explorer,
     "guidance_explorer": guidance_explorer,
     "lesion_explorer": lesion_explorer,
-}  # fmt: skip
+}
 
 
 def choices(control, count=5):

@@ -345,14 +345,14 @@ def test_the_widgets_benchmark_times_every_redraw(shared, monkeypatch):
 
     import widgets
 
-    from recon_lib.course.explorer import explorer, slider
+    from recon_lib.course.explorer import Explorer, slider
 
     def make(pause):
         def numbers(**chosen):
             time.sleep(pause)
             return chosen
 
-        return lambda: explorer({"a": slider("a", 0, 0, 4, 1), "b": slider("b", 1, 0, 2, 1)},
+        return lambda: Explorer({"a": slider("a", 0, 0, 4, 1), "b": slider("b", 1, 0, 2, 1)},
                                 numbers, lambda n, fig=None: fig or Figure(), str)
 
     monkeypatch.setattr(widgets, "EXAMPLES", {"quick": make(0), "slow": make(0.01)})

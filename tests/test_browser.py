@@ -1,8 +1,8 @@
-"""The reconstruction browser, and the figures of notebook 00."""
+"""The reconstruction browser."""
 
 import numpy as np
 
-from recon_lib.course import explore_results, plots_bold
+from recon_lib.course import explore_results
 
 RNG = np.random.default_rng(0)
 SEEN = RNG.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
@@ -27,16 +27,3 @@ def test_browser_covers_the_answer_and_resets():
     assert np.array_equal(box.numbers["pictures"]["copy"], SEEN[0])
     box.reset.click()
     assert np.array_equal(box.numbers["pictures"]["truth"], SEEN[0])
-
-
-def test_figures_draw():
-    roi = np.repeat(["LHPPA", "LHLOC", "RHPPA"], 4)
-    figures = [
-        plots_bold.riddle(SEEN[:3], "ABC", RNG.normal(size=12), roi),
-        plots_bold.shares({"light": {"brain": 0.9, "seed": 0.8, "shuffled": 0.3},
-                           "thing": {"brain": 0.2, "seed": 0.1, "shuffled": 0.1}}),
-    ]
-    for figure in figures:
-        figure.draw_without_rendering()
-    titles = [t.get_text() for t in figures[0].findobj(match=lambda a: hasattr(a, "get_text"))]
-    assert {"A", "B", "C", "LOC", "PPA"} <= set(titles)

@@ -54,13 +54,13 @@ def lab(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", home / "work",
                     ignore=lambda _, names: [n for n in names if not n.endswith(".ipynb")])
     sources = [f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-               "from explorers import EXAMPLES"]  # fmt: skip
+               "from explorers import EXAMPLES"]
     sources += [f"EXAMPLES[{name!r}]()" for name in EXAMPLES]
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(s) for s in sources])
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3",
-                                       "language": "python"}  # fmt: skip
+                                       "language": "python"}
     nbformat.write(notebook, home / "work" / "explorers.ipynb")
-    nbformat.write(beginning(NOTEBOOKS[1], "widgets.draw_hrf("), home / "work" / "beginning.ipynb")
+    nbformat.write(beginning(NOTEBOOKS[1], "explorer.figure"), home / "work" / "beginning.ipynb")
     with served(home) as address:
         yield address
 
@@ -93,7 +93,7 @@ def move(page, control):
         handle = control.locator("[role=slider]")
         handle.focus()
         now, low, high = (float(handle.get_attribute(f"aria-value{word}"))
-                          for word in ("now", "min", "max"))  # fmt: skip
+                          for word in ("now", "min", "max"))
         page.keyboard.press("End" if high - now > now - low else "Home")  # the farther one
     elif "widget-toggle-buttons" in kind:
         control.locator("button:not(.mod-active)").last.focus()

@@ -13,32 +13,9 @@ from explorers import EXAMPLES, choices
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from recon_lib.course import (
-    explore_bold,
-    explore_chance,
-    explore_cost,
-    explore_diffusion,
-    explore_guidance,
-    explore_results,
-    explore_sampling,
-)
-from recon_lib.course.explorer import explorer, slider
+from recon_lib.course.explorer import Explorer, slider
 
 ROOT = Path(__file__).resolve().parents[1]
-DRAW = {
-    "hrf_explorer": explore_bold.draw_hrf,
-    "glm_playground": explore_bold.draw_glm,
-    "roi_explorer": explore_bold.draw_roi,
-    "noising_scrubber": explore_diffusion.draw_noising,
-    "schedule_designer": explore_diffusion.draw_schedule,
-    "unet_tour": explore_diffusion.draw_unet,
-    "denoising_stepper": explore_sampling.draw_step,
-    "reconstruction_browser": explore_results.draw_browser,
-    "chance_explorer": explore_chance.draw_chance,
-    "cost_explorer": explore_cost.draw_cost,
-    "guidance_explorer": explore_guidance.draw_guidance,
-    "lesion_explorer": explore_guidance.draw_lesion,
-}
 
 
 @pytest.fixture(scope="module", params=EXAMPLES)
@@ -63,7 +40,7 @@ def test_every_explorer_has_an_example():
     for path in (ROOT / "recon_lib").glob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             calls = {getattr(c.func, "id", "") for c in ast.walk(node) if isinstance(c, ast.Call)}
-            if isinstance(node, ast.FunctionDef) and "explorer" in calls:
+            if isinstance(node, ast.FunctionDef) and "Explorer" in calls:
                 found.add(node.name)
     assert found == set(EXAMPLES)
 
@@ -100,13 +77,13 @@ def test_no_corner_of_the_controls_is_out_of_bounds(named):
 
 
 def test_a_figure_drawn_on_again_is_the_figure_drawn_anew(named):
-    name, box = named
+    _, box = named
     for key, control in box.controls.items():
         for value in choices(control)[::4]:
             box.set(**{key: value})
-            assert np.array_equal(pixels(box.figure), pixels(DRAW[name](box.numbers))), (key, value)
+            assert np.array_equal(pixels(box.figure), pixels(box.draw(box.numbers))), (key, value)
     box.reset.click()
-    assert box.figure is not DRAW[name](box.numbers)
+    assert box.figure is not box.draw(box.numbers)
 
 
 def test_reset_and_labels(named):
@@ -117,7 +94,7 @@ def test_reset_and_labels(named):
     box.reset.click()
     assert shown(box) == start and {k: c.value for k, c in box.controls.items()} == state
     kinds = (ipywidgets.IntSlider, ipywidgets.FloatSlider, ipywidgets.ToggleButtons,
-             ipywidgets.Checkbox)  # fmt: skip
+             ipywidgets.Checkbox)
     for control in box.controls.values():
         assert isinstance(control, kinds), "can it be used by keyboard in JupyterLab?"
         assert control.description
@@ -134,12 +111,12 @@ def counting(limit=10.0):
             raise RuntimeError("boom")
         return {"sum": x + y}
 
-    def draw(now):
+    def draw(now, fig=None):
         drawn.append(now["sum"])
         return Figure((1, 1))
 
     controls = {"x": slider("x", 1.0, 0.0, 20.0, 0.5), "y": slider("y", 2, 0, 5, 1)}
-    return explorer(controls, numbers, draw, lambda now: f"sum {now['sum']:g}"), drawn
+    return Explorer(controls, numbers, draw, lambda now: f"sum {now['sum']:g}"), drawn
 
 
 def test_several_controls_are_set_at_once_and_drawn_once():
@@ -185,9 +162,9 @@ def test_ipywidgets_7():
     folder = os.environ.get("IPYWIDGETS_7")
     if not folder:
         pytest.skip("IPYWIDGETS_7 is not set: pip install --no-deps --target FOLDER "
-                    "ipywidgets==7.7.1 ipython_genutils")  # fmt: skip
+                    "ipywidgets==7.7.1 ipython_genutils")
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, str(ROOT)])}
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", OLD], cwd=ROOT, env=env,
-                          capture_output=True, text=True, timeout=300)  # fmt: skip
+                          capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == list(EXAMPLES)

@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SETUP = (ROOT / "notebooks" / "_setup_cell.py").read_text(encoding="utf-8").strip()
 SLIDER = """import math
 from matplotlib.figure import Figure
-from recon_lib.course.explorer import explorer, slider
-box = explorer({"x": slider("x", 1.0, 0.0, 4.0, 0.5)}, lambda x: {"root": math.sqrt(2 - x)},
+from recon_lib.course.explorer import Explorer, slider
+box = Explorer({"x": slider("x", 1.0, 0.0, 4.0, 0.5)}, lambda x: {"root": math.sqrt(2 - x)},
                lambda now: Figure((1, 1)), lambda now: f"{now['root']:.2f}")
 assert box.numbers["root"] == 1"""
 # Seems to have no course: the setup cell has to install it, and pip fails.

@@ -13,7 +13,7 @@ from recon_lib.course import plots, style
 TABLE = {
     "ridge": {"top1": 0.2}, "diffusion": {"top1": 0.5}, "ideal_observer": {"top1": 0.9},
     "chance": {"top1": 0.01}, "mean_image": {"ssim": 0.3},
-}  # fmt: skip
+}
 
 
 def texts(fig):
@@ -36,7 +36,7 @@ def test_reconstructions_has_a_row_for_each_decoder():
     fig = plots.reconstructions(rows, title="One trial", columns=["cat", "shoe", "face", "car"])
     assert set(texts(fig)) == {
         "seen", "ridge to pixels", "diffusion, seed 1", "shuffled brain",
-        "One trial", "cat", "shoe", "face", "car"}  # fmt: skip
+        "One trial", "cat", "shoe", "face", "car"}
     shown = fig.axes[0].images[0].get_array()
     assert (shown[18:34, 36:52] == rows["ridge"][2]).all()
 
@@ -46,7 +46,7 @@ def test_score_bars_sorts_and_draws_chance():
     ax = fig.axes[0]
     assert [bar.get_width() for bar in ax.patches] == [0.9, 0.5, 0.2]
     assert [t.get_text() for t in ax.get_yticklabels()] == [
-        "ideal observer", "diffusion", "ridge to pixels"]  # fmt: skip
+        "ideal observer", "diffusion", "ridge to pixels"]
     assert list(ax.lines[0].get_xdata()) == [0.01, 0.01]
     assert matplotlib.colors.to_hex(ax.patches[1].get_facecolor()) == style.BLUE.lower()
 
@@ -82,9 +82,9 @@ def test_figures_draw_at_phone_width_and_leave_no_settings(draw):
 def test_colours_differ_in_lightness_or_hue_for_colour_blind_eyes():
     """Each pair stays apart after Machado et al.'s (2009) full deuteranopia and protanopia."""
     deutan = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
-              [-0.011820, 0.042940, 0.968881]]  # fmt: skip
+              [-0.011820, 0.042940, 0.968881]]
     protan = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
-              [-0.003882, -0.048116, 1.051998]]  # fmt: skip
+              [-0.003882, -0.048116, 1.051998]]
     rgb = np.array([matplotlib.colors.to_rgb(c) for c in style.COLOURS])
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     for matrix in (deutan, protan):

@@ -21,7 +21,8 @@ def box():
 
 def test_trajectory_is_the_sampler_seen_from_inside():
     ideal, noise = ideal_denoiser(WORLD, ALPHA_BAR), initial_noise(2, (3, 8, 8), 1)
-    times, x_t, x0 = explore_sampling.trajectory(ddim, ideal, noise, ALPHA_BAR, 10)
+    way = explore_sampling.trajectory(ddim, ideal, noise, ALPHA_BAR, 10)
+    times, x_t, x0 = way.times, way.x_t, way.x0
     assert x_t.shape == x0.shape == (11, 2, 3, 8, 8) and len(times) == 10
     assert times[0] == 999 and (np.diff(times) < 0).all()
     assert torch.equal(x_t[0], noise) and torch.equal(x_t[-1], ddim(ideal, noise, ALPHA_BAR, 10))

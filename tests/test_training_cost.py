@@ -62,7 +62,7 @@ def test_the_explorer_follows_its_controls():
     low, high = before["hours"]["A100"]
     assert high / low == pytest.approx(training_cost.USE[1] / training_cost.USE[0])
     assert before["hours"]["8 x A100"][0] == pytest.approx(low / 8)
-    assert explore_cost.draw_cost(before).axes
+    assert box.draw(before).axes
 
 
 @pytest.mark.parametrize("hours, text", [

@@ -15,6 +15,7 @@ from recon_lib.decoding.sampling import SAMPLING, sample_pictures
 from recon_lib.guidance import evidence
 
 GUIDED = {"scale": SAMPLING["scale"], "interval": SAMPLING["interval"], "steps": 5}
+OPENS = {**GUIDED, "steps": explore_guidance.STEPS}  # how an explorer opens
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def guidance(world):
 def lesion(world):
     model, info, _, decoder, betas, roi = world
     return explore_guidance.lesion_explorer(
-        model, info, decoder, load_factor_net("judge"), betas, 1, roi, IMAGES, FACTORS, steps=5)
+        model, info, decoder, betas, 1, roi, IMAGES, FACTORS)
 
 
 def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
@@ -49,7 +50,7 @@ def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
         ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "trust": 20},
          {"steps": 5, "scale": 2.0, "interval": (0.0, 1.0), "likelihood": likelihood,
           "recall": recall, "trust": 20}),
-    ):  # fmt: skip
+    ):
         box.set(**settings)
         expected = sample_pictures(model, info, vectors[:1], **options)[0]
         assert np.abs(box.numbers["made"].astype(int) - expected).max() <= 2
@@ -116,7 +117,7 @@ def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
     lesion.set(EarlyVis=False, LOC=False, OPA=False, PPA=False, RSC=False)
     assert lesion.numbers["voxels"] == 0
     mean = decoder.vector(np.zeros_like(betas[:1]))
-    expected = sample_pictures(model, info, mean, **GUIDED)[0]
+    expected = sample_pictures(model, info, mean, **OPENS)[0]
     assert np.array_equal(lesion.numbers["pictures"][2], expected)
     lesion.reset.click()
 

@@ -1,20 +1,15 @@
-"""Explorers of BOLD: move a slider, see the picture and the numbers change.
-
-Each is one function that returns one container, an `explorer`. The figure beside it is drawn by a
-function of the same numbers, so that it can also stand alone.
-"""
+"""Explorers of BOLD: move a slider, see the picture and the numbers change."""
 
 import numpy as np
+from scipy.signal import lfilter
 
 from recon_lib.bold import hrf
 from recon_lib.bold.design import nuisance
 from recon_lib.bold.events import regressors
 from recon_lib.bold.glm import trial_design, trial_estimator
 from recon_lib.brain.patterns import compare_rdms, rdm, unit_rows
-from recon_lib.course.explorer import choice, explorer, sheet, slider
-from recon_lib.course.style import BLUE, GREY, INK, RED, WIDTH, styled
-
-# ---- HRF explorer -----------------------------------------------------------------------------
+from recon_lib.course.explorer import Explorer, choice, sheet, slider
+from recon_lib.course.style import BLUE, GREY, INK, RED
 
 
 def hrf_explorer():
@@ -30,17 +25,16 @@ def hrf_explorer():
         "duration": slider("picture shown (s)", 1.0, 0.5, 12.0, 0.5),
         "spacing": slider("picture every (s)", 10.0, 2.0, 30.0, 0.5),
     }
-    return explorer(controls, hrf_numbers, draw_hrf, lambda n: (
+    return Explorer(controls, hrf_numbers, draw_hrf, lambda n: (
         f"peak {n['peak_time']:.1f} s after onset, {n['width']:.1f} s wide at half height, "
         f"undershoot {n['undershoot']:.0%} of the peak; {len(n['onsets'])} pictures add up to "
-        f"{n['train'].max():.2f} times one"
-    ))  # fmt: skip
+        f"{n['train'].max():.2f} times one"))
 
 
 def hrf_numbers(peak, dispersion, ratio, duration, spacing):
     """The numbers behind `hrf_explorer`; a volume every 0.1 s."""
     kernel = hrf.kernel(2.0, 20, delay=peak + dispersion, dispersion=dispersion,
-                        undershoot=peak + 10.0, ratio=ratio)  # fmt: skip
+                        undershoot=peak + 10.0, ratio=ratio)
     t = np.arange(600) * 0.1
     onsets = np.arange(0.0, 60.0, spacing)
     each = regressors(onsets, duration, 600, 0.1, kernel, oversampling=1)
@@ -50,13 +44,12 @@ def hrf_numbers(peak, dispersion, ratio, duration, spacing):
         "t": t, "response": response, "train": each.sum(1) / each[:, 0].max(), "onsets": onsets,
         "peak_time": float(t[response.argmax()]), "width": float(t[high[-1]] - t[high[0]]),
         "undershoot": float(-response.min()),
-    }  # fmt: skip
+    }
 
 
-@styled
-def draw_hrf(numbers, fig=None):
+@sheet(3.2, lambda fig: fig.subplots(1, 2, sharey=True))
+def draw_hrf(fig, numbers):
     """One response, and the sum of many."""
-    fig = sheet(fig, (WIDTH, 3.2), lambda fig: fig.subplots(1, 2, sharey=True))
     one, many = fig.axes
     one.plot(numbers["t"], numbers["response"], color=BLUE)
     one.plot(numbers["peak_time"], 1, "o", color=BLUE)
@@ -69,10 +62,6 @@ def draw_hrf(numbers, fig=None):
     low, high = min(-0.5, numbers["train"].min()), max(1.2, numbers["train"].max())
     one.set_ylim(low * 1.05, high * 1.05)
     fig.subplots_adjust(0.11, 0.17, 0.99, 0.91, wspace=0.06)
-    return fig
-
-
-# ---- GLM playground ---------------------------------------------------------------------------
 
 
 def glm_playground():
@@ -82,20 +71,19 @@ def glm_playground():
     `trials`, `error` (root mean square, in %), `efficiency` (1 / variance of a beta if the noise
     were white and 1 % large; larger is better).
     """
+    drift_models = [("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)]
     controls = {
         "spacing": slider("picture every (s)", 10.0, 3.0, 20.0, 1.0),
         "noise": slider("noise (%)", 0.5, 0.0, 3.0, 0.1),
         "drift": slider("drift (%)", 1.0, 0.0, 5.0, 0.5),
         "peak": slider("true HRF peaks at (s)", 5.0, 3.0, 7.0, 0.25),
-        "high_pass": choice(
-            "drift model", [("1/128 Hz", 1 / 128), ("1/50 Hz", 0.02), ("none", 1e-9)]),
+        "high_pass": choice("drift model", drift_models),
         "method": choice("method", ["lsa", "lss"]),
         "seed": slider("another draw", 0, 0, 20, 1),
-    }  # fmt: skip
-    return explorer(controls, glm_numbers, draw_glm, lambda n: (
+    }
+    return Explorer(controls, glm_numbers, draw_glm, lambda n: (
         f"{n['trials']} trials; estimate and truth correlate {n['r']:.2f}; "
-        f"typical error {n['error']:.2f} %; efficiency {n['efficiency']:.2f}"
-    ))  # fmt: skip
+        f"typical error {n['error']:.2f} %; efficiency {n['efficiency']:.2f}"))
 
 
 def glm_numbers(spacing, noise, drift, peak, high_pass, method, seed):
@@ -105,32 +93,29 @@ def glm_numbers(spacing, noise, drift, peak, high_pass, method, seed):
     onsets = np.arange(6.0, 370.0, spacing)
     truth = rng.normal(1.0, 0.5, len(onsets))
     kernel = hrf.kernel(tr, delay=peak + 1.0, undershoot=peak + 11.0)
-    shocks = rng.normal(size=volumes) * np.sqrt(1 - 0.3**2)
-    for t in range(1, volumes):
-        shocks[t] += 0.3 * shocks[t - 1]
+    errors = lfilter([np.sqrt(1 - 0.3**2)], [1, -0.3], rng.normal(size=volumes))
     time = np.arange(volumes) / volumes
     slow = np.sin(2 * np.pi * (1.5 * time + rng.random())) + 2 * time
     signal = trial_design(onsets, volumes, tr, kernel) @ truth
-    bold = signal + noise * shocks + drift * (slow - slow.mean())
+    bold = signal + noise * errors + drift * (slow - slow.mean())
     model = hrf.spm_hrf(tr)
     matrix = trial_estimator(onsets, volumes, tr, model, method=method, high_pass=high_pass)
     estimate = matrix @ bold
-    columns = trial_design(onsets, volumes, tr, model)
-    slow_part = nuisance(volumes, tr, high_pass)
-    rest = np.linalg.lstsq(slow_part, bold - columns @ estimate)[0]
+    confounds = nuisance(volumes, tr, high_pass)
+    fit = trial_design(onsets, volumes, tr, model) @ estimate
+    fit += confounds @ np.linalg.lstsq(confounds, bold - fit)[0]
     return {
         "time": np.arange(volumes) * tr, "onsets": onsets, "bold": bold, "truth": truth,
-        "fit": columns @ estimate + slow_part @ rest, "estimate": estimate, "trials": len(onsets),
+        "fit": fit, "estimate": estimate, "trials": len(onsets),
         "r": float(np.corrcoef(truth, estimate)[0, 1]),
         "error": float(np.sqrt(np.mean((estimate - truth) ** 2))),
         "efficiency": float(1 / np.mean(np.sum(matrix**2, axis=1))),
-    }  # fmt: skip
+    }
 
 
-@styled
-def draw_glm(numbers, fig=None):
+@sheet(3.2, lambda fig: fig.subplots(1, 2, width_ratios=(1.7, 1)))
+def draw_glm(fig, numbers):
     """The voxel and the fit; estimates against the truth."""
-    fig = sheet(fig, (WIDTH, 3.2), lambda fig: fig.subplots(1, 2, width_ratios=(1.7, 1)))
     left, right = fig.axes
     left.plot(numbers["time"], numbers["bold"], color=GREY, linewidth=1, label="BOLD")
     left.plot(numbers["time"], numbers["fit"], color=BLUE, linewidth=1.5, label="fit")
@@ -140,10 +125,6 @@ def draw_glm(numbers, fig=None):
     right.plot([-1, 3], [-1, 3], color=INK, linestyle="--", linewidth=1)
     right.set(title="betas (%)", xlabel="truth", ylabel="estimate", xlim=(-1, 3), ylim=(-2, 4))
     fig.subplots_adjust(0.09, 0.17, 0.99, 0.91, wspace=0.3)
-    return fig
-
-
-# ---- ROI explorer -----------------------------------------------------------------------------
 
 
 def roi_explorer(betas, roi, what):
@@ -162,7 +143,7 @@ def roi_explorer(betas, roi, what):
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `names`, `rdm` and `confusion` (m, m), `accuracy`, `chance`, `voxels`, `stable`
         (rank correlation of the two halves' RDMs).
     """
@@ -181,8 +162,7 @@ def roi_explorer(betas, roi, what):
         inside = np.isin(bare, areas if area == "all" else [area])
         used = order[inside[order]][:voxels]
         pattern = unit_rows(means[0][:, used] - means[0][:, used].mean(0))
-        likeness = betas[1::2][:, used] @ pattern.T
-        named = likeness.argmax(1)
+        named = (betas[1::2][:, used] @ pattern.T).argmax(1)
         confusion = np.zeros((len(names), len(names)))
         np.add.at(confusion, (which[1::2], named), 1)
         rdms = [rdm(half[:, used]) for half in means]
@@ -191,33 +171,27 @@ def roi_explorer(betas, roi, what):
             "confusion": confusion / confusion.sum(1, keepdims=True),
             "accuracy": float((named == which[1::2]).mean()), "chance": 1 / len(names),
             "voxels": len(used), "stable": compare_rdms(*rdms),
-        }  # fmt: skip
+        }
 
     controls = {
         "area": choice("area", [*areas, "all"]),
         "what": choice("sort trials by", list(what)),
         "voxels": slider("voxels, at most", 200, 5, len(roi), 5),
     }
-    return explorer(controls, numbers, draw_roi, lambda n: (
+    return Explorer(controls, numbers, draw_roi, lambda n: (
         f"{n['voxels']} voxels name {n['accuracy']:.0%} of trials (chance {n['chance']:.0%}); "
-        f"RDMs of the two halves agree {n['stable']:.2f}"
-    ))  # fmt: skip
+        f"RDMs of the two halves agree {n['stable']:.2f}"))
 
 
-@styled
-def draw_roi(numbers, fig=None):
+@sheet(3.6, lambda fig: fig.subplots(1, 2))
+def draw_roi(fig, numbers):
     """Dissimilarities of the mean patterns, and which category was taken for which."""
-    fig = sheet(fig, (WIDTH, 3.6), lambda fig: fig.subplots(1, 2))
-    for ax, key, title in zip(fig.axes, ("rdm", "confusion"),
-                              ("dissimilarity of mean patterns", "single trials: named as"),
-                              strict=True):  # fmt: skip
-        limit = numbers[key].max()
-        ax.imshow(numbers[key], vmin=0, vmax=limit)
+    titles = "dissimilarity of mean patterns", "single trials: named as"
+    for ax, key, title in zip(fig.axes, ("rdm", "confusion"), titles, strict=True):
+        ax.imshow(numbers[key], vmin=0, vmax=numbers[key].max())
         ax.set_title(title, fontsize=12)
-        ax.set_xticks([])
+        ax.set(xticks=[], yticks=[])
         ax.tick_params(length=0, labelsize=10)
         ax.spines[:].set_visible(False)
-        ax.set_yticks(range(len(numbers["names"])) if key == "rdm" else [],
-                      numbers["names"] if key == "rdm" else [])
+    fig.axes[0].set_yticks(range(len(numbers["names"])), numbers["names"])
     fig.subplots_adjust(0.13, 0.03, 0.99, 0.9, wspace=0.05)
-    return fig

@@ -5,8 +5,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import stats
 
-from recon_lib.course.explorer import explorer, sheet, slider
-from recon_lib.course.style import BLUE, GREY, INK, PALE, RED, WIDTH, styled
+from recon_lib.course.explorer import Explorer, sheet, slider
+from recon_lib.course.style import BLUE, GREY, INK, PALE, RED
 from recon_lib.scores.identification import two_way_null_sd
 
 EXPERIMENTS = 500
@@ -60,10 +60,9 @@ def chance_explorer():
         "information": slider("information (d')", 0.0, 0.0, 1.0, 0.05),
         "tries": slider("best of (by the truth)", 1, 1, 20, 1),
     }
-    return explorer(controls, chance_numbers, draw_chance, lambda n: (
+    return Explorer(controls, chance_numbers, draw_chance, lambda n: (
         f"called significant: by the binomial {n['binomial']:.0%} of experiments, by permutation "
-        f"{n['permutation']:.0%}; mean score {n['scores'].mean():.3f}"
-    ))  # fmt: skip
+        f"{n['permutation']:.0%}; mean score {n['scores'].mean():.3f}"))
 
 
 def chance_numbers(pictures, information, tries):
@@ -75,28 +74,23 @@ def chance_numbers(pictures, information, tries):
         "binomial_sd": binomial_sd(pictures), "null_sd": two_way_null_sd(pictures),
         "binomial": float((scores - 0.5 >= cut).mean()),
         "permutation": float((scores > permutation_cut(pictures)).mean()),
-    }  # fmt: skip
+    }
 
 
-@styled
-def draw_chance(numbers, fig=None):
+@sheet(3.4)
+def draw_chance(fig, numbers):
     """Scores of all experiments, under the bells that either test expects from chance."""
-    fig = sheet(fig, (WIDTH, 3.4), lambda fig: fig.subplots())
     (ax,) = fig.axes
     scores = numbers["scores"]
     wide = max(4 * numbers["null_sd"], np.abs(scores - 0.5).max())
     at = np.linspace(max(0.5 - wide, 0), min(0.5 + wide, 1), 400)
     ax.hist(scores, 40, density=True, color=PALE, label="experiments")
-    for name, sd, colour, line in (("what permuting expects", numbers["null_sd"], BLUE, "-"),
-                                   ("what the binomial expects", numbers["binomial_sd"], RED,
-                                    "--")):
-        ax.plot(at, stats.norm.pdf(at, 0.5, sd), line, color=colour, label=name)
+    for name, key, style in (("permuting", "null_sd", {"color": BLUE}),
+                             ("the binomial", "binomial_sd", {"color": RED, "linestyle": "--"})):
+        ax.plot(at, stats.norm.pdf(at, 0.5, numbers[key]), label=f"what {name} expects", **style)
     ax.axvline(0.5, color=GREY, linewidth=0.8)
     ax.set(xlabel=f"two-way identification, {numbers['pictures']} test pictures", yticks=[],
-           xlim=(at[0], at[-1]))
-    highest = stats.norm.pdf(0, 0, numbers["null_sd"])
-    ax.set_ylim(0, 3 * highest)
+           xlim=(at[0], at[-1]), ylim=(0, 3 * stats.norm.pdf(0, 0, numbers["null_sd"])))
     ax.spines["left"].set_visible(False)
     ax.legend(loc="upper right", fontsize=11, labelcolor=INK)
     fig.subplots_adjust(0.03, 0.17, 0.99, 0.97)
-    return fig

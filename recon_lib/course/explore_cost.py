@@ -1,10 +1,9 @@
-"""The explorer of notebook 08: what will it cost to train on the real thing?"""
+"""What will it cost to train on real pictures?"""
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from recon_lib.course.explorer import choice, explorer, slider
-from recon_lib.course.style import BLUE, INK, WIDTH, styled
+from recon_lib.course.explorer import Explorer, choice, sheet, slider
+from recon_lib.course.style import BLUE, INK
 from recon_lib.training.cost import PEAK, USE, count, hours, operations
 
 WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
@@ -18,7 +17,7 @@ def cost_explorer():
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `parameters`, `operations`, `hours` {machine: (fewest, most)}.
     """
     controls = {
@@ -27,10 +26,9 @@ def cost_explorer():
         "patch": choice("patch (px)", [1, 2, 4, 8], 4),
         "millions": slider("million pictures", 20.0, 0.5, 100.0, 0.5),
     }
-    return explorer(controls, cost_numbers, draw_cost, lambda n: (
+    return Explorer(controls, cost_numbers, draw_cost, lambda n: (
         f"{n['parameters'] / 1e6:.1f} M parameters, {n['operations']:.1e} operations; on one A100 "
-        + " to ".join(map(duration, n["hours"]["A100"]))
-    ))  # fmt: skip
+        + " to ".join(map(duration, n["hours"]["A100"]))))
 
 
 def cost_numbers(size, channels, patch, millions):
@@ -40,7 +38,7 @@ def cost_numbers(size, channels, patch, millions):
     return {
         "parameters": sum(row["parameters"] for row in count(network, size)), "operations": total,
         "hours": {name: hours(total, peak) for name, peak in PEAK.items()},
-    }  # fmt: skip
+    }
 
 
 def duration(hours):
@@ -49,11 +47,10 @@ def duration(hours):
     return f"{float(f'{hours / UNITS[unit]:.2g}'):g} {unit}"
 
 
-@styled
-def draw_cost(numbers):
+@sheet(2.6)
+def draw_cost(fig, numbers):
     """From the fewest to the most hours on each machine."""
-    fig = Figure(figsize=(WIDTH, 2.6))
-    ax = fig.add_subplot()
+    (ax,) = fig.axes
     for i, (low, high) in enumerate(numbers["hours"].values()):
         ax.plot([low, high], [i, i], color=BLUE, linewidth=12, solid_capstyle="butt")
         centre = np.clip(np.sqrt(low * high), 3e-4, 4e3)  # the text stays on the sheet
@@ -68,4 +65,3 @@ def draw_cost(numbers):
            xlabel=f"hours at {USE[0]:.0%} to {USE[1]:.0%} of the peak rate (an estimate)")
     ax.tick_params(axis="y", length=0)
     fig.subplots_adjust(0.13, 0.24, 0.96, 0.88)
-    return fig

@@ -1,4 +1,4 @@
-"""Explorers of noise and of the U-Net, in the manner of `widgets`: one function, one container."""
+"""Explorers of noise, of its schedules and of the U-Net."""
 
 import time
 
@@ -7,15 +7,13 @@ import torch
 from matplotlib.patches import Rectangle
 
 from recon_lib.brain.features import NAMED, to_batch
-from recon_lib.course.explorer import choice, explorer, sheet, slider
-from recon_lib.course.plots import tile
-from recon_lib.course.style import BLUE, GREY, INK, ORANGE, PALE, RED, WIDTH, styled
+from recon_lib.course.explorer import Explorer, choice, sheet, slider
+from recon_lib.course.plots import show_row
+from recon_lib.course.style import BLUE, GREY, INK, ORANGE, PALE, RED
 from recon_lib.diffusion import SCHEDULES, add_noise, shift_schedule, snr
 from recon_lib.samplers import initial_noise, to_uint8
 from recon_lib.training.cost import count
 from recon_lib.unet import UNet
-
-# ---- Noising scrubber -------------------------------------------------------------------------
 
 
 def noising_scrubber(images, reader):
@@ -29,7 +27,7 @@ def noising_scrubber(images, reader):
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `t`, `alpha_bar`, `snr`, `x_t` (3, 64, 64) float32, `read` (a dict: factor to
         the name read and its probability), `curve` (the schedule), `pictures` (2, 64, 64, 3)
         uint8, clean and noisy.
@@ -41,15 +39,14 @@ def noising_scrubber(images, reader):
     def numbers(picture, t, schedule, draw):
         curve, x0 = curves[schedule], clean[picture : picture + 1]
         x_t = add_noise(x0, torch.tensor([t]), initial_noise(1, x0.shape[1:], draw), curve)
-        out = reader(x_t)
-        read = {}
+        out, read = reader(x_t), {}
         for factor, names in NAMED.items():
-            p = out[factor][0].softmax(0)
-            read[factor] = names[int(p.argmax())], float(p.max())
+            p, i = out[factor][0].softmax(0).max(0)
+            read[factor] = names[i], float(p)
         return {
             "t": t, "alpha_bar": float(curve[t]), "snr": float(snr(curve[t])), "x_t": x_t[0],
             "read": read, "curve": curve.numpy(), "pictures": to_uint8(torch.cat([x0, x_t])),
-        }  # fmt: skip
+        }
 
     controls = {
         "t": slider("time t", 300, 0, 999, 1),
@@ -57,18 +54,16 @@ def noising_scrubber(images, reader):
         "schedule": choice("schedule", list(SCHEDULES)),
         "draw": slider("another noise", 0, 0, 20, 1),
     }
-    return explorer(controls, numbers, draw_noising, lambda n: (
+    return Explorer(controls, numbers, draw_noising, lambda n: (
         f"{n['alpha_bar']:.1%} of the variance is picture, SNR {n['snr']:.3g}; read as "
-        + ", ".join(f"{name} ({p:.0%})" for name, p in n["read"].values())
-    ))  # fmt: skip
+        + ", ".join(f"{name} ({p:.0%})" for name, p in n["read"].values())))
 
 
-@styled
-def draw_noising(numbers, fig=None):
+@sheet(2.7, lambda fig: fig.subplots(1, 3, width_ratios=(1, 1, 1.3)))
+def draw_noising(fig, numbers):
     """The clean picture, the noisy one, and where on the schedule we are."""
-    fig = sheet(fig, (WIDTH, 2.7), lambda fig: fig.subplots(1, 3, width_ratios=(1, 1, 1.3)))
     *pictures, ax = fig.axes
-    titles = ("clean", f"t = {numbers['t']}")
+    titles = "clean", f"t = {numbers['t']}"
     for axis, picture, title in zip(pictures, numbers["pictures"], titles, strict=True):
         axis.imshow(picture, interpolation="nearest")
         axis.axis("off")
@@ -78,10 +73,6 @@ def draw_noising(numbers, fig=None):
     ax.set(title="alpha_bar", xlabel="t", ylim=(-0.05, 1.05), xticks=(0, 500, 1000),
            yticks=(0, 0.5, 1))
     fig.subplots_adjust(0.01, 0.19, 0.97, 0.88, wspace=0.24)
-    return fig
-
-
-# ---- Schedule designer ------------------------------------------------------------------------
 
 
 def schedule_designer(image):
@@ -93,7 +84,7 @@ def schedule_designer(image):
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `alpha_bar`, `snr` (steps,), `share` of the steps that are "nearly clean"
         (SNR above 100), "between" and "nearly noise" (below 1/100), `left` (alpha_bar at the last
         step), `strip` (8, 64, 64, 3) uint8 at `times`, equally spaced.
@@ -105,40 +96,36 @@ def schedule_designer(image):
         alpha_bar = shift_schedule(SCHEDULES[schedule](steps), factor)
         ratio = snr(alpha_bar.double()).numpy()
         times = torch.linspace(0, steps - 1, 8).long()
-        ends = (ratio > 100).mean(), (ratio < 0.01).mean()
-        share = {"nearly clean": ends[0], "between": 1 - sum(ends), "nearly noise": ends[1]}
+        clean, noisy = float((ratio > 100).mean()), float((ratio < 0.01).mean())
         return {
             "alpha_bar": alpha_bar.numpy(), "snr": ratio, "left": float(alpha_bar[-1]),
-            "share": {name: float(value) for name, value in share.items()},
+            "share": {"nearly clean": clean, "between": 1 - clean - noisy, "nearly noise": noisy},
             "times": times.numpy(), "strip": to_uint8(add_noise(x0, times, noise, alpha_bar)),
-        }  # fmt: skip
+        }
 
     controls = {
         "schedule": choice("schedule", list(SCHEDULES)),
         "factor": slider("noise shifted by", 1.0, 0.25, 8.0, 0.25),
         "steps": slider("steps", 1000, 50, 1000, 50),
     }
-    return explorer(controls, numbers, draw_schedule, lambda n: (
+    return Explorer(controls, numbers, draw_schedule, lambda n: (
         ", ".join(f"{value:.0%} of the steps {name}" for name, value in n["share"].items())
-        + f"; {n['left']:.1e} of the picture is left at the end"
-    ))  # fmt: skip
+        + f"; {n['left']:.1e} of the picture is left at the end"))
 
 
 def lay_schedule(fig):
     """A strip of pictures above two panels."""
     top, bottom = fig.add_gridspec(2, 1, height_ratios=(1, 2), left=0.09, right=0.97, top=0.99,
-                                   bottom=0.14, hspace=0.38)  # fmt: skip
+                                   bottom=0.14, hspace=0.38)
     fig.add_subplot(top)
     bottom.subgridspec(1, 2, wspace=0.22).subplots()
 
 
-@styled
-def draw_schedule(numbers, fig=None):
+@sheet(3.9, lay_schedule)
+def draw_schedule(fig, numbers):
     """The picture at eight times, alpha_bar, and how many steps go to which SNR."""
-    fig = sheet(fig, (WIDTH, 3.9), lay_schedule)
     ax, left, right = fig.axes
-    ax.imshow(tile(numbers["strip"], 8), interpolation="nearest")
-    ax.axis("off")
+    show_row(ax, numbers["strip"], gap=2)
     left.plot(numbers["alpha_bar"], color=BLUE)
     left.plot(numbers["times"], numbers["alpha_bar"][numbers["times"]], "o", color=BLUE)
     steps = len(numbers["alpha_bar"])
@@ -150,12 +137,6 @@ def draw_schedule(numbers, fig=None):
     right.stairs(100 * taken / taken.sum(), edges, fill=True, color=ORANGE)
     right.set(title="% of the steps", xlabel="log10 of the SNR", xlim=(5, -6), ylim=(0, 30),
               xticks=(4, 2, 0, -2, -4), yticks=(0, 10, 20, 30))
-    return fig
-
-
-# ---- U-Net tour -------------------------------------------------------------------------------
-
-ATTENTION = ("lowest level", "middle only", "every level")
 
 
 def unet_tour(batch=64):
@@ -171,7 +152,7 @@ def unet_tour(batch=64):
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `rows` (see `cost.count`), `config` (builds this network), `parameters`,
         `multiplications` (one picture, forward), `seconds` (a step of training).
     """
@@ -181,14 +162,13 @@ def unet_tour(batch=64):
         channels = [base * (1 + level) for level in range(levels)]
         while size % (patch * 2 ** (len(channels) - 1)):
             channels.pop()  # no level below one place
-        deepest = len(channels) - 1
-        attend = {"lowest level": [deepest], "middle only": [],
-                  "every level": list(range(len(channels)))}[attention]  # fmt: skip
+        every = list(range(len(channels)))
+        attend = {"lowest level": every[-1:], "middle only": [], "every level": every}[attention]
         config = dict(patch=patch, channels=channels, blocks=blocks, attention=attend)
         rows = count(config, size)
         total = {k: sum(row[k] for row in rows) for k in ("parameters", "multiplications")}
-        return {"rows": rows, "config": config, **total,
-                "seconds": 3 * batch * total["multiplications"] / speed}  # fmt: skip
+        seconds = 3 * batch * total["multiplications"] / speed
+        return {"rows": rows, "config": config, "seconds": seconds, **total}
 
     controls = {
         "size": choice("picture", [32, 64, 128, 256], 64),
@@ -196,12 +176,12 @@ def unet_tour(batch=64):
         "levels": slider("levels", 3, 1, 4, 1),
         "base": slider("channels, first level", 64, 16, 128, 16),
         "blocks": slider("blocks a level", 1, 1, 3, 1),
-        "attention": choice("attention", ATTENTION),
+        "attention": choice("attention", ["lowest level", "middle only", "every level"]),
     }
-    return explorer(controls, numbers, draw_unet, lambda n: (
+    return Explorer(controls, numbers, draw_unet, lambda n: (
         f"{n['parameters'] / 1e6:.2f} million parameters, {n['multiplications'] / 1e6:,.0f} "
         f"million multiplications a picture, about {n['seconds']:.2g} s a step of {batch} pictures"
-    ))  # fmt: skip
+    ))
 
 
 @torch.no_grad()
@@ -218,44 +198,42 @@ def multiplications_per_second():
     return len(x) * work / min(taken[1:])
 
 
-@styled
-def draw_unet(numbers, fig=None):
+@sheet(3.9, lambda fig: fig.subplots(1, 2, width_ratios=(1.9, 1)))
+def draw_unet(fig, numbers):
     """The U with its shapes, and what each level costs."""
-    fig = sheet(fig, (WIDTH, 3.9), lambda fig: fig.subplots(1, 2, width_ratios=(1.9, 1)))
     ax, costs = fig.axes
-    levels = len(numbers["config"]["channels"])
+    deep = len(numbers["config"]["channels"])  # the middle is below all levels
     rows = {row["part"]: row for row in numbers["rows"]}
-    for level in range(levels):
+    for level in range(deep):
         for x, part in ((-1, f"down {level}"), (1, f"up {level}")):
             box(ax, x, -level, rows[part], attend=level in numbers["config"]["attention"])
-        ax.annotate("", (0.5, -level), (-0.5, -level), arrowprops={"arrowstyle": "->",
-                    "color": GREY, "linestyle": ":"})  # fmt: skip
+        arrow(ax, (-0.5, -level), (0.5, -level), color=GREY, linestyle=":")
         if level:
-            for x, ends in ((-1, (1, 0)), (1, (0, 1))):
-                ax.annotate("", (x, 0.27 - level if ends[0] else 0.7 - level),
-                            (x, 0.7 - level if ends[0] else 0.27 - level),
-                            arrowprops={"arrowstyle": "->", "color": INK})  # fmt: skip
-    box(ax, 0, -levels, rows["middle"], attend=True)
-    for corner, middle, style in ((-0.8, -0.53, "->"), (0.8, 0.53, "<-")):
-        ax.annotate("", (middle, -levels + 0.1), (corner, 0.7 - levels),
-                    arrowprops={"arrowstyle": style, "color": INK})  # fmt: skip
+            arrow(ax, (-1, 0.7 - level), (-1, 0.27 - level))
+            arrow(ax, (1, 0.27 - level), (1, 0.7 - level))
+    box(ax, 0, -deep, rows["middle"], attend=True)
+    arrow(ax, (-0.8, 0.7 - deep), (-0.53, 0.1 - deep))
+    arrow(ax, (0.53, 0.1 - deep), (0.8, 0.7 - deep))
     ax.text(0, 0.12, "skip", ha="center", color=GREY, fontsize=10)
-    ax.set(xlim=(-1.75, 1.75), ylim=(-levels - 0.45, 0.45))
+    ax.set(xlim=(-1.75, 1.75), ylim=(-deep - 0.45, 0.45))
     ax.axis("off")
-    names = [*map(str, range(levels)), "middle"]
-    place = np.arange(levels + 1)
+    names = [*map(str, range(deep)), "middle"]
     for offset, key, colour in ((-0.2, "parameters", BLUE), (0.2, "multiplications", ORANGE)):
         part = [sum(row[key] for row in numbers["rows"] if row["part"].split()[-1] == name)
-                for name in names]  # fmt: skip
-        costs.barh(place + offset, 100 * np.array(part) / numbers[key], 0.36, color=colour,
-                   label=key)  # fmt: skip
-    costs.set_yticks(place, [f"level {name}" for name in names[:-1]] + ["middle"])
+                for name in names]
+        costs.barh(np.arange(deep + 1) + offset, 100 * np.array(part) / numbers[key], 0.36,
+                   color=colour, label=key)
+    costs.set_yticks(range(deep + 1), [*(f"level {level}" for level in range(deep)), "middle"])
     costs.tick_params(axis="y", length=0)
-    costs.set(xlabel="% of all", ylim=(levels + 0.6, -0.6), xlim=(0, 100))
+    costs.set(xlabel="% of all", ylim=(deep + 0.6, -0.6), xlim=(0, 100))
     costs.legend(loc="lower left", bbox_to_anchor=(-0.25, 0.99), fontsize=10, ncols=2,
-                 columnspacing=0.8, handlelength=1, borderpad=0)  # fmt: skip
+                 columnspacing=0.8, handlelength=1, borderpad=0)
     fig.subplots_adjust(0.0, 0.14, 0.96, 0.92, wspace=0.2)
-    return fig
+
+
+def arrow(ax, start, end, color=INK, **style):
+    """An arrow from `start` to `end`, (x, y) each."""
+    ax.annotate("", end, start, arrowprops={"arrowstyle": "->", "color": color, **style})
 
 
 def box(ax, x, y, row, attend):

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from recon_lib.bold.betas import silence
-from recon_lib.brain.features import NAMED, read_factors
+from recon_lib.brain.features import NAMED, load_factor_net, read_factors
 from recon_lib.course.explore_sampling import trajectory
-from recon_lib.course.explorer import choice, explorer, sheet, slider
-from recon_lib.course.plots import tile
-from recon_lib.course.style import BLUE, GREY, INK, PALE, WIDTH, styled
+from recon_lib.course.explorer import Explorer, choice, sheet, slider
+from recon_lib.course.plots import show_row
+from recon_lib.course.style import BLUE, GREY, INK, PALE
 from recon_lib.decoding.sampling import SAMPLING, sample_pictures
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.guidance import steer
@@ -21,8 +21,7 @@ from recon_lib.scores.metrics import pixel_correlation
 from recon_lib.training.run import autocast, pick_precision
 
 INTERVALS = {  # noise amplitudes between which to guide
-    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.9, 1.0),
-}  # fmt: skip
+    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.9, 1.0)}
 STEPS = 6  # pictures hardly change with more, and a reader who drags a slider does not wait
 
 
@@ -37,9 +36,6 @@ def nimble(model):
         return model
     swift = copy.deepcopy(model).to(torch.bfloat16, memory_format=torch.channels_last)
     return swift.requires_grad_(False)
-
-
-# ---- Guidance explorer ------------------------------------------------------------------------
 
 
 def guidance_explorer(model, info, likelihood, recall, vectors, seen):
@@ -59,7 +55,7 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `seen`, `made` (H, W, C) uint8, `guesses` (6, H, W, C) uint8: estimates along
         the way; `evaluations` of the network, `misfit`: -2 log p(vector | picture) for each number
         of the vector (1 is what the picture seen would give on average), `pixcorr`.
@@ -83,10 +79,10 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
             denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
         noise = initial_noise(1, shape, seed, picture)
         with autocast(vectors.device):
-            times, _, x0 = trajectory(dpm_solver, denoise, noise, alpha_bar, steps)
+            path = trajectory(dpm_solver, denoise, noise, alpha_bar, steps)
         with torch.no_grad():
-            fit = float(likelihood(vector)(x0[-1]))
-        return times, x0[:, 0], fit
+            fit = float(likelihood(vector)(path.x0[-1]))
+        return path.times, path.x0[:, 0], fit
 
     def numbers(picture, scale, interval, strength, trust, seed, steps):
         times, x0, fit = way(picture, scale, interval, strength, trust, seed, steps)
@@ -99,7 +95,7 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
             "seen": seen[picture], "made": made[0], "guesses": along,
             "evaluations": steps + twice, "misfit": -2 * fit / (vectors.shape[1] - 1),
             "pixcorr": float(pixel_correlation(made, seen[picture][None])[0]),
-        }  # fmt: skip
+        }
 
     controls = {
         "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 10.0, 0.5),
@@ -110,33 +106,21 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
         "steps": slider("steps", STEPS, 4, 24, 1),
         "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
     }
-    return explorer(controls, numbers, draw_guidance, lambda n: (
+    return Explorer(controls, numbers, draw_guidance, lambda n: (
         f"{n['evaluations']} evaluations; misfit to the brain vector {n['misfit']:.3f} (of the "
-        f"picture seen about 1); pixel correlation with it {n['pixcorr']:.3f}"
-    ))  # fmt: skip
+        f"picture seen about 1); pixel correlation with it {n['pixcorr']:.3f}"))
 
 
-@styled
-def draw_guidance(numbers, fig=None):
+@sheet(3.9, lambda fig: [fig.add_axes((0.16, 0.4, 0.68, 0.53)), fig.add_axes((0, 0, 1, 0.26))])
+def draw_guidance(fig, numbers):
     """The picture seen and the one made; below, the guesses along the way."""
-    fig = sheet(fig, (WIDTH, 3.9), lambda fig: [
-        fig.add_axes((0.16, 0.4, 0.68, 0.53)), fig.add_axes((0, 0, 1, 0.26))])
     top, way = fig.axes
-    pair = np.stack([numbers["seen"], numbers["made"]])
-    for ax, pictures, gap in ((top, pair, 8), (way, numbers["guesses"], 4)):
-        ax.imshow(tile(pictures, len(pictures), gap), interpolation="nearest")
-        ax.axis("off")
-    width = pair.shape[2]
-    for i, title in enumerate(("seen", "made from the brain")):
-        top.text(i * (width + 8) + width / 2, -2, title, ha="center", va="bottom")
+    show_row(top, np.stack([numbers["seen"], numbers["made"]]), 8, ("seen", "made from the brain"))
+    show_row(way, numbers["guesses"], 4)
     way.text(0, -4, "its guesses, from the first step to the last", va="bottom")
-    return fig
 
 
-# ---- Lesion explorer --------------------------------------------------------------------------
-
-
-def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, factors, steps=STEPS):
+def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
     """Switch areas of the brain off and see what goes.
 
     Parameters
@@ -145,8 +129,6 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
         A conditional model.
     decoder : BrainDecoder
         Fitted to the whole brain.
-    judge : FactorNet
-        Reads the pictures.
     betas : (n, voxels) array
     repeats : int or (n,) array
         Trials averaged in each row.
@@ -155,18 +137,16 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
     seen : (n, H, W, C) uint8 array
     factors : structured array (n,)
         Of the pictures seen, see `scenes.FACTORS`.
-    steps : int
-        Of the sampler.
 
     Returns
     -------
-    ipywidgets.VBox
+    Explorer
         `numbers`: `pictures` (3, H, W, C): seen, from the whole brain, from what is left;
         `right`: for thing, scene and light the probability that the judge gives to the right
         name, for the whole brain and for what is left; `names`: what it reads, for all three;
         `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
-    model = nimble(model)
+    model, judge = nimble(model), load_factor_net("judge")
     areas = list(dict.fromkeys(name[2:] for name in roi))
     repeats = np.broadcast_to(repeats, len(betas))
 
@@ -175,7 +155,7 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
         row = silence(betas[picture : picture + 1], roi, *off)
         vector = decoder.vector(row, repeats[picture : picture + 1])
         guide = {key: SAMPLING[key] for key in ("scale", "interval")}
-        drawn = sample_pictures(model, info, vector, seed=seed, steps=steps, **guide)
+        drawn = sample_pictures(model, info, vector, seed=seed, steps=STEPS, **guide)
         return drawn[0], read_factors(judge, drawn), float(np.linalg.norm(vector[0, :-1]))
 
     shown = read_factors(judge, seen)
@@ -193,7 +173,7 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
         return {
             "pictures": pictures, "right": right, "names": names, "off": off, "left": rest / full,
             "voxels": int((~np.isin([name[2:] for name in roi], off)).sum()),
-        }  # fmt: skip
+        }
 
     controls = {
         "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
@@ -201,10 +181,9 @@ def lesion_explorer(model, info, decoder, judge, betas, repeats, roi, seen, fact
     }
     for area in areas:
         controls[area] = ipywidgets.Checkbox(value=True, description=area)
-    return explorer(controls, numbers, draw_lesion, lambda n: (
+    return Explorer(controls, numbers, draw_lesion, lambda n: (
         f"{n['voxels']} voxels, {n['left']:.1%} of the vector left; right name for "
-        + ", ".join(f"{label} {a:.1%} → {b:.1%}" for label, (a, b) in n["right"].items())
-    ))  # fmt: skip
+        + ", ".join(f"{label} {a:.1%} → {b:.1%}" for label, (a, b) in n["right"].items())))
 
 
 def lay_lesion(fig):
@@ -215,19 +194,14 @@ def lay_lesion(fig):
            xlabel="probability of the right name (grey: whole brain)")
 
 
-@styled
-def draw_lesion(numbers, fig=None):
-    """The three pictures; below, how sure the judge is of the right names."""
-    fig = sheet(fig, (WIDTH, 4.4), lay_lesion)
+@sheet(4.4, lay_lesion)
+def draw_lesion(fig, numbers):
+    """The three pictures; below, the probabilities that the right names get."""
     top, ax = fig.axes
-    pictures = numbers["pictures"]
-    width = pictures.shape[2]
-    top.imshow(tile(pictures, 3, 6), interpolation="nearest")
     off = ", ".join(numbers["off"]) if numbers["voxels"] else "any area"
-    titles = ("seen", "whole brain", f"without {off}" if off else "nothing off")
-    for i, title in enumerate(titles):
-        top.text(i * (width + 6) + width / 2, -2, title, ha="center", va="bottom",
-                 fontsize=12 if len(title) < 24 else 9)
+    third = f"without {off}" if off else "nothing off"
+    show_row(top, numbers["pictures"], 6, ("seen", "whole brain", third),
+             size=12 if len(third) < 24 else 9)
     place = np.arange(len(numbers["right"]))
     whole, part = np.array(list(numbers["right"].values())).T
     ax.barh(place - 0.2, whole, 0.36, color=PALE)
@@ -237,4 +211,3 @@ def draw_lesion(numbers, fig=None):
             ax.text(1.05, i + shift, name, va="center", color=colour, fontsize=10)
     ax.text(1.05, -0.55, "read as", va="bottom", fontsize=10)
     ax.set_yticklabels(numbers["right"])
-    return fig

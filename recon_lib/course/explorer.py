@@ -1,82 +1,88 @@
 """The box around every widget: controls, a line of numbers and a figure that keep one another true.
 
-Its state can be set and read by code: `box.controls["peak"].value = 4` moves a slider,
-`box.set(peak=4, ratio=0.2)` several at once, `box.numbers` holds what the figure shows. Nothing
-here needs more than ipywidgets 7.7.
+An explorer is three parts: controls hold its state, a function turns their values into numbers, and
+functions turn the numbers into a figure and a line of text. Nothing here needs more than
+ipywidgets 7.7.
 """
 
-import inspect
+import functools
 import io
 
 import ipywidgets
 from matplotlib.figure import Figure
 
+from recon_lib.course.style import WIDTH, styled
+
 HINT = "<small>Keys: Tab to go on, arrows to slide, space to press.</small>"
 
 
-def explorer(controls, numbers, draw, readout):
-    """Put controls, a line of numbers and a figure into one box that keeps itself up to date.
+class Explorer(ipywidgets.VBox):
+    """Controls, a line of numbers and a figure in one box that keeps itself up to date.
+
+    Code can move it too: `box.controls["peak"].value = 4` moves a slider, `box.set(peak=4, ...)`
+    several at once.
 
     Parameters
     ----------
     controls : dict of str to ipywidgets control
-        Their values are the arguments of `numbers`.
-    numbers : function
-        `numbers(**values)` gives a dict: all that the figure shows.
+        Their values are the arguments of `compute`.
+    compute : function
+        `compute(**values)` gives a dict: all that the figure shows.
     draw : function
-        `draw(numbers)` gives a matplotlib Figure. One that takes `draw(numbers, fig)` is handed its
-        last figure to draw on again (see `sheet`), which takes about half the time.
+        `draw(numbers, fig=None)` gives a matplotlib Figure, see `sheet`.
     readout : function
         `readout(numbers)` gives one line of text.
 
-    Returns
-    -------
-    ipywidgets.VBox
-        With attributes `controls`, `numbers` (the latest), `set` (a function: moves several
-        controls and draws once) and `reset`, a button that puts every control back.
+    Attributes
+    ----------
+    controls, compute, draw, readout
+    numbers : dict
+        The latest.
+    figure : Figure
+        The latest: end a notebook cell with it.
+    reset : ipywidgets.Button
+        Puts every control back.
     """
-    start = {name: control.value for name, control in controls.items()}
-    again = len(inspect.signature(draw).parameters) > 1
-    image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
-    text = ipywidgets.HTML(layout={"min_height": "4em"})  # two lines: the picture stays where it is
-    reset = ipywidgets.Button(description="Reset")
-    tooltip(reset, "Put every control back")
-    row = ipywidgets.HBox([reset, ipywidgets.HTML(HINT)])
-    box = ipywidgets.VBox([*controls.values(), row, text, image])
-    box.controls, box.reset, box.numbers, box.figure = controls, reset, {}, None
-    for control in controls.values():
-        control.style.description_width = "11em"
-        control.layout.width = "30em" if hasattr(control, "max") else "100%"
-        control.layout.max_width = "100%"
-        limits = f": {control.min:g} to {control.max:g}" if hasattr(control, "max") else ""
-        tooltip(control, control.description + limits)
 
-    def update(_=None):
-        box.numbers = numbers(**{name: control.value for name, control in controls.items()})
-        box.figure = draw(box.numbers, box.figure) if again else draw(box.numbers)
-        picture = io.BytesIO()
-        box.figure.savefig(picture, format="png", pil_kwargs={"compress_level": 1})
-        # one message each: the browser swaps the picture in place, so nothing jumps or flickers
-        image.value, text.value = picture.getvalue(), f"<b>{readout(box.numbers)}</b>"
+    def __init__(self, controls, compute, draw, readout):
+        self.controls, self.compute, self.draw, self.readout = controls, compute, draw, readout
+        self.figure, start = None, {name: control.value for name, control in controls.items()}
+        self.image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
+        self.text = ipywidgets.HTML(layout={"min_height": "4em"})  # two lines: nothing below moves
+        self.reset = ipywidgets.Button(description="Reset")
+        tooltip(self.reset, "Put every control back")
+        row = ipywidgets.HBox([self.reset, ipywidgets.HTML(HINT)])
+        super().__init__([*controls.values(), row, self.text, self.image])
+        for control in controls.values():
+            control.style.description_width = "11em"
+            control.layout.width = "30em" if hasattr(control, "max") else "100%"
+            control.layout.max_width = "100%"
+            limits = f": {control.min:g} to {control.max:g}" if hasattr(control, "max") else ""
+            tooltip(control, control.description + limits)
+            control.observe(self._update, "value")
+        self.reset.on_click(lambda _: self.set(**start))
+        self._update()
 
-    def set_values(**values):
+    def set(self, **values):
         """Move these controls and draw once."""
         for name in values:
-            controls[name].unobserve(update, "value")
+            self.controls[name].unobserve(self._update, "value")
         try:
             for name, value in values.items():
-                controls[name].value = value
+                self.controls[name].value = value
         finally:
             for name in values:
-                controls[name].observe(update, "value")
-        update()
+                self.controls[name].observe(self._update, "value")
+        self._update()
 
-    for control in controls.values():
-        control.observe(update, "value")
-    box.set = set_values
-    reset.on_click(lambda _: set_values(**start))
-    update()
-    return box
+    def _update(self, _=None):
+        self.numbers = self.compute(**{name: c.value for name, c in self.controls.items()})
+        self.figure = self.draw(self.numbers, self.figure)
+        picture = io.BytesIO()
+        self.figure.savefig(picture, format="png", pil_kwargs={"compress_level": 1})
+        # one message each: the browser swaps the picture in place, so nothing jumps or flickers
+        self.image.value = picture.getvalue()
+        self.text.value = f"<b>{self.readout(self.numbers)}</b>"
 
 
 def slider(description, value, low, high, step):
@@ -104,33 +110,37 @@ def tooltip(control, text):
     control.set_trait("description_tooltip" if old else "tooltip", text)
 
 
-def sheet(fig, size, lay):
-    """Axes to draw on: new ones, or those of an earlier figure with everything on them taken off.
+def sheet(height, lay=Figure.subplots):
+    """Decorate `draw(fig, numbers)`: it becomes `draw(numbers, fig=None)`, which returns a figure.
 
-    Axes and their ticks are what takes time to make, and old figures are slow to clear away.
+    It draws on new axes, or on those of the figure it returned last, with everything on them taken
+    off: axes and their ticks are what takes time to make, and old figures are slow to clear away.
 
     Parameters
     ----------
-    fig : Figure or None
-        What an earlier call returned.
-    size : (width, height)
+    height : float
         Inches.
     lay : function
         `lay(figure)` makes the axes of a new figure.
-
-    Returns
-    -------
-    Figure
     """
-    if fig is None:
-        fig = Figure(figsize=size)
-        lay(fig)
-        return fig
-    for ax in fig.axes:
-        drawn = [*ax.lines, *ax.patches, *ax.collections, *ax.images, *ax.texts, ax.get_legend()]
-        for artist in drawn:
-            if artist is not None:
-                artist.remove()
-        ax.containers.clear()
-        ax.relim()
-    return fig
+
+    def decorate(draw):
+        @styled
+        @functools.wraps(draw)
+        def drawn(numbers, fig=None):
+            if fig is None:
+                fig = Figure(figsize=(WIDTH, height))
+                lay(fig)
+            for ax in fig.axes:
+                for artist in [*ax.lines, *ax.patches, *ax.collections, *ax.images, *ax.texts]:
+                    artist.remove()
+                if ax.get_legend():
+                    ax.get_legend().remove()
+                ax.containers.clear()
+                ax.relim()
+            draw(fig, numbers)
+            return fig
+
+        return drawn
+
+    return decorate

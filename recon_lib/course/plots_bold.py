@@ -6,9 +6,12 @@ Like `recon_lib.course.plots`, each function returns a matplotlib Figure.
 import numpy as np
 from matplotlib.figure import Figure
 
-from recon_lib.course.style import BLUE, COLOURS, GREY, INK, PALE, RED, WIDTH, styled
+from recon_lib.course.style import BLUE, COLOURS, GREY, INK, PALE, RED, WIDTH, panels, styled
 
 TRUTH = {"color": INK, "linestyle": "--", "linewidth": 1.5}  # the truth is always drawn so
+
+
+# ---- Over time ------------------------------------------------------------------------------
 
 
 @styled
@@ -22,8 +25,7 @@ def responses(shapes, seconds=30.0, peaks=True, title=None):
     peaks : bool
         Mark where each is largest.
     """
-    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    ax = fig.add_subplot()
+    fig, ax = panels(3.4, title)
     for (name, (t, y)), colour in zip(shapes.items(), COLOURS * 9, strict=False):
         style = TRUTH if name == "truth" else {"color": colour}
         ax.plot(t, y / y.max(), label=name, **style)
@@ -34,7 +36,7 @@ def responses(shapes, seconds=30.0, peaks=True, title=None):
                         color=style["color"])
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set(xlim=(0, seconds), ylim=(-0.55, 1.2), xlabel="seconds after the picture",
-           ylabel="response (peak = 1)", title=title or "")
+           ylabel="response (peak = 1)")
     if len(shapes) > 1:
         ax.legend(loc="upper right")
     return fig
@@ -53,59 +55,57 @@ def time_courses(series, tr, onsets=(), ylabel="% signal change", title=None):
     onsets : (trials,) array
         In seconds.
     """
-    fig = Figure(figsize=(WIDTH, 3.2), layout="constrained")
-    ax = fig.add_subplot()
+    fig, ax = panels(3.2, title)
     for (name, y), colour in zip(series.items(), (GREY, *COLOURS), strict=False):
         ax.plot(np.arange(len(y)) * tr, y, label=name,
                 **(TRUTH if name == "truth" else {"color": colour}))
     low, high = ax.get_ylim()
     ax.vlines(onsets, low - 0.08 * (high - low), low, color=RED, linewidth=1.2)
-    ax.set(xlabel="seconds (ticks: pictures)", ylabel=ylabel, title=title or "")
+    ax.set(xlabel="seconds (ticks: pictures)", ylabel=ylabel)
     ax.legend(loc="upper right", ncols=len(series))
     ax.set_ylim(top=high + 0.2 * (high - low))
     return fig
 
 
 @styled
-def panels(series, tr, title=None):
+def stacked_courses(series, tr, title=None):
     """One narrow panel for each (volumes,) series, on a common time axis and common scale."""
-    fig = Figure(figsize=(WIDTH, 1.15 * len(series) + 0.6), layout="constrained")
-    axes = fig.subplots(len(series), 1, sharex=True, sharey=True)
+    fig, axes = panels(1.15 * len(series) + 0.6, title, len(series), sharex=True, sharey=True)
     for ax, (name, y), colour in zip(axes, series.items(), COLOURS, strict=False):
         ax.plot(np.arange(len(y)) * tr, y, color=colour, linewidth=1.5)
         ax.set_title(name, fontsize=12)
     axes[-1].set_xlabel("seconds")
     fig.supylabel("% signal change", fontsize=12)
-    fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
     return fig
 
 
 @styled
-def design(matrix, names=None, title=None):
+def design(matrix, names=(), title=None):
     """A design matrix (volumes, columns) as a picture, each column scaled to its largest value."""
-    fig = Figure(figsize=(WIDTH, 3.8), layout="constrained")
-    ax = fig.add_subplot()
+    fig, ax = panels(3.8, title)
     shown = matrix / np.abs(matrix).max(0)
     ax.imshow(shown, aspect="auto", interpolation="nearest", cmap="RdBu_r", vmin=-1, vmax=1)
-    ax.set(xlabel="columns", ylabel="volumes (time runs down)", title=title or "")
-    if names is not None and len(names) <= 16:
+    ax.set(xlabel="columns", ylabel="volumes (time runs down)")
+    if 0 < len(names) <= 16:
         ax.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=10)
         ax.set_xlabel("")
     ax.spines[:].set_visible(False)
     return fig
 
 
+# ---- Estimates ------------------------------------------------------------------------------
+
+
 @styled
 def against_truth(truth, estimates, unit="% signal change", title=None):
     """Estimates (n,) against the truth (n,), one panel each, with their correlation."""
-    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    axes = np.atleast_1d(fig.subplots(1, len(estimates), sharex=True, sharey=True))
-    for ax, (name, values) in zip(axes, estimates.items(), strict=True):
+    fig, axes = panels(3.4, None, 1, len(estimates), sharex=True, sharey=True, squeeze=False)
+    for ax, (name, values) in zip(axes[0], estimates.items(), strict=True):
         ax.plot(truth, values, "o", color=BLUE, markersize=4, alpha=0.6)
         ends = np.array([truth.min(), truth.max()])
         ax.plot(ends, ends, **TRUTH)
         ax.set_title(f"{name}: r = {np.corrcoef(truth, values)[0, 1]:.2f}")
-    axes[0].set_ylabel("estimate")
+    axes[0, 0].set_ylabel("estimate")
     fig.supxlabel(f"truth ({unit})", fontsize=12)
     fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
     return fig
@@ -114,13 +114,12 @@ def against_truth(truth, estimates, unit="% signal change", title=None):
 @styled
 def with_errors(seconds, values, errors, fits=None, title=None, ylabel="response"):
     """Estimates with 95 % intervals (two standard errors), and curves laid over them."""
-    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    ax = fig.add_subplot()
+    fig, ax = panels(3.4, title)
     ax.errorbar(seconds, values, 2 * np.asarray(errors), fmt="o", color=BLUE, capsize=3)
     for (name, (t, y)), colour in zip((fits or {}).items(), COLOURS[1:], strict=False):
         ax.plot(t, y, color=colour, label=name)
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set(xlabel="seconds after the event", ylabel=ylabel, title=title or "")
+    ax.set(xlabel="seconds after the event", ylabel=ylabel)
     if fits:
         ax.legend(loc="upper right")
     return fig
@@ -131,8 +130,7 @@ def by_area(values, roi, unit, title=None):
     """One dot per voxel, grouped by area (both hemispheres), with the mean of each area."""
     bare = np.array([name[2:] for name in roi])
     areas = list(dict.fromkeys(bare.tolist()))
-    fig = Figure(figsize=(WIDTH, 3.4), layout="constrained")
-    ax = fig.add_subplot()
+    fig, ax = panels(3.4, title)
     rng = np.random.default_rng(0)
     for i, area in enumerate(areas):
         mine = values[bare == area]
@@ -142,8 +140,46 @@ def by_area(values, roi, unit, title=None):
         ax.annotate(f"{mine.mean():.3g}", (i + 0.37, mine.mean()), va="center")
     ax.axhline(0, color=GREY, linewidth=0.8)
     ax.set_xticks(range(len(areas)), areas)
-    ax.set(ylabel=unit, title=title or "", xlim=(-0.5, len(areas) - 0.3))
+    ax.set(ylabel=unit, xlim=(-0.5, len(areas) - 0.3))
     return fig
+
+
+@styled
+def brain_vector(pictures, values, roi, labels=None, title=None):
+    """Some pictures, and below them one brain vector, area by area.
+
+    Parameters
+    ----------
+    pictures : uint8 array (n, H, W, 3)
+    values : (voxels,) array
+        z units.
+    roi : (voxels,) str array
+        Such as "LHPPA"; hemispheres are drawn together.
+    labels : sequence of str, optional
+        A name for each picture.
+    """
+    fig = Figure(figsize=(WIDTH, 3.9), layout="constrained")
+    top, bottom = fig.subfigures(2, 1, height_ratios=(1.75, 1))
+    axes = top.subplots(1, len(pictures), squeeze=False)[0]
+    for ax, picture, label in zip(axes, pictures, labels or [""] * len(pictures), strict=True):
+        ax.imshow(picture)
+        ax.set_title(label, loc="center")
+        ax.axis("off")
+    areas = np.array([name[2:] for name in roi])
+    order = np.argsort(areas, kind="stable")
+    names, first, count = np.unique(areas[order], return_index=True, return_counts=True)
+    ax, limit = bottom.subplots(), 2.5 * np.std(values)
+    ax.imshow(values[order][None], aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit,
+              interpolation="nearest")
+    ax.vlines(first[1:] - 0.5, -0.5, 0.5, color=INK)
+    ax.set_xticks(first + count / 2, names)
+    ax.set_yticks([])
+    ax.tick_params(length=0)
+    ax.set_title(title or f"{len(values)} voxels: red more than usual, blue less")
+    return fig
+
+
+# ---- Scores ---------------------------------------------------------------------------------
 
 
 @styled
@@ -156,116 +192,55 @@ def table(values, rows, columns, title=None, shade=None):
         What to shade by, from 0 to 1, where columns have different scales.
     """
     shade = np.asarray(values if shade is None else shade)
-    fig = Figure(figsize=(WIDTH, 0.5 * len(rows) + 1.1), layout="constrained")
-    ax = fig.add_subplot()
+    fig, ax = panels(0.5 * len(rows) + 1.1, title)
     ax.imshow(shade, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    for i, row in enumerate(values):
-        for j, value in enumerate(row):
-            ax.text(j, i, f"{value:.2f}", ha="center", va="center",
-                    color="white" if shade[i][j] > 0.6 else INK)
+    for (i, j), value in np.ndenumerate(values):
+        ax.text(j, i, f"{value:.2f}", ha="center", va="center",
+                color="white" if shade[i, j] > 0.6 else INK)
     ax.set_yticks(range(len(rows)), rows)
     ax.set_xticks(range(len(columns)), columns)
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    ax.set_title(title or "")
     return fig
 
 
 @styled
-def vector(picture, values, roi, title=None):
-    """A picture (H, W, 3) and the vector (voxels,) that it evoked, area by area."""
-    fig = Figure(figsize=(WIDTH, 2.6), layout="constrained")
-    left, right = fig.subplots(1, 2, width_ratios=(1, 3.2))
-    left.imshow(picture)
-    left.axis("off")
-    bare = np.array([name[2:] for name in roi])
-    order = np.argsort(bare, kind="stable")
-    names, first, count = np.unique(bare[order], return_index=True, return_counts=True)
-    right.imshow(values[order][None], aspect="auto", cmap="RdBu_r", vmin=-3, vmax=3,
-                 interpolation="nearest")
-    right.vlines(first[1:] - 0.5, -0.5, 0.5, color=INK, linewidth=1)
-    right.set_xticks(first + count / 2, names)
-    right.set_yticks([])
-    right.tick_params(length=0)
-    right.set_title(title or "")
-    return fig
-
-
-@styled
-def two_histograms(values, x, title=None):
-    """Distributions laid over one another, each scaled to the same area."""
-    fig = Figure(figsize=(WIDTH, 3), layout="constrained")
-    ax = fig.add_subplot()
+def histograms(values, x, title=None):
+    """Distributions laid over one another, each scaled to the same area; lines: means."""
+    fig, ax = panels(3, title)
     bins = np.clip(min(map(len, values.values())) // 8, 10, 60)  # some eight numbers in each
     edges = np.histogram_bin_edges(np.concatenate(list(values.values())), bins)
     for (name, numbers), colour in zip(values.items(), (GREY, BLUE, RED), strict=False):
         ax.hist(numbers, edges, density=True, color=colour, alpha=0.6, label=name)
         ax.axvline(np.mean(numbers), color=colour)
-    ax.set(xlabel=x, yticks=[], title=title or "")
+    ax.set(xlabel=x, yticks=[])
     ax.spines["left"].set_visible(False)
     ax.legend(loc="upper right")
     return fig
 
 
 @styled
-def riddle(pictures, labels, values, roi, title=None):
-    """Some pictures, and below them the one vector that the brain gave, area by area.
+def shares(values, title=None, x="share of pictures"):
+    """Several shares for each question, as dots on a line: what is far from the control is read.
 
     Parameters
     ----------
-    pictures : uint8 array (n, H, W, 3)
-    labels : sequence of str
-        A name for each picture.
-    values : (voxels,) array
-        z units.
-    roi : (voxels,) str array
-        Such as "LHPPA"; hemispheres are drawn together.
-    """
-    fig = Figure(figsize=(WIDTH, 3.9), layout="constrained")
-    top, bottom = fig.subfigures(2, 1, height_ratios=(1.75, 1))
-    for ax, picture, label in zip(top.subplots(1, len(pictures)), pictures, labels, strict=True):
-        ax.imshow(picture)
-        ax.set_title(label, loc="center")
-        ax.axis("off")
-    ax = bottom.subplots()
-    areas = np.array([name[2:] for name in roi])
-    order = np.argsort(areas, kind="stable")
-    names, first, count = np.unique(areas[order], return_index=True, return_counts=True)
-    limit = 2.5 * np.std(values)
-    ax.imshow(values[order][None], aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit,
-              interpolation="nearest")
-    ax.vlines(first[1:] - 0.5, -0.5, 0.5, color=INK)
-    ax.set_xticks(first + count / 2, names)
-    ax.set_yticks([])
-    ax.tick_params(length=0)
-    ax.set_title(title or f"{len(values)} voxels: red more than usual, blue less")
-    return fig
-
-
-@styled
-def shares(table, title=None, x="share of pictures"):
-    """Several shares for each thing asked, as dots on a line: what is far from the grey is read.
-
-    Parameters
-    ----------
-    table : dict of str to dict of str to float
+    values : dict of str to dict of str to float
         Row, then series; every row has the same series, the last of them the control.
     """
-    fig = Figure(figsize=(WIDTH, 0.55 * len(table) + 1.5), layout="constrained")
-    ax = fig.add_subplot()
-    series = list(next(iter(table.values())))
-    place = np.arange(len(table))
-    ends = np.array([[min(row.values()), max(row.values())] for row in table.values()])
-    ax.hlines(place, *ends.T, color=PALE, linewidth=3, zorder=1)
-    styles = [("o", BLUE), *zip("Ds^", COLOURS[1:], strict=False)]
+    fig, ax = panels(0.55 * len(values) + 1.5, title)
+    place = np.arange(len(values))
+    numbers = np.array([list(row.values()) for row in values.values()])  # (rows, series)
+    ax.hlines(place, numbers.min(1), numbers.max(1), color=PALE, linewidth=3, zorder=1)
+    styles = [("o", BLUE), *zip("Ds^", COLOURS[1:], strict=False)][: numbers.shape[1] - 1]
     for i, (name, (marker, colour)) in enumerate(
-            zip(series, [*styles[: len(series) - 1], ("X", INK)], strict=True)):  # fmt: skip
+            zip(next(iter(values.values())), [*styles, ("X", INK)], strict=True)):
         size = 190 if i == 0 else 70  # the first still shows where another lies on it
-        ax.scatter([row[name] for row in table.values()], place, size, colour, marker=marker,
-                   label=name, zorder=2, edgecolors="white")
-    ax.set_yticks(place, list(table))
-    ax.set(xlabel=x, xlim=(-0.02, 1.02), ylim=(len(table) - 0.5, -0.5), title=title or "")
+        ax.scatter(numbers[:, i], place, size, colour, marker=marker, label=name, zorder=2,
+                   edgecolors="white")
+    ax.set_yticks(place, list(values))
+    ax.set(xlabel=x, xlim=(-0.02, 1.02), ylim=(len(values) - 0.5, -0.5))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    fig.legend(loc="outside lower left", ncols=min(len(series), 3), fontsize=11)
+    fig.legend(loc="outside lower left", ncols=min(numbers.shape[1], 3), fontsize=11)
     return fig

@@ -1,13 +1,12 @@
 """How figures look, and how a notebook starts."""
 
-import functools
-
 import matplotlib
 import torch
+from matplotlib.figure import Figure
 
 # Okabe & Ito: told apart by colour-blind eyes and in print.
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")  # fmt: skip
+BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
+RED, PURPLE, SKY = "#D55E00", "#CC79A7", "#56B4E9"
 INK, GREY, PALE = "#222222", "#8A8A8A", "#C8C8C8"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, INK)
 
@@ -34,6 +33,9 @@ STYLE = {
     "image.cmap": "viridis",
     "legend.frameon": False,
 }
+
+
+styled = matplotlib.rc_context(STYLE)  # a decorator: draw so, whatever the caller's settings are
 
 
 def start_notebook(drive=False):
@@ -65,12 +67,26 @@ def start_notebook(drive=False):
     return device
 
 
-def styled(draw):
-    """Draw in the house style, whatever the caller's settings are."""
+def panels(height, title=None, rows=1, columns=1, **options):
+    """A figure of the course's width, and its axes: one, or an array of them with a common title.
 
-    @functools.wraps(draw)
-    def wrapper(*args, **kwargs):
-        with matplotlib.rc_context(STYLE):
-            return draw(*args, **kwargs)
+    Parameters
+    ----------
+    height : float
+        Inches.
+    title : str, optional
+    rows, columns : int
+    **options
+        Of `Figure.subplots`.
 
-    return wrapper
+    Returns
+    -------
+    Figure, Axes or ndarray of Axes
+    """
+    fig = Figure(figsize=(WIDTH, height), layout="constrained")
+    axes = fig.subplots(rows, columns, **options)
+    if rows * columns == 1:
+        axes.set_title(title or "")
+    else:
+        fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
+    return fig, axes
