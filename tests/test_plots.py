@@ -62,7 +62,7 @@ def test_curves_are_named_at_their_ends():
     [
         lambda: plots.image_grid(np.zeros((5, 8, 8, 1), np.uint8), 3, "five", list("abcde")),
         lambda: plots.rdm(np.eye(4), ["a", "a", "b", "b"]),
-        lambda: plots.bars({"LOC": 0.4, "PPA": -0.1}, "r", errors={"LOC": 0.1}),
+        lambda: plots.bars({"LOC": 0.4, "PPA": -0.1}, "r"),
         lambda: plots.null_histogram(np.random.default_rng(0).random(50), 2.0),
         lambda: plots.curves({"loss": np.ones(3)}, log=True, chance=0.5),
     ],

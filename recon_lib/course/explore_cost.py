@@ -3,12 +3,11 @@
 import numpy as np
 
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
-from recon_lib.course.style import BLUE, INK
+from recon_lib.course.style import BEHIND, BLUE, INK
 from recon_lib.training.cost import PEAK, USE, count, hours, operations
 
 WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
 UNITS = {"years": 24 * 365, "days": 24, "h": 1, "min": 1 / 60, "s": 1 / 3600}  # hours in each
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # no line through the text
 MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
 
 

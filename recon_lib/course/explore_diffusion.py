@@ -8,7 +8,7 @@ from matplotlib.patches import Rectangle
 
 from recon_lib.brain.features import NAMED, to_batch
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
-from recon_lib.course.plots import show_row
+from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, ORANGE, PALE, RED
 from recon_lib.diffusion import SCHEDULES, add_noise, shift_schedule, snr
 from recon_lib.samplers import initial_noise, to_uint8
@@ -125,7 +125,7 @@ def lay_schedule(fig):
 def draw_schedule(fig, numbers):
     """The picture at eight times, alpha_bar, and how many steps go to which SNR."""
     ax, left, right = fig.axes
-    show_row(ax, numbers["strip"], gap=2)
+    show(ax, numbers["strip"], 8)
     left.plot(numbers["alpha_bar"], color=BLUE)
     left.plot(numbers["times"], numbers["alpha_bar"][numbers["times"]], "o", color=BLUE)
     steps = len(numbers["alpha_bar"])

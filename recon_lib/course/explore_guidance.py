@@ -11,7 +11,7 @@ from recon_lib.bold.betas import silence
 from recon_lib.brain.features import NAMED, load_factor_net, read_factors
 from recon_lib.course.explore_sampling import trajectory
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
-from recon_lib.course.plots import show_row
+from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, PALE
 from recon_lib.decoding.sampling import SAMPLING, sample_pictures
 from recon_lib.diffusion import SCHEDULES, denoiser
@@ -115,8 +115,8 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
 def draw_guidance(fig, numbers):
     """The picture seen and the one made; below, the guesses along the way."""
     top, way = fig.axes
-    show_row(top, np.stack([numbers["seen"], numbers["made"]]), 8, ("seen", "made from the brain"))
-    show_row(way, numbers["guesses"], 4)
+    show(top, np.stack([numbers["seen"], numbers["made"]]), 2, 8, ("seen", "made from the brain"))
+    show(way, numbers["guesses"], 6, 4)
     way.text(0, -4, "its guesses, from the first step to the last", va="bottom")
 
 
@@ -200,8 +200,8 @@ def draw_lesion(fig, numbers):
     top, ax = fig.axes
     off = ", ".join(numbers["off"]) if numbers["voxels"] else "any area"
     third = f"without {off}" if off else "nothing off"
-    show_row(top, numbers["pictures"], 6, ("seen", "whole brain", third),
-             size=12 if len(third) < 24 else 9)
+    show(top, numbers["pictures"], 3, 6, ("seen", "whole brain", third),
+         12 if len(third) < 24 else 9)
     place = np.arange(len(numbers["right"]))
     whole, part = np.array(list(numbers["right"].values())).T
     ax.barh(place - 0.2, whole, 0.36, color=PALE)

@@ -4,7 +4,7 @@ import ipywidgets
 import numpy as np
 
 from recon_lib.course.explorer import Explorer, sheet, slider
-from recon_lib.course.plots import LABELS, show_row
+from recon_lib.course.plots import LABELS, show
 from recon_lib.course.style import GREY, WIDTH
 from recon_lib.scores.metrics import pixel_correlation
 
@@ -56,10 +56,11 @@ def draw_browser(fig, numbers):
     high = WIDTH / len(pictures) + 0.9
     fig.set_figheight(high)
     ax.set_position((0, 0.5 / high, 1, 1 - 0.9 / high))
-    scores = [f"r = {numbers['pixcorr'][name]:.2f}\nrank {rank} of {numbers['of']}"
-              for name, rank in numbers["rank"].items()]
-    above = [LABELS.get(name, name) for name in numbers["pictures"]]
-    show_row(ax, pictures, max(2, pictures.shape[2] // 16), above, ["", *scores], size=11)
+    n, height, width, _ = pictures.shape
+    gap = max(2, width // 16)
+    _, *left = show(ax, pictures, n, gap, [LABELS.get(k, k) for k in numbers["pictures"]], 11)
+    for x, (name, rank) in zip(left, numbers["rank"].items(), strict=True):
+        ax.text(x + width / 2, height + gap, f"r = {numbers['pixcorr'][name]:.2f}\n"
+                f"rank {rank} of {numbers['of']}", ha="center", va="top", fontsize=10)
     if numbers["covered"]:
-        ax.text(pictures.shape[2] / 2, pictures.shape[1] / 2, "?", ha="center", va="center",
-                fontsize=30, color=GREY)
+        ax.text(width / 2, height / 2, "?", ha="center", va="center", fontsize=30, color=GREY)

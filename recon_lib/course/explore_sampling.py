@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
-from recon_lib.course.plots import show_row
+from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, RED
 from recon_lib.samplers import ddim, ddpm, dpm_solver, initial_noise, to_uint8
 
@@ -98,7 +98,7 @@ def draw_step(fig, numbers):
     ax, curve = fig.axes
     step, pictures, far = numbers["step"], numbers["pictures"], numbers["far"]
     t = "the picture" if numbers["t"] is None else f"x_t, t = {numbers['t']}"
-    show_row(ax, pictures, max(2, pictures.shape[2] // 16), (t, "guess of x0", "the end"))
+    show(ax, pictures, 3, max(2, pictures.shape[2] // 16), (t, "guess of x0", "the end"))
     curve.plot(far, color=GREY)
     curve.plot(np.arange(step + 1), far[: step + 1], color=BLUE)
     curve.plot(step, far[step], "o", color=RED, markersize=9)

@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torchvision.utils import make_grid
 
-from recon_lib.course.style import BLUE, GREY, INK, PALE, RED, WIDTH, panels, styled
+from recon_lib.course.style import BEHIND, BLUE, GREY, INK, PALE, RED, WIDTH, panels, styled
 
 LABELS = {  # how the decoders of scores.json are called in figures
     "truth": "seen",
@@ -25,14 +25,6 @@ LABELS = {  # how the decoders of scores.json are called in figures
     "encoding_model": "encoding model, ranking",
     "ideal_observer": "ideal observer",
 }
-METRIC_LABELS = {
-    "top1": "named right, of all test images",
-    "two_way": "two-way identification",
-    "two_way_within_category": "two-way identification within a category",
-    "two_way_within_scene": "two-way identification within a scene",
-    "pixcorr": "pixel correlation",
-    "ssim": "structural similarity",
-}
 
 
 # ---- Pictures -------------------------------------------------------------------------------
@@ -45,14 +37,15 @@ def tile(images, columns, gap=2):
     return grid[gap:-gap, gap:-gap] if len(batch) > 1 else grid  # one picture gets no margin
 
 
-def show_row(ax, images, gap, above=(), below=(), size=12):
-    """Pictures (n, H, W, C) side by side on an axis, with a line of text above and below each."""
-    _, height, width, _ = np.shape(images)
-    ax.imshow(tile(images, len(images), gap), interpolation="nearest")
+def show(ax, images, columns, gap=2, headings=(), size=12):
+    """Pictures (n, H, W, C) on an axis, with a heading above each column; where columns begin."""
+    ax.imshow(tile(images, columns, gap), interpolation="nearest")
     ax.axis("off")
-    for y, side, texts in ((-gap / 2, "bottom", above), (height + gap, "top", below)):
-        for i, text in enumerate(texts):
-            ax.text(i * (width + gap) + width / 2, y, text, ha="center", va=side, fontsize=size)
+    width = np.shape(images)[2]
+    left = (width + gap) * np.arange(columns)
+    for x, heading in zip(left, headings, strict=False):
+        ax.text(x + width / 2, -gap / 2, heading, ha="center", va="bottom", fontsize=size)
+    return left
 
 
 @styled
@@ -62,12 +55,12 @@ def image_grid(images, columns=8, title=None, labels=()):
     rows, columns = -(-len(images) // columns), min(columns, len(images))
     label_rows = max(1, images.shape[1] // 4) if len(labels) else 0  # blank pixels below
     padded = np.pad(images, ((0, 0), (0, label_rows), (0, 0), (0, 0)), constant_values=255)
-    height, width = np.add(padded.shape[1:3], 2)
-    fig, ax = panels(rows * WIDTH / columns * (height - 2) / (width - 2) + 0.4 * bool(title), title)
-    ax.imshow(tile(padded, columns))
-    ax.axis("off")
+    height, width = padded.shape[1:3]
+    fig, ax = panels(rows * WIDTH / columns * height / width + 0.4 * bool(title), title)
+    show(ax, padded, columns)
     for i, label in enumerate(labels):
-        ax.text(i % columns * width + width / 2, i // columns * height + images.shape[1] + 1,
+        row, column = divmod(i, columns)
+        ax.text(column * (width + 2) + width / 2, row * (height + 2) + images.shape[1] + 1,
                 label, ha="center", va="top", fontsize=min(11, 80 / columns))
     return fig
 
@@ -90,27 +83,20 @@ def reconstructions(rows, title=None, columns=()):
         Label and pictures of each row. Keys of `LABELS` are spelt out; "seen" is in bold.
     columns : sequence of str, optional
         A heading for each column.
-
-    Returns
-    -------
-    Figure
     """
     n, height, width, _ = np.shape(next(iter(rows.values())))
     gap = max(2, height // 16)
-    canvas = tile(np.concatenate(list(rows.values())), n, gap)
     margin = 1.55  # inches of labels at the left
-    inch = max(WIDTH - margin, 0.62 * n) / canvas.shape[1]  # inches a pixel
+    inch = max(WIDTH - margin, 0.62 * n) / (n * (width + gap) - gap)  # inches a pixel
     head = 0.4 * bool(title) + 0.3 * bool(columns) + 0.05
-    wide, high = canvas.shape[1] * inch + margin, canvas.shape[0] * inch + head
+    wide = max(WIDTH, 0.62 * n + margin)
+    high = (len(rows) * (height + gap) - gap) * inch + head
     fig = Figure(figsize=(wide, high))
     ax = fig.add_axes((margin / wide, 0, 1 - margin / wide, 1 - head / high))
-    ax.imshow(canvas)
-    ax.axis("off")
+    show(ax, np.concatenate(list(rows.values())), n, gap, columns, size=10)
     for i, label in enumerate(LABELS.get(name, name) for name in rows):
         ax.text(-gap * 2, i * (height + gap) + height / 2, label, ha="right", va="center",
                 fontweight="bold" if label == "seen" else "normal")
-    for i, label in enumerate(columns):
-        ax.text(i * (width + gap) + width / 2, -gap, label, ha="center", va="bottom", fontsize=10)
     fig.text(0.01, 1 - 0.1 / high, title or "", va="top", fontsize=13)
     return fig
 
@@ -173,7 +159,7 @@ def _label_ends(ax, gap=14):
 
 
 @styled
-def bars(values, x="", chance=None, highlight=(), errors=None, title=None):
+def bars(values, x="", chance=None, highlight=(), title=None):
     """Horizontal bars with their values written at their ends.
 
     Parameters
@@ -184,19 +170,14 @@ def bars(values, x="", chance=None, highlight=(), errors=None, title=None):
         A dashed line.
     highlight : collection of str
         The bars to draw in colour.
-    errors : dict of str to float, optional
-        Half lengths of error bars.
     """
     fig, ax = panels(0.42 * len(values) + 1 + 0.3 * bool(title), title)
     place = np.arange(len(values))
     colours = [BLUE if name in highlight or not highlight else PALE for name in values]
-    half = [(errors or {}).get(name, 0) for name in values]
-    ax.barh(place, values.values(), color=colours, height=0.7, xerr=half if errors else None,
-            ecolor=INK)
+    ax.barh(place, values.values(), color=colours, height=0.7)
     for i, value in enumerate(values.values()):
-        ax.annotate(f"{value:.2f}", (max(value, 0) + half[i], i), va="center",
-                    xytext=(5, 0), textcoords="offset points",
-                    bbox=dict(facecolor="white", edgecolor="none", pad=1))
+        ax.annotate(f"{value:.2f}", (max(value, 0), i), va="center", xytext=(5, 0),
+                    textcoords="offset points", bbox=BEHIND)
     if chance is not None:
         ax.axvline(chance, color=RED, linestyle="--", linewidth=1.5)
         ax.annotate("chance", (chance, -0.55), color=RED, va="bottom", ha="left",
@@ -213,8 +194,8 @@ def score_bars(table, metric="top1", title=None):
     """One metric of `report.report`'s table: all decoders, best first, and chance."""
     scores = {n: row[metric] for n, row in table.items() if metric in row and n != "chance"}
     scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
-    return bars(scores, METRIC_LABELS.get(metric, metric), table.get("chance", {}).get(metric),
-                highlight={"diffusion"}, title=title)
+    label = "named right, of all test images" if metric == "top1" else metric.replace("_", " ")
+    return bars(scores, label, table.get("chance", {}).get(metric), {"diffusion"}, title)
 
 
 @styled

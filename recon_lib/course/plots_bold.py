@@ -15,27 +15,24 @@ TRUTH = {"color": INK, "linestyle": "--", "linewidth": 1.5}  # the truth is alwa
 
 
 @styled
-def responses(shapes, seconds=30.0, peaks=True, title=None):
-    """Response shapes over time, each scaled to a peak of 1.
+def responses(shapes, title=None):
+    """Response shapes over time, each scaled to a peak of 1, which is marked.
 
     Parameters
     ----------
     shapes : dict of str to (t, y) arrays
         The name "truth" is drawn dashed.
-    peaks : bool
-        Mark where each is largest.
     """
     fig, ax = panels(3.4, title)
     for (name, (t, y)), colour in zip(shapes.items(), COLOURS * 9, strict=False):
         style = TRUTH if name == "truth" else {"color": colour}
         ax.plot(t, y / y.max(), label=name, **style)
-        if peaks:
-            at = t[np.argmax(y)]
-            ax.plot(at, 1, "o", color=style["color"])
-            ax.annotate(f"{at:.1f} s", (at, 1), xytext=(5, 3), textcoords="offset points",
-                        color=style["color"])
+        at = t[np.argmax(y)]
+        ax.plot(at, 1, "o", color=style["color"])
+        ax.annotate(f"{at:.1f} s", (at, 1), xytext=(5, 3), textcoords="offset points",
+                    color=style["color"])
     ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set(xlim=(0, seconds), ylim=(-0.55, 1.2), xlabel="seconds after the picture",
+    ax.set(xlim=(0, 30), ylim=(-0.55, 1.2), xlabel="seconds after the picture",
            ylabel="response (peak = 1)")
     if len(shapes) > 1:
         ax.legend(loc="upper right")
@@ -220,7 +217,7 @@ def histograms(values, x, title=None):
 
 
 @styled
-def shares(values, title=None, x="share of pictures"):
+def shares(values, title=None):
     """Several shares for each question, as dots on a line: what is far from the control is read.
 
     Parameters
@@ -239,7 +236,7 @@ def shares(values, title=None, x="share of pictures"):
         ax.scatter(numbers[:, i], place, size, colour, marker=marker, label=name, zorder=2,
                    edgecolors="white")
     ax.set_yticks(place, list(values))
-    ax.set(xlabel=x, xlim=(-0.02, 1.02), ylim=(len(values) - 0.5, -0.5))
+    ax.set(xlabel="share of pictures", xlim=(-0.02, 1.02), ylim=(len(values) - 0.5, -0.5))
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     fig.legend(loc="outside lower left", ncols=min(numbers.shape[1], 3), fontsize=11)

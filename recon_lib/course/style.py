@@ -35,6 +35,7 @@ STYLE = {
 }
 
 
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text: no line through it
 styled = matplotlib.rc_context(STYLE)  # a decorator: draw so, whatever the caller's settings are
 
 
