@@ -153,6 +153,11 @@ def noise_variance(betas, labels):
     return weight[np.searchsorted(names, labels)] @ away
 
 
+def areas_of(roi):
+    """The area of each voxel, (voxels,) str: "PPA" for "LHPPA", "RHPPA" and "PPA"."""
+    return np.array([name[2:] if name[:2] in ("LH", "RH") else name for name in roi])
+
+
 def in_areas(roi, *areas):
     """Which voxels lie in these areas, in either hemisphere: `in_areas(roi, "PPA", "OPA")`.
 
@@ -161,11 +166,11 @@ def in_areas(roi, *areas):
     DataError
         If an area is not there.
     """
-    bare = np.array([name[2:] if name[:2] in ("LH", "RH") else name for name in roi])
+    there = areas_of(roi)
     for area in areas:
-        if area not in bare:
-            raise DataError(f"no voxel lies in {area!r}; the areas are {sorted(set(bare))}")
-    return np.isin(bare, areas)
+        if area not in there:
+            raise DataError(f"no voxel lies in {area!r}; the areas are {sorted(set(there))}")
+    return np.isin(there, areas)
 
 
 def silence(betas, roi, *areas):

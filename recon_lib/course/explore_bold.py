@@ -4,6 +4,7 @@ import numpy as np
 from scipy.signal import lfilter
 
 from recon_lib.bold import hrf
+from recon_lib.bold.betas import areas_of
 from recon_lib.bold.design import nuisance
 from recon_lib.bold.events import regressors
 from recon_lib.bold.glm import trial_design, trial_estimator
@@ -147,8 +148,8 @@ def roi_explorer(betas, roi, what):
         `numbers`: `names`, `rdm` and `confusion` (m, m), `accuracy`, `chance`, `voxels`, `stable`
         (rank correlation of the two halves' RDMs).
     """
-    bare = np.array([name[2:] for name in roi])
-    areas = list(dict.fromkeys(bare.tolist()))
+    area_of = areas_of(roi)
+    areas = list(dict.fromkeys(area_of.tolist()))
     order = np.random.default_rng(0).permutation(len(roi))
     sums = {}  # what -> names, (half, m, voxels) mean patterns, category of each trial
     for key, labels in what.items():
@@ -159,7 +160,7 @@ def roi_explorer(betas, roi, what):
 
     def numbers(area, what, voxels):
         names, means, which = sums[what]
-        inside = np.isin(bare, areas if area == "all" else [area])
+        inside = np.isin(area_of, areas if area == "all" else [area])
         used = order[inside[order]][:voxels]
         pattern = unit_rows(means[0][:, used] - means[0][:, used].mean(0))
         named = (betas[1::2][:, used] @ pattern.T).argmax(1)

@@ -7,7 +7,7 @@ import ipywidgets
 import numpy as np
 import torch
 
-from recon_lib.bold.betas import silence
+from recon_lib.bold.betas import areas_of, silence
 from recon_lib.brain.features import NAMED, load_factor_net, read_factors
 from recon_lib.course.explore_sampling import trajectory
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
@@ -147,7 +147,8 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
         `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
     model, judge = nimble(model), load_factor_net("judge")
-    areas = list(dict.fromkeys(name[2:] for name in roi))
+    area_of = areas_of(roi)
+    areas = list(dict.fromkeys(area_of.tolist()))
     repeats = np.broadcast_to(repeats, len(betas))
 
     @functools.lru_cache(256)
@@ -172,7 +173,7 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
             names[label] = [NAMED[key][i] for i in read.argmax(1)]
         return {
             "pictures": pictures, "right": right, "names": names, "off": off, "left": rest / full,
-            "voxels": int((~np.isin([name[2:] for name in roi], off)).sum()),
+            "voxels": int((~np.isin(area_of, off)).sum()),
         }
 
     controls = {

@@ -20,7 +20,8 @@ class Explorer(ipywidgets.VBox):
     """Controls, a line of numbers and a figure in one box that keeps itself up to date.
 
     Code can move it too: `box.controls["peak"].value = 4` moves a slider, `box.set(peak=4, ...)`
-    several at once.
+    several at once, `box.reset.click()` puts all back. `box.numbers` and `box.figure` are the
+    latest; end a notebook cell with the figure.
 
     Parameters
     ----------
@@ -32,16 +33,6 @@ class Explorer(ipywidgets.VBox):
         `draw(numbers, fig=None)` gives a matplotlib Figure, see `sheet`.
     readout : function
         `readout(numbers)` gives one line of text.
-
-    Attributes
-    ----------
-    controls, compute, draw, readout
-    numbers : dict
-        The latest.
-    figure : Figure
-        The latest: end a notebook cell with it.
-    reset : ipywidgets.Button
-        Puts every control back.
     """
 
     def __init__(self, controls, compute, draw, readout):

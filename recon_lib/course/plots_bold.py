@@ -6,6 +6,7 @@ Like `recon_lib.course.plots`, each function returns a matplotlib Figure.
 import numpy as np
 from matplotlib.figure import Figure
 
+from recon_lib.bold.betas import areas_of
 from recon_lib.course.style import BLUE, COLOURS, GREY, INK, PALE, RED, WIDTH, panels, styled
 
 TRUTH = {"color": INK, "linestyle": "--", "linewidth": 1.5}  # the truth is always drawn so
@@ -125,12 +126,12 @@ def with_errors(seconds, values, errors, fits=None, title=None, ylabel="response
 @styled
 def by_area(values, roi, unit, title=None):
     """One dot per voxel, grouped by area (both hemispheres), with the mean of each area."""
-    bare = np.array([name[2:] for name in roi])
-    areas = list(dict.fromkeys(bare.tolist()))
+    area_of = areas_of(roi)
+    areas = list(dict.fromkeys(area_of.tolist()))
     fig, ax = panels(3.4, title)
     rng = np.random.default_rng(0)
     for i, area in enumerate(areas):
-        mine = values[bare == area]
+        mine = values[area_of == area]
         ax.plot(i + rng.uniform(-0.3, 0.3, len(mine)), mine, ".", color=COLOURS[i], markersize=4,
                 alpha=0.5)
         ax.hlines(mine.mean(), i - 0.35, i + 0.35, color=INK)
@@ -162,7 +163,7 @@ def brain_vector(pictures, values, roi, labels=None, title=None):
         ax.imshow(picture)
         ax.set_title(label, loc="center")
         ax.axis("off")
-    areas = np.array([name[2:] for name in roi])
+    areas = areas_of(roi)
     order = np.argsort(areas, kind="stable")
     names, first, count = np.unique(areas[order], return_index=True, return_counts=True)
     ax, limit = bottom.subplots(), 2.5 * np.std(values)
