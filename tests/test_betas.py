@@ -93,6 +93,7 @@ def test_reliability_needs_repeats():
 
 def test_areas():
     roi = np.array(["LHPPA", "RHPPA", "LHLOC", "V1"])
+    assert b.areas_of(roi).tolist() == ["PPA", "PPA", "LOC", "V1"]
     assert list(b.in_areas(roi, "PPA")) == [True, True, False, False]
     assert list(b.in_areas(roi, "LOC", "V1")) == [False, False, True, True]
     with pytest.raises(DataError, match="no voxel lies in 'OPA'"):
