@@ -39,7 +39,7 @@ def tile(images, columns, gap=2):
 
 def show(ax, images, columns, gap=2, headings=(), size=12):
     """Pictures (n, H, W, C) on an axis, with a heading above each column; where columns begin."""
-    ax.imshow(tile(images, columns, gap), interpolation="nearest")
+    ax.imshow(tile(images, columns, gap))
     ax.axis("off")
     width = np.shape(images)[2]
     left = (width + gap) * np.arange(columns)
