@@ -37,7 +37,7 @@ def shown(box):
 
 def test_every_explorer_has_an_example():
     found = set()
-    for path in (ROOT / "recon_lib").glob("*.py"):
+    for path in (ROOT / "recon_lib").rglob("*.py"):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             calls = {getattr(c.func, "id", "") for c in ast.walk(node) if isinstance(c, ast.Call)}
             if isinstance(node, ast.FunctionDef) and "Explorer" in calls:
