@@ -76,7 +76,7 @@ def simulate(
     else:
         from recon_lib.data.arrays import load_pictures
 
-        own = load_pictures(images, experiment.SIZE, 3)[0]
+        own = load_pictures(images, experiment.SIZE, 3).images
         experiment.build(out, seed, own, **design_for(len(own)))
     say(f"the experiment is in {out}")
 
@@ -218,6 +218,7 @@ def reconstruct(
     from recon_lib.data.arrays import load_trials
 
     own = load_trials(images, betas, trials, groups, runs, size)
+    say("\n".join(own.report))
     if groups is None and runs is not None:
         own.groups = own.runs
     results.reconstruct_own(out, own, folds, model, train_steps, seed, sampling, device, say)

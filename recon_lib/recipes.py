@@ -144,7 +144,7 @@ def train_own(pictures, out, size=64, stage="unconditional", **options):
     options
         See `fit`.
     """
-    return fit(load_pictures(pictures, size)[0], None, out, {}, **plan(stage) | options)
+    return fit(load_pictures(pictures, size).images, None, out, {}, **plan(stage) | options)
 
 
 def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5e-3, seed=0,

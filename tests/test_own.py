@@ -151,7 +151,7 @@ def test_text_that_names_pictures_is_not_taken_for_indices(tmp_path):
     (tmp_path / "shown.txt").write_text("1\n2\n3\n")
     with pytest.raises(DataError, match="could be file names or indices"):
         load_trials(folder, BETAS[:3], tmp_path / "shown.txt", size=12)
-    for clear, wanted in (([1, 2, 3], [1, 2, 3]), (["1.png", "2.png", "3.png"], [0, 1, 2]),
+    for clear, wanted in (([0, 2, 3], [0, 2, 3]), (["1.png", "2.png", "3.png"], [0, 1, 2]),
                           (["1", "4", "1"], [0, 3, 0]),  # there is no index 4
                           (["0", "1", "3"], [0, 1, 3]),  # and no picture called 0
                           (["1", "2.png", "3"], [0, 1, 2])):  # fmt: skip
@@ -161,7 +161,7 @@ def test_text_that_names_pictures_is_not_taken_for_indices(tmp_path):
     padded = folder_of(tmp_path / "padded", "01.png", "02.png", "1e1.png")
     own = load_trials(padded, BETAS[:3], ["1e1", "02.png", "01.png"], size=12)
     assert own.trial_image.tolist() == [2, 1, 0]
-    assert load_trials(PICTURES, BETAS[:3], ["1", "2", "3"]).trial_image.tolist() == [1, 2, 3]
+    assert load_trials(PICTURES, BETAS[:3], ["0", "2", "3"]).trial_image.tolist() == [0, 2, 3]
 
 
 def test_a_name_of_two_pictures_is_refused(tmp_path):

@@ -32,6 +32,7 @@ def as_numbers(x, what, ndim=None):
     -------
     array
         Of the type that came, but float32 for bool and float16 and float64 for Python objects.
+        What a masked array masks is NaN.
 
     Raises
     ------
@@ -39,6 +40,8 @@ def as_numbers(x, what, ndim=None):
         If it holds text, complex numbers or anything else that is not a real number.
     """
     try:
+        if np.ma.isMaskedArray(x):
+            x = x.astype(np.result_type(x, np.float32)).filled(np.nan) if x.mask.any() else x.data
         x = np.asarray(x)
         x = x.astype(float) if x.dtype.kind == "O" else x
     except (TypeError, ValueError) as error:  # rows of different lengths, or not numbers at all

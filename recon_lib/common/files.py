@@ -4,7 +4,9 @@ import csv
 import hashlib
 import json
 import math
+import pickle
 import re
+import warnings
 import zipfile
 from contextlib import contextmanager
 from io import StringIO
@@ -21,6 +23,8 @@ from recon_lib.common.errors import DataError, atomic_write
 MATLAB_TYPES = {"single": "f4", "double": "f8", "sparse": "f8", "logical": "?"}
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv", ".tsv", ".txt")
 WITH_KEY = re.compile(r"(.+\.(?:npz|h5|hdf5|mat)):([^\\/:]+(?:/[^\\/:]+)*)", re.IGNORECASE)
+NO_VALUE = ("", "na", "n/a", "nan", "null", "none")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf(inity)?)(e[+-]?\d+)?")
 
 
 @contextmanager
@@ -74,16 +78,18 @@ def _npy_header(stream):
 
 
 def arrays_in(path):
-    """Name, shape and type of every array in a .npy, .npz, .h5 or .mat file, without reading it.
+    """Name, shape and type of what a .npy, .npz, .h5 or .mat file holds, without reading it.
 
     Returns
     -------
-    dict of str to (tuple, numpy.dtype)
-        A .npy file has one array, called "". Text and structures are left out.
+    dict of str to (tuple, numpy.dtype or str)
+        A .npy file has one array, called "". What is not an array of numbers or text has the
+        name of its kind ("cell", "struct", ...) in place of a type.
     """
-    path = Path(path)
-    found = {}
+    path, found = Path(path), {}
     with readable(path):
+        if not path.exists():
+            raise FileNotFoundError(path)
         if path.suffix == ".npy":
             with open(path, "rb") as stream:
                 found[""] = _npy_header(stream)
@@ -94,24 +100,26 @@ def arrays_in(path):
                         found[name.removesuffix(".npy")] = _npy_header(stream)
         elif path.suffix == ".mat" and not h5py.is_hdf5(path):
             for name, shape, kind in scipy.io.whosmat(path):
-                if kind not in ("cell", "struct", "char", "object", "function", "opaque"):
-                    found[name] = (shape, np.dtype(MATLAB_TYPES.get(kind, kind)))
+                numbers = kind not in ("cell", "struct", "char", "object", "function", "opaque")
+                found[name] = shape, np.dtype(MATLAB_TYPES.get(kind, kind)) if numbers else kind
         elif path.suffix in (".h5", ".hdf5", ".mat"):
             with h5py.File(path, "r") as file:
-
-                def note(name, item):
-                    if not is_own(item):
-                        return
-                    if item.dtype.kind in "biuf":
-                        flip = path.suffix == ".mat"  # MATLAB stores the axes backwards
-                        found[name] = (item.shape[::-1] if flip else item.shape, item.dtype)
-
-                file.visititems(note)
-        elif not path.exists():
-            raise FileNotFoundError(path)
+                file.visititems(lambda name, item: _note(found, name, item, path.suffix == ".mat"))
         else:
             raise DataError(f"{path}: unknown file type; expected one of {', '.join(ARRAYS)}")
     return found
+
+
+def _note(found, name, item, matlab):
+    """Note one object of an HDF5 file: MATLAB turns the axes round and says what it means."""
+    if matlab and name.startswith("#refs#"):  # the insides of cells
+        return
+    kind = item.attrs.get("MATLAB_class", b"").decode() if matlab else ""
+    if isinstance(item, h5py.Dataset) and is_own(item) and item.shape is not None:
+        kind = kind if kind in ("cell", "char", "struct") else item.dtype
+        found[name] = item.shape[::-1] if matlab else item.shape, kind
+    elif kind:
+        found[name] = (), kind
 
 
 def is_own(item):
@@ -172,21 +180,64 @@ def _load(path, name):
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
     if path.suffix == ".mat" and not h5py.is_hdf5(path):
-        array = scipy.io.loadmat(path, variable_names=[name])[name]
+        array = scipy.io.loadmat(path, variable_names=[name], chars_as_strings=True)[name]
+        if array.dtype.kind == "O":  # a cell of texts
+            array = np.array([str(cell.item()) for cell in array.ravel()])
         return array.toarray() if hasattr(array, "toarray") else array
     with h5py.File(path, "r") as file:
-        array = file[name][()]
+        found = dataset(file, name)
+        array = (found.asstr() if h5py.check_string_dtype(found.dtype) else found)[()]
     return np.ascontiguousarray(array.T) if path.suffix == ".mat" else array
 
 
-def read_table(path, **options):
-    """Read a text table: tabs, semicolons, commas or spaces between its cells; quotes are known.
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles containers, numbers, text and NumPy arrays of them; whatever else is refused."""
+
+    def find_class(self, module, name):
+        """The few functions that NumPy's own arrays are made of."""
+        if module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            if name == "_reconstruct":  # NumPy calls it for an empty array, then fills that
+                return lambda kind, shape, code: np.ndarray((0,), "i1")
+            if name == "scalar":
+                return super().find_class(module, name)
+        if (module, name) not in (("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")):
+            raise pickle.UnpicklingError(f"it would run {module}.{name}")
+        return super().find_class(module, name)
+
+
+def read_dict(path):
+    """Read an .npy file that holds a dict of arrays, as GLMsingle writes; no code is run.
+
+    Raises
+    ------
+    DataError
+        If it holds anything but plain containers, numbers, text and arrays.
+    """
+    with readable(path), open(path, "rb") as stream:
+        shape, dtype = _npy_header(stream)
+        if shape != () or dtype.kind != "O":
+            raise DataError(f"{path}: an array of shape {shape}; expected a dict of arrays")
+        held = _ArraysOnly(stream).load()
+        held = held.item() if isinstance(held, np.ndarray) and held.shape == () else held
+    if not isinstance(held, dict):
+        raise DataError(f"{path}: holds a {type(held).__name__}; expected a dict of arrays")
+    return held
+
+
+def read_table(path, heading=None, spaces=False, **options):
+    """Read a text table: tabs, semicolons or commas between its cells; quotes are understood.
+
+    A first column without a name that counts 0, 1, 2, ... is taken for an index and left out.
 
     Parameters
     ----------
     path : path
+    heading : bool, optional
+        Whether the first row names the columns; default: unless it is a row of numbers.
+    spaces : bool
+        Whether spaces may stand between cells too.
     **options
-        For `pandas.read_csv`, such as `dtype`, or `header=None` where there is no heading.
+        For `pandas.read_csv`, such as `dtype`.
 
     Returns
     -------
@@ -196,34 +247,113 @@ def read_table(path, **options):
     ------
     DataError
         If the file is missing, empty or not text, or a row is not as wide as the first.
+
+    Warns
+    -----
+    UserWarning
+        If a column or a row is left out as an index or a heading of numbers.
     """
     lines = read_lines(path, around=" ")
-    mark = next((mark for mark in "\t;," if mark in lines[0]), " ")
-    options |= {"sep": r"\s+" if mark == " " else mark}
+    mark = next((mark for mark in "\t;," if mark in lines[0]), " " if spaces else "\t")
+    rows = map(str.split, lines) if mark == " " else csv.reader(lines, delimiter=mark)
+    head = []
+    for number, row in enumerate(rows, 1):
+        head += [row] if number < 3 else []
+        if len(row) != len(head[0]):
+            raise DataError(f"{path}: {len(row)} cells in row {number}, {len(head[0])} in the "
+                            "first; expected as many: an empty cell keeps its separator, a name "
+                            "with a separator stands in quotes")
+    if heading is None:
+        heading = _is_heading(path, *head[:2])
     if mark in "\t;" and "," in lines[-1] and "." not in lines[-1]:
         options["decimal"] = ","
-    rows = map(str.split, lines) if mark == " " else csv.reader(lines, delimiter=mark)
-    width = None
-    for number, row in enumerate(rows, 1):
-        width = width or len(row)
-        if len(row) != width:
-            raise DataError(f"{path}: {len(row)} cells in row {number}, {width} in the first; "
-                            "expected as many: an empty cell keeps its separator")
     with readable(path):
-        return pandas.read_csv(StringIO("\n".join(lines)), **options)
+        table = pandas.read_csv(StringIO("\n".join(lines)), sep=r"\s+" if mark == " " else mark,
+                                header=0 if heading else None, skip_blank_lines=False, **options)
+    if table.shape[1] > 1 and (not heading or not head[0][0].strip()) and counts(table.iloc[:, 0]):
+        warnings.warn(f"{path}: the first column counts 0, 1, 2, ...: left out as an index",
+                      stacklevel=2)
+        table = table.iloc[:, 1:]
+    return table
+
+
+def counts(cells, least=3):
+    """Whether cells count 0, 1, 2, ... or 1, 2, 3, ...: what an index does."""
+    cells = [str(cell).strip() for cell in cells]
+    return len(cells) >= least and any(
+        cells == [str(i) for i in range(start, start + len(cells))] for start in (0, 1))
+
+
+def _is_heading(path, first, second=()):
+    """Whether the first row of a table names its columns; numbers may do so as well."""
+    words = [cell for cell in first if not _is_number(cell)]
+    named = first[1:] if first[0].strip() == "" or words == first[:1] else first
+    if counts(named, 2) or (len(first) > 1 and not words and _whole(first) and not _whole(second)):
+        warnings.warn(f"{path}: the first row numbers the columns: taken for a heading",
+                      stacklevel=3)
+        return True
+    if words and len(words) < len([cell for cell in first if cell.strip()]):
+        raise DataError(f"{path}: the first row holds numbers and {words[0]!r}; expected numbers, "
+                        "or a heading that names the columns")
+    return bool(words)
+
+
+def _is_number(cell):
+    cell = cell.strip().lower().replace(",", ".")
+    return cell in NO_VALUE or bool(NUMBER.fullmatch(cell))
+
+
+def _whole(cells):
+    """Whether these are rising whole numbers, as a selection of voxels has them."""
+    return all(cell.strip().isdecimal() for cell in cells) and (
+        np.diff([int(cell) for cell in cells]) > 0).all()
 
 
 def read_numbers(path):
-    """Read a table of numbers (rows, columns); a first row that is not all numbers is a heading."""
-    with readable(path):
-        table = read_table(path, header=None)
-        try:
-            return table.to_numpy(float)
-        except ValueError:
-            return table[1:].to_numpy(float)
+    """Read a table of numbers as an array (rows, columns), without its heading and its index."""
+    table = read_table(path, spaces=True)
+    text = [name for name, kind in table.dtypes.items() if kind.kind not in "biuf"]
+    if text:
+        cells = table[text[0]]
+        bad = cells[pandas.to_numeric(cells, errors="coerce").isna() & cells.notna()]
+        raise DataError(f"{path}: column {text[0]} holds {bad.iloc[0]!r}; expected numbers: leave "
+                        "that column out, or repair the cell")
+    return table.to_numpy(float)
 
 
-def read_array(path, prefer=(), ndim=None):
+def find_array(path, prefer=(), ndim=None, text=False):
+    """Which array of a file is meant: its own path, and its name inside ("" in an .npy file).
+
+    Parameters as in `read_array`.
+    """
+    match = WITH_KEY.fullmatch(str(path))
+    path, key = (Path(match[1]), match[2]) if match else (Path(path), None)
+    found = arrays_in(path)
+    held = ", ".join(f"{n} {tuple(s)}".strip() for n, (s, _) in found.items()) or "no arrays"
+
+    def fits(name):
+        shape, kind = found[name]
+        textual = kind in ("cell", "char") or (not isinstance(kind, str) and kind.kind in "OSU")
+        return (ndim is None or len(shape) in ndim) and (text if textual else kind != "struct")
+
+    if key is None:
+        named = [n for want in prefer for n in found if n.rpartition("/")[2] == want]
+        fit = [n for n in found if fits(n)]
+        if not (named or len(fit) == 1):
+            raise DataError(f"{path}: holds {held}; name the one you mean as {path.name}:NAME")
+        key = (named or fit)[0]
+    elif key not in found:
+        raise DataError(f"{path}: no array called {key}; it holds {held}")
+    if not fits(key):
+        shape, kind = found[key]
+        axes = f" of {' or '.join(map(str, ndim))} axes" if ndim else ""
+        raise DataError(f"{path}: {key or 'the array'} is a {kind} of shape {tuple(shape)}; "
+                        f"expected numbers{' or names' if text else ''}{axes}: save them as such, "
+                        f"or name another array as {path.name}:NAME")
+    return path, key
+
+
+def read_array(path, prefer=(), ndim=None, text=False):
     """Read one array from a file of any supported type.
 
     Parameters
@@ -231,9 +361,12 @@ def read_array(path, prefer=(), ndim=None):
     path : path
         .npy, .npz, .h5, .mat or a text table. `file.npz:name` picks one array of several.
     prefer : sequence of str
-        Names to look for first in a file of several arrays.
+        Names to look for first in a file of several arrays. The first that is there is taken, or
+        refused if it is of another kind: whatever else the file holds is something else.
     ndim : sequence of int, optional
-        How many axes the array may have: decides between several.
+        How many axes the array may have.
+    text : bool
+        Whether it may hold text.
 
     Returns
     -------
@@ -245,21 +378,11 @@ def read_array(path, prefer=(), ndim=None):
         If the file is missing, damaged, too large, of unknown type, or holds several arrays
         that would do.
     """
-    match = WITH_KEY.fullmatch(str(path))
-    path, key = (Path(match[1]), match[2]) if match else (Path(path), None)
-    if path.suffix in (".csv", ".tsv", ".txt"):
+    if Path(path).suffix in (".csv", ".tsv", ".txt"):
         return read_numbers(path)
-    found = arrays_in(path)
-    if key is None:
-        fit = [n for n, (shape, _) in found.items() if ndim is None or len(shape) in ndim]
-        names = [n for n in prefer if n in fit] or fit
-        if not names or (len(names) > 1 and names[0] not in prefer):
-            held = ", ".join(f"{n} {tuple(s)}" for n, (s, _) in found.items()) or "no arrays"
-            raise DataError(f"{path}: holds {held}; name the one you mean as {path.name}:NAME")
-        key = names[0]
-    elif key not in found:
-        raise DataError(f"{path}: no array called {key}; it holds {', '.join(found) or 'none'}")
-    check_size(path, *found[key])
+    path, key = find_array(path, prefer, ndim, text)
+    shape, kind = arrays_in(path)[key]
+    check_size(path, shape, "O" if isinstance(kind, str) else kind)
     with readable(path):
         return _load(path, key)
 
@@ -273,6 +396,8 @@ def read_lines(path, around=None):
         If the file is missing, empty or not text.
     """
     with readable(path):
+        if Path(path).exists() and not Path(path).is_file():  # a pipe may never end
+            raise DataError(f"{path}: not a file; expected a text file")
         text = Path(path).read_text(encoding="utf-8-sig")
     lines = [line.strip(around) for line in text.splitlines() if line.strip(around)]
     if not lines:

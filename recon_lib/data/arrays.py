@@ -1,15 +1,33 @@
 """Anybody's data: pictures, a (trials, voxels) array, and which trial showed which picture."""
 
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from recon_lib.common.errors import DataError
-from recon_lib.common.files import arrays_in, read_array, read_lines
+from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.files import (
+    arrays_in,
+    find_array,
+    read_array,
+    read_dict,
+    read_lines,
+    read_numbers,
+    read_table,
+)
 from recon_lib.data.pictures import picture_files, read_pictures, square_arrays
-from recon_lib.data.splits import plain_name
+from recon_lib.data.splits import composed, plain_name
+
+TABLES = (".csv", ".tsv", ".txt")
+BETAS = ("betasmd", "modelmd", "betas", "values", "bold", "data", "X")  # GLMsingle's names first
+COLUMNS = {  # what the columns of people's tables are called
+    "trial_image": ("trial_image", "stim_file", "imgname", "image", "picture", "stimulus", "stim",
+                    "filename", "file", "name"),
+    "groups": ("groups", "group", "category"),
+    "runs": ("runs", "run"),
+}
 
 
 @dataclass
@@ -28,6 +46,8 @@ class ArrayData:
     runs : (trials,) array or None
     voxels : (voxels,) int array
         Column of each kept voxel in the array given.
+    report : tuple of str
+        What was read, and how trials and pictures were paired: a line each.
     """
 
     images: np.ndarray
@@ -36,6 +56,44 @@ class ArrayData:
     groups: np.ndarray
     runs: np.ndarray | None
     voxels: np.ndarray
+    report: tuple = ()
+
+
+@dataclass
+class Pictures:
+    """Pictures of one size, and which they are.
+
+    Attributes
+    ----------
+    images : (n, size, size, channels) uint8 array
+    kept : (pictures,) bool array
+        False where a file of the folder could not be read: it is not among `images`.
+    names : list of str, or None
+        Paths inside the folder, for all of `kept`.
+    """
+
+    images: np.ndarray
+    kept: np.ndarray
+    names: list | None = None
+
+
+@dataclass
+class GLMsingle:
+    """What GLMsingle left of a subject.
+
+    Attributes
+    ----------
+    betas : (trials, voxels) float32 array
+        % signal change, in the order of the trials; NaN where a voxel has none.
+    hrf : (voxels,) array or None
+        Index of each voxel's HRF in GLMsingle's library.
+    r2 : (voxels,) array or None
+        Variance explained, in percent.
+    """
+
+    betas: np.ndarray
+    hrf: np.ndarray | None
+    r2: np.ndarray | None
 
 
 def load_pictures(source, size, channels=None):
@@ -45,7 +103,7 @@ def load_pictures(source, size, channels=None):
     ----------
     source : path or array
         A folder; a .npy, .npz, .mat or .h5 file (`file.npz:name` picks one array); or
-        (n, H, W) or (n, H, W, C) numbers of any type (see `recon_lib.data.pictures.as_uint8`).
+        (n, H, W) or (n, H, W, C) numbers of any type (see `pictures.as_uint8`).
     size : int
         Side in pixels.
     channels : {None, 1, 3}
@@ -53,42 +111,59 @@ def load_pictures(source, size, channels=None):
 
     Returns
     -------
-    images : (n, size, size, channels) uint8 array
-    kept : (pictures,) bool array
-        False where a file of the folder could not be read: it is not among `images`.
-    names : list of str, or None
-        File names inside the folder.
+    Pictures
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
         paths = picture_files(source)
-        images, kept = read_pictures(paths, size, channels)
-        return images, kept, [path.relative_to(source).as_posix() for path in paths]
+        names = [path.relative_to(source).as_posix() for path in paths]
+        return Pictures(*read_pictures(paths, size, channels), names)
     if isinstance(source, str | Path):
         source = read_array(source, ("images", "stimuli", "stim"), ndim=(3, 4))
     images = square_arrays(source, size, channels)
-    return images, np.ones(len(images), bool), None
+    return Pictures(images, np.ones(len(images), bool))
 
 
 def read_labels(source, what):
-    """One label a trial, from a list, an array, a text file (one a line) or an array file.
+    """One label a trial, from a list, an array, a text file (one a line), a table or array file.
 
     Returns
     -------
     (trials,) array
         As they came: "3" in a text file is text.
     """
-    if isinstance(source, str | Path):
-        text = Path(source).suffix in (".txt", ".csv", ".tsv")
-        if text:
-            source = [line.split(",")[-1].split("\t")[-1].strip() for line in read_lines(source)]
-        elif Path(source).suffix == ".npy" and arrays_in(source)[""][1].kind in "US":
-            source = np.load(source, allow_pickle=False)
-        else:
-            source = read_array(source, (what,))
+    if isinstance(source, str | Path) and Path(source).suffix in TABLES:
+        source = _label_column(source, what)
+    elif isinstance(source, str | Path):
+        source = read_array(source, COLUMNS[what], text=True)
+    if np.ma.is_masked(source):
+        raise DataError(f"{what}: {np.ma.count_masked(source)} entries are masked; expected a "
+                        "label for each trial: leave those trials out")
     labels = np.asarray(source).squeeze()
-    if labels.ndim != 1:
-        raise DataError(f"{what} of shape {labels.shape}; expected one entry for each trial")
-    return labels
+    if labels.ndim != 1 or labels.dtype == bool and what == "trial_image":
+        raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
+                        "entry for each trial")
+    return labels.astype(str) if labels.dtype.kind == "S" else labels
+
+
+def _label_column(path, what):
+    """The cells of a list, or of the one column of a table that holds these labels."""
+    lines = read_lines(path)
+    if Path(path).suffix == ".txt" and "\t" not in lines[0]:
+        lines = lines[1:] if lines[0].lower() in COLUMNS[what] else lines
+        return np.array(lines)
+    cells = [cell.strip().strip('"').lower() for cell in re.split("[\t;,]", lines[0])]
+    known = [name for name in COLUMNS[what] if name in cells]
+    table = read_table(path, bool(known) or cells[0] == "", dtype=str, keep_default_na=False)
+    if known:
+        column = next(c for c in table if str(c).strip().lower() == known[0])
+    elif table.shape[1] == 1:
+        column = table.columns[0]
+    else:
+        raise DataError(f"{path}: {table.shape[1]} columns; expected one, or a heading that calls "
+                        f"one of them {what}")
+    if len(cells) > 1:
+        warnings.warn(f"{path}: {what} is column {column!r}", stacklevel=4)
+    return table[column].str.strip().to_numpy(str)
 
 
 def load_labels(source, what):
@@ -100,22 +175,78 @@ def load_labels(source, what):
         return labels.astype(str)
     if not (np.isfinite(numbers) & (numbers == np.rint(numbers))).all():
         raise DataError(f"{what} holds numbers that are not whole; expected indices or names")
-    return numbers.astype(int)
+    whole = numbers.astype(int)
+    if labels.dtype.kind == "U" and len(set(labels.tolist())) > len(set(whole.tolist())):
+        return labels  # "1" and "01" are two labels
+    return whole
 
 
 def load_betas(source):
-    """Read a (trials, voxels) array from a file or array, as float32; infinities become NaN."""
+    """Read a (trials, voxels) array from a file or array, as float32; infinities become NaN.
+
+    What GLMsingle writes is read too, see `read_glmsingle`.
+    """
     name = source if isinstance(source, str | Path) else "betas"
-    if isinstance(source, str | Path):
-        source = read_array(source, ("betas", "values", "bold", "data", "X"), ndim=(2,))
-    betas = np.asarray(source)
-    if betas.ndim != 2 or 0 in betas.shape or betas.dtype.kind not in "uifb":
+    if isinstance(source, str | Path) and Path(source).suffix in TABLES:
+        source = read_numbers(source)
+    elif isinstance(source, str | Path):
+        if _is_dict(source):
+            return read_glmsingle(source).betas
+        path, key = find_array(source, BETAS, ndim=(2, 4))
+        if key.rpartition("/")[2] in BETAS[:2]:
+            return read_glmsingle(path, key).betas
+        source = read_array(f"{path}:{key}" if key else path)
+    betas = as_numbers(source, str(name))
+    if betas.ndim != 2 or 0 in betas.shape:
         raise DataError(
             f"{name}: {betas.dtype} of shape {betas.shape}; expected numbers (trials, voxels)"
         )
-    betas = betas.astype(np.float32)
+    return _finite(betas)
+
+
+def _finite(betas):
+    with np.errstate(over="ignore"):
+        betas = betas.astype(np.float32)
     betas[~np.isfinite(betas)] = np.nan
     return betas
+
+
+def _is_dict(path):
+    return Path(path).suffix == ".npy" and arrays_in(path)[""] == ((), np.dtype(object))
+
+
+def read_glmsingle(path, key=None):
+    """Read a result of GLMsingle: its .npy, .hdf5 or .mat file of one of the types A to D.
+
+    Parameters
+    ----------
+    path : path
+    key : str, optional
+        Name of the betas inside; default: `betasmd` (Python) or `modelmd` (MATLAB).
+
+    Returns
+    -------
+    GLMsingle
+        Voxels of a volume in C order: `betas.reshape(trials, x, y, z)` brings them back.
+    """
+    if _is_dict(path):
+        held = read_dict(path)
+        found = {name: np.asarray(held[name]) for name in (*BETAS[:2], "HRFindex", "R2")
+                 if name in held}
+    else:
+        key = key or find_array(path, BETAS[:2], ndim=(2, 4))[1]
+        folder = key[: key.rfind("/") + 1]
+        names = {key: BETAS[0], f"{folder}HRFindex": "HRFindex", f"{folder}R2": "R2"}
+        held = arrays_in(path)
+        found = {name: read_array(f"{path}:{k}") for k, name in names.items() if k in held}
+    betas = as_numbers(next((found[k] for k in BETAS[:2] if k in found), None), f"{path}: betas")
+    if betas.ndim not in (2, 4) or 0 in betas.shape:
+        raise DataError(f"{path}: betas of shape {betas.shape}; expected (x, y, z, trials) or "
+                        "(voxels, trials), as GLMsingle writes them")
+    betas = _finite(betas.reshape(-1, betas.shape[-1]).T)
+    maps = [found[k].ravel() if k in found and found[k].size == betas.shape[1] else None
+            for k in ("HRFindex", "R2")]
+    return GLMsingle(betas, *maps)
 
 
 def drop_useless(betas):
@@ -144,6 +275,87 @@ def drop_useless(betas):
     return np.flatnonzero(trials), voxels
 
 
+def match_trials(trial_image, trials, pictures):
+    """Index of the picture of each trial, from indices, from names, or from equal numbers.
+
+    Text that fits names is taken for names, even if it looks like a number.
+
+    Parameters
+    ----------
+    trial_image : see `load_trials`
+    trials : int
+    pictures : Pictures
+
+    Raises
+    ------
+    DataError
+        If there are not as many as trials, a picture does not exist, a name fits two pictures,
+        text could be names as well as other pictures' indices, indices may count from 1, or the
+        pictures have more than one natural order.
+    """
+    count, names = len(pictures.kept), pictures.names
+    if trial_image is None:
+        if trials != count:
+            raise DataError(
+                f"{trials} trials but {count} pictures; give trial_image, the picture (index "
+                "from 0, or file name) of each trial"
+            )
+        return in_one_order(np.arange(trials), names)
+    given = read_labels(trial_image, "trial_image")
+    if len(given) != trials:
+        raise DataError(f"{trials} trials but {len(given)} entries in trial_image; expected equal")
+    text = given.dtype.kind in "US" or any(isinstance(label, str) for label in given)
+    given = given.astype(str) if text else given
+    if text and names is not None:
+        shown, unknown = _by_name(given.tolist(), names)
+        if not unknown:
+            index = np.array([int(label) if label.isdecimal() else -1 for label in given.tolist()])
+            if (index >= 0).all() and (index < count).all() and (index != shown).any():
+                raise DataError(
+                    f"trial_image holds the text {given[0]}, ..., which could be file names or "
+                    f"indices from 0; give names with their ending ({Path(names[shown[0]]).name}), "
+                    "or a list or .npy file of integers"
+                )
+            return shown
+    shown = load_labels(given, "trial_image")
+    if shown.dtype.kind == "i":
+        return in_one_order(_from_zero(shown, count), names)
+    if names is None:
+        raise DataError(f"trial_image holds names ({shown[0]}), but the pictures are an array")
+    raise DataError(f"trial_image: {len(unknown)} names without a picture, such as {unknown[0]}")
+
+
+def _from_zero(shown, count):
+    """Indices that are there and cannot be MATLAB's, which count from 1."""
+    if shown.min() < 0 or shown.max() >= count:
+        hint = "; count from 0, not from 1" if shown.max() == count else ""
+        raise DataError(
+            f"trial_image runs from {shown.min()} to {shown.max()}, but there are {count} "
+            f"pictures (0 to {count - 1}){hint}"
+        )
+    if shown.min() == 1:
+        raise DataError(
+            f"trial_image runs from 1 to {shown.max()} for {count} pictures: it may count from 1; "
+            "expected indices from 0: subtract 1, or if it does, leave out the first picture, "
+            "which no trial shows, and subtract 1"
+        )
+    return shown
+
+
+def in_one_order(shown, names):
+    """Stop if indices mean other pictures when files are sorted as people and file lists do."""
+    order = range(len(names or []))
+    people = sorted(order, key=lambda i: [
+        (0, int(part), "") if part.isdecimal() else (1, 0, part)
+        for part in re.split(r"(\d+)", names[i].lower())])
+    for one in shown.tolist() if names else []:
+        if people[one] != one:
+            raise DataError(f"picture {one} could be {names[one]} (by letter) or "
+                            f"{names[people[one]]} (by number); expected one order: give the "
+                            "names of the pictures in trial_image, or pad their numbers with 0")
+    return shown
+
+
 def named_places(names):
     """Which pictures a name may mean: its whole path only one, other keys maybe several.
 
@@ -152,7 +364,7 @@ def named_places(names):
     dict of str to set of int
         By path, path without ending, file name, and file name without ending.
     """
-    places = {}
+    places, names = {}, [composed(name) for name in names]
     for i, name in enumerate(names):
         path = Path(name)
         for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
@@ -160,63 +372,40 @@ def named_places(names):
     return places | {name: {i} for i, name in enumerate(names)}
 
 
-def match_trials(trial_image, trials, pictures, names):
-    """Index of the picture of each trial, from indices, from names, or from equal numbers.
+def _by_name(given, names):
+    """Index of the picture of each name (-1: none), and the names without one.
 
-    Text that fits names is taken for names, even if it looks like a number.
-
-    Raises
-    ------
-    DataError
-        If there are not as many as trials, a picture does not exist, a name fits two pictures, or
-        text could be names as well as other pictures' indices.
+    Folders that lead to the pictures, another case and `rep_` are overlooked where the name as
+    it stands is no picture's.
     """
-    if trial_image is None:
-        if trials != pictures:
-            raise DataError(
-                f"{trials} trials but {pictures} pictures; give trial_image, the picture (index "
-                "from 0, or file name) of each trial"
-            )
-        return np.arange(trials)
-    given = read_labels(trial_image, "trial_image")
-    if len(given) != trials:
-        raise DataError(f"{trials} trials but {len(given)} entries in trial_image; expected equal")
-    text = given.dtype.kind in "US" or any(isinstance(label, str) for label in given)
-    given = given.astype(str) if text else given
-    plain = [plain_name(str(label)) for label in given.tolist()]
-    places = named_places(names or [])
-    if text and set(plain) <= places.keys():
-        shown = _by_name(plain, places, names)
-        index = np.array([int(label) if label.isdecimal() else -1 for label in given.tolist()])
-        if (index >= 0).all() and (index < pictures).all() and (index != shown).any():
-            raise DataError(
-                f"trial_image holds the text {plain[0]}, ..., which could be file names or indices "
-                f"from 0; give names with their ending ({Path(names[shown[0]]).name}), or a list "
-                "or .npy file of integers"
-            )
-        return shown
-    shown = load_labels(given, "trial_image")
-    if shown.dtype.kind == "i":
-        if shown.min() < 0 or shown.max() >= pictures:
-            hint = "; count from 0, not from 1" if shown.max() == pictures else ""
-            raise DataError(
-                f"trial_image runs from {shown.min()} to {shown.max()}, but there are {pictures} "
-                f"pictures (0 to {pictures - 1}){hint}"
-            )
-        return shown
-    if names is None:
-        raise DataError(f"trial_image holds names ({shown[0]}), but the pictures are an array")
-    unknown = sorted(set(plain) - places.keys())
-    raise DataError(f"trial_image: {len(unknown)} names without a picture, such as {unknown[0]}")
-
-
-def _by_name(plain, places, names):
-    for name in plain:
-        if len(places[name]) > 1:
-            one, other = (names[i] for i in sorted(places[name])[:2])
-            raise DataError(f"trial_image: {name} could be {one} or {other}; give the path inside "
+    places, folded, found, moved = named_places(names), {}, {}, {}
+    for key, some in places.items():
+        folded.setdefault(key.lower(), set()).update(some)
+    for label in dict.fromkeys(given):
+        some, folder = _places_of(composed(label).split("/"), places, folded)
+        if len(some) > 1:
+            one, other = (names[i] for i in sorted(some)[:2])
+            raise DataError(f"trial_image: {label} could be {one} or {other}; give the path inside "
                             "the folder, with its ending")
-    return np.array([min(places[name]) for name in plain], int)
+        found[label] = index = min(some, default=-1)
+        if folder and moved.setdefault(index, folder) != folder:
+            raise DataError(f"trial_image: {label} and the same name in {moved[index]} are two "
+                            "pictures, but the folder holds one; add the other")
+    if moved:
+        warnings.warn(f"trial_image: names matched without the folders before them "
+                      f"({next(iter(moved.values()))}/...)", stacklevel=4)
+    return np.array([found[label] for label in given], int), [k for k in found if found[k] < 0]
+
+
+def _places_of(parts, places, folded):
+    """The pictures that a path may mean, and the folders that had to be left out before it."""
+    for start in range(0 if ".." in parts else len(parts)):
+        tail = "/".join(parts[start:])
+        for key in (tail, plain_name(tail)):
+            for held, name in ((places, key), (folded, key.lower())):
+                if name in held:
+                    return held[name], "/".join(parts[:start])
+    return set(), ""
 
 
 def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64, channels=None):
@@ -227,7 +416,7 @@ def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64
     images : path or array
         A folder of pictures of any kind, or an array or array file; see `load_pictures`.
     betas : path or array
-        (trials, voxels): .npy, .npz, .mat, .h5, .csv, or an array.
+        (trials, voxels): .npy, .npz, .mat, .h5, .csv, GLMsingle's own files, or an array.
     trial_image : list, array or path, optional
         Picture of each trial: index from 0, or file name, with or without its folder and ending.
         Default: trial i saw picture i.
@@ -251,19 +440,24 @@ def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64
     Warns
     -----
     UserWarning
-        For pictures skipped, and trials and voxels dropped, with their number.
+        For pictures skipped, trials and voxels dropped, and all that was assumed.
     """
-    pictures, kept, names = load_pictures(images, size, channels)
-    betas = load_betas(betas)
+    pictures, source = load_pictures(images, size, channels), betas
+    betas = load_betas(source)
     trials = len(betas)
-    shown = match_trials(trial_image, trials, len(kept), names)
-    labels = {"groups": groups, "runs": runs}
-    for what, source in labels.items():
-        labels[what] = None if source is None else load_labels(source, what)
-        if source is not None and len(labels[what]) != trials:
-            raise DataError(f"{trials} trials but {len(labels[what])} {what}; expected equal")
+    labels = {what: None if given is None else load_labels(given, what)
+              for what, given in (("groups", groups), ("runs", runs))}
+    wanted = len(pictures.kept) if trial_image is None else len(read_labels(trial_image,
+                                                                            "trial_image"))
+    if wanted == betas.shape[1] != trials:
+        raise DataError(f"betas of shape {betas.shape} for {wanted} trials; expected (trials, "
+                        "voxels): they look transposed, turn them round")
+    shown = match_trials(trial_image, trials, pictures)
+    for what, given in labels.items():
+        if given is not None and len(given) != trials:
+            raise DataError(f"{trials} trials but {len(given)} {what}; expected equal")
     useful, voxels = drop_useless(betas)
-    seen = kept[shown[useful]]
+    seen = pictures.kept[shown[useful]]
     if not seen.all():
         warnings.warn(
             f"{int((~seen).sum())} of {trials} trials dropped: their picture cannot be read",
@@ -272,7 +466,16 @@ def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64
         useful = useful[seen]
     if len(useful) < 2:
         raise DataError(f"{len(useful)} usable trials; expected two or more")
-    shown = (np.cumsum(kept) - 1)[shown[useful]]
-    groups = shown if groups is None else labels["groups"][useful]
-    runs = None if runs is None else labels["runs"][useful]
-    return ArrayData(pictures, betas[np.ix_(useful, voxels)], shown, groups, runs, voxels)
+    place = (np.cumsum(pictures.kept) - 1)[shown[useful]]
+    return ArrayData(
+        pictures.images, betas[np.ix_(useful, voxels)], place,
+        place if groups is None else labels["groups"][useful],
+        None if runs is None else labels["runs"][useful], voxels,
+        (f"betas: {len(useful)} of {trials} trials, {len(voxels)} of {betas.shape[1]} voxels"
+         + (f", from {source}" if isinstance(source, str | Path) else ""),
+         f"pictures: {len(pictures.images)} of {len(pictures.kept)}"
+         + (f", from {images}" if isinstance(images, str | Path) else "")
+         + f"; {len(np.unique(place))} were shown; the first trial saw "
+         + (pictures.names[shown[useful[0]]] if pictures.names else f"picture {shown[useful[0]]}"),
+         ),
+    )

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from recon_lib.common.errors import DataError
-from recon_lib.data.arrays import load_pictures
+from recon_lib.data.arrays import in_one_order, load_pictures
 from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
 
 
@@ -170,12 +170,15 @@ def create_loader(
     if (data_path is None) == (images is None):
         raise DataError("create_loader needs either data_path or images, and not both")
     if data_path is not None:
-        images, kept, _ = load_pictures(data_path, image_size, channels)
-        if vectors is not None and not kept.all():
+        found = load_pictures(data_path, image_size, channels)
+        if vectors is not None and not found.kept.all():
             raise DataError(
-                f"{data_path}: {int((~kept).sum())} pictures cannot be read, so the vectors no "
-                "longer match; remove those files together with their vectors"
+                f"{data_path}: {int((~found.kept).sum())} pictures cannot be read, so the vectors "
+                "no longer match; remove those files together with their vectors"
             )
+        if vectors is not None:
+            in_one_order(np.arange(len(found.kept)), found.names)
+        images = found.images
     elif isinstance(images, np.ndarray | torch.Tensor):
         images = square_arrays(np.asarray(images), image_size, channels)
     else:

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
+            ".ppm", ".pgm", ".pbm", ".pnm"}
+NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".svg",
+            ".eps", ".exr", ".hdr", ".dds", ".dng"}  # pictures too: they keep their place
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content: an EPS
 # called .png would be handed to Ghostscript, which runs programs
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
@@ -30,42 +33,42 @@ def as_uint8(array):
     -------
     (...) uint8 array
         Whole numbers: 0–1 is multiplied by 255, 0–255 is kept, 0–65535 is divided by 257.
-        Fractions: 0–1 is multiplied by 255, −1–1 is shifted first, 0–255 is rounded.
-        Anything else (z-scores, say) is stretched from its smallest to its largest value,
-        with a warning.
+        Fractions: 0–1 is multiplied by 255, −1–1 is shifted first, 0–255 is rounded; what
+        overshoots by a tenth of the range or less is cut off. Values far beyond all of these
+        (z-scores, say) are stretched from the smallest to the largest, with a warning.
 
     Raises
     ------
     DataError
-        If the values are not numbers or not finite.
+        If the values are not finite numbers, or lie between two ranges.
     """
-    array = np.asarray(array)
-    if array.dtype == bool:
-        return array.astype(np.uint8) * 255
-    if array.dtype.kind not in "uif":
-        raise DataError(f"pictures of type {array.dtype}: expected numbers, such as uint8 0-255")
+    array = check(array, what="pictures")
     if array.size == 0:
         return array.astype(np.uint8)
-    whole = array.dtype.kind in "ui"
     low, high = array.min().item(), array.max().item()
-    if not np.isfinite(low) or not np.isfinite(high):
-        bad = int((~np.isfinite(array)).sum())
-        raise DataError(f"pictures hold {bad} values that are NaN or infinite; repair or drop them")
-    if low >= 0 and high <= 1:
-        scaled = array * np.float32(255)
-    elif low >= 0 and high <= 255:
-        scaled = array
-    elif whole and low >= 0 and high <= 65535:
-        scaled = array / np.float32(257)
-    elif not whole and low >= -1 and high <= 1:
-        scaled = (array + 1) * np.float32(127.5)
+    scaled = None
+    if array.dtype.kind in "ui":
+        if 0 <= low and high <= 255:
+            return (array * np.uint8(255) if high <= 1 else array).astype(np.uint8, copy=False)
+        if 0 <= low and 4095 < high <= 65535:
+            scaled = array / np.float32(257)
+        between = 0 <= low and high <= 4095
     else:
+        if -0.1 <= low and high <= 1.1:
+            scaled = array * np.float32(255)
+        elif -1.1 <= low <= -0.5 and high <= 1.1:
+            scaled = (array + 1) * np.float32(127.5)
+        elif -16 <= low and 16 <= high <= 272:
+            scaled = array
+        between = -1.1 <= low and high < 16
+    if scaled is None and (between or low == high):
+        raise DataError(f"pictures of type {array.dtype} with values from {low:.4g} to {high:.4g}; "
+                        "expected 0 to 1, -1 to 1, 0 to 255 or 16 bits: bring them to 0-255")
+    if scaled is None:
         warnings.warn(
             f"picture values run from {low:.4g} to {high:.4g}: stretched to 0-255", stacklevel=2
         )
         scaled = (array.astype(np.float32) - low) * np.float32(255 / (high - low))
-    if scaled.dtype == np.uint8:
-        return scaled
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
@@ -131,13 +134,19 @@ def square_arrays(images, size, channels=None):
     """
     if size < 0:
         raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
-    images = np.asarray(images)
-    shape = images.shape
+    images = as_numbers(images, "pictures")
+    shape, kinds = images.shape, (1, 3, 4)
+    stacked = images.ndim == 3 and shape[0] == shape[1] != shape[2] or (
+        images.ndim == 4 and shape[2] in kinds and not {shape[1], shape[3]} & set(kinds))
+    if stacked:
+        warnings.warn(f"pictures of shape {shape}: taken for {shape[-1]} pictures along the last "
+                      "axis, as MATLAB stacks them", stacklevel=2)
+        images = np.moveaxis(images, -1, 0)
     if images.ndim == 3:
         images = images[..., None]
-    elif images.ndim == 4 and shape[-1] not in (1, 3, 4) and shape[1] in (1, 3, 4):
+    elif images.ndim == 4 and images.shape[-1] not in kinds and shape[1] in kinds:
         images = images.transpose(0, 2, 3, 1)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape[1:]:
+    if images.ndim != 4 or images.shape[-1] not in kinds or 0 in images.shape[1:]:
         raise DataError(
             f"pictures of shape {shape}: expected (n, height, width) or (n, height, width, 3)"
         )
@@ -173,9 +182,10 @@ def to_pillow(picture):
         return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         return Image.fromarray(as_uint8(np.asarray(picture)))
-    if picture.mode in ("1", "L"):
+    clear = "transparency" in picture.info
+    if picture.mode in ("1", "L") and not clear:
         return picture.convert("L")
-    if picture.mode in ("LA", "PA", "RGBA", "RGBa", "La", "P"):
+    if clear or picture.mode in ("LA", "PA", "RGBA", "RGBa", "La", "P"):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
@@ -216,14 +226,17 @@ def read_picture(path, size):
 
 
 def picture_files(folder):
-    """List the picture files under a folder, sorted by their path inside it."""
-    folder = Path(folder)
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    ]
-    if not found:
+    """List the picture files under a folder, sorted by their path inside it.
+
+    Hidden files and folders are left out; pictures of a kind that is not read keep their place.
+    """
+    folder, found = Path(folder), []
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
+        if path.suffix.lower() in SUFFIXES | NOT_READ and not hidden and path.is_file():
+            found.append(path)
+    if not any(path.suffix.lower() in SUFFIXES for path in found):
         raise DataError(f"{folder}: no picture files (.png, .jpg, ...) in this folder")
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 

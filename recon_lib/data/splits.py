@@ -5,6 +5,7 @@ once need not read the brain the second time.
 """
 
 import hashlib
+import unicodedata
 
 import numpy as np
 
@@ -14,6 +15,11 @@ from recon_lib.common.errors import DataError, as_numbers, one_label_each
 def plain_name(name):
     """Strip the `rep_` that BOLD5000's lists put before a picture shown again."""
     return name.removeprefix("rep_")
+
+
+def composed(name):
+    """A path as all systems spell it: `/` between folders, an accent joined to its letter (NFC)."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/")).removeprefix("./")
 
 
 def split_by_group(groups, test_groups):

@@ -1,0 +1,318 @@
+"""What real data look like when they arrive: each is read right, or refused in one line."""
+
+import os
+import shutil
+import unicodedata
+import warnings
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+from PIL import Image
+
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import read_array, read_dict, read_table
+from recon_lib.data.arrays import load_betas, load_labels, load_trials, read_glmsingle
+from recon_lib.data.loader import create_loader
+from recon_lib.data.pictures import as_uint8, read_picture, square_arrays
+
+RNG = np.random.default_rng(0)
+BETAS = RNG.standard_normal((6, 4))
+PICTURES = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
+
+
+def refuses(call, match):
+    with pytest.raises(DataError, match=match) as error, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        call()
+    assert "\n" not in str(error.value)
+
+
+# Tables ----------------------------------------------------------------------------------
+
+TABLES = {  # how people save six trials of four voxels
+    "pandas": lambda f, p: f.to_csv(p),
+    "pandas without its index": lambda f, p: f.to_csv(p, index=False),
+    "numbers alone": lambda f, p: f.to_csv(p, index=False, header=False),
+    "an index, no heading": lambda f, p: f.to_csv(p, header=False),
+    "named columns": lambda f, p: f.add_prefix("v").to_csv(p, index=False),
+    "named columns and an index": lambda f, p: f.add_prefix("v").to_csv(p),
+    "voxel numbers": lambda f, p: f.set_axis([17, 23, 40, 41], axis=1).to_csv(p, index=False),
+    "R": lambda f, p: f.set_axis(["V1", "V2", "V3", "V4"], axis=1).set_axis(range(1, 7)).to_csv(
+        p, quoting=2),
+    "Excel in Germany": lambda f, p: f.add_prefix("v").to_csv(p, sep=";", decimal=",", index=False),
+    "tabs": lambda f, p: f.to_csv(p, sep="\t"),
+    "spaces": lambda f, p: np.savetxt(p, f.to_numpy()),
+    "Windows": lambda f, p: f.to_csv(p, lineterminator="\r\n", encoding="utf-8-sig"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(left out as an index|taken for a heading)")
+@pytest.mark.parametrize("way", TABLES)
+def test_a_table_of_betas_is_what_was_saved(tmp_path, way):
+    path = tmp_path / ("b.txt" if way == "spaces" else "b.csv")
+    TABLES[way](pd.DataFrame(BETAS), path)
+    np.testing.assert_allclose(load_betas(path), BETAS, rtol=1e-6)
+
+
+def test_what_is_left_out_of_a_table_is_said(tmp_path):
+    pd.DataFrame(BETAS).to_csv(tmp_path / "b.csv")
+    with pytest.warns(UserWarning) as said:
+        load_betas(tmp_path / "b.csv")
+    assert "numbers the columns: taken for a heading" in str(said[0].message)
+    assert "counts 0, 1, 2, ...: left out as an index" in str(said[1].message)
+
+
+def test_missing_cells_stay_in_their_place(tmp_path):
+    for text, want in (
+        ("a,b\n1.5,NA\n2,3\n", [[1.5, np.nan], [2, 3]]),
+        ("NA,1.5\n2,3\n", [[np.nan, 1.5], [2, 3]]),  # the first trial is not a heading
+        ("1.5,2\n,\n3,4\n", [[1.5, 2], [np.nan, np.nan], [3, 4]]),
+        ("1.5\t\t2\n3\t4\t5\n", [[1.5, np.nan, 2], [3, 4, 5]]),
+        ("\t1.5\n2\t3\n", [[np.nan, 1.5], [2, 3]]),
+        ('"1.5","2"\n"3","4"\n', [[1.5, 2], [3, 4]]),
+        ("1e-3 -2\n+.5 7.\n", [[1e-3, -2], [0.5, 7]]),
+        ("5\n3\n", [[5], [3]]),
+        ("nan nan\n1 2\n", [[np.nan] * 2, [1, 2]]),
+    ):
+        (tmp_path / "b.txt").write_text(text)
+        np.testing.assert_array_equal(read_array(tmp_path / "b.txt"), want, err_msg=text)
+
+
+def test_odd_tables_are_named(tmp_path):
+    for text, match in (
+        ("1,2,3\n4,5\n", "2 cells in row 2, 3 in the first"),
+        ("a,b\n1,2,3\n", "3 cells in row 2, 2 in the first"),
+        ("x,1.5,2.5\ny,3,4\n", "first row holds numbers and 'x'"),
+        ("a,b\n1,2\n3,four\n", "column b holds 'four'"),
+        ("\n\n", "empty"),
+    ):
+        (tmp_path / "b.csv").write_text(text)
+        refuses(lambda: load_betas(tmp_path / "b.csv"), f"b.csv.*{match}")
+
+
+def test_labels_come_from_the_column_that_is_called_so(tmp_path):
+    names = ["cat, big.png", "dog.png", "a b.png"]
+    table = pd.DataFrame({"onset": [1.5, 2, 3], "image": names, "run": [1, 1, 2]})
+    for path, options in (("l.csv", {}), ("l.tsv", {"sep": "\t"}), ("m.csv", {"index": False})):
+        table.to_csv(tmp_path / path, **options)
+        with pytest.warns(UserWarning, match="trial_image is column 'image'"):
+            assert load_labels(tmp_path / path, "trial_image").tolist() == names
+        with pytest.warns(UserWarning, match="runs is column 'run'"):
+            assert load_labels(tmp_path / path, "runs").tolist() == [1, 1, 2]
+        refuses(lambda p=path: load_labels(tmp_path / p, "groups"), "columns; expected one")
+    (tmp_path / "l.txt").write_text("image\n" + "\n".join(names) + "\n")
+    assert load_labels(tmp_path / "l.txt", "trial_image").tolist() == names
+    table[["image"]].to_csv(tmp_path / "o.csv", index=False)
+    assert load_labels(tmp_path / "o.csv", "trial_image").tolist() == names
+    pd.Series([2, 0, 1]).to_csv(tmp_path / "o.csv", header=False)
+    with pytest.warns(UserWarning, match="left out as an index"):
+        assert load_labels(tmp_path / "o.csv", "trial_image").tolist() == [2, 0, 1]
+    (tmp_path / "l.txt").write_text("01\n1\n2\n")
+    assert load_labels(tmp_path / "l.txt", "runs").tolist() == ["01", "1", "2"]
+
+
+# Trials and pictures ---------------------------------------------------------------------
+
+
+def folder_of(root, *names):
+    for name, picture in zip(names, PICTURES, strict=False):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(root / name)
+    return root
+
+
+def shown(images, trial_image, n=6):
+    betas = RNG.standard_normal((n, 4))
+    return load_trials(images, betas, trial_image, size=8)
+
+
+def test_indices_need_one_order_of_the_files(tmp_path):
+    folder = folder_of(tmp_path / "p", *(f"img_{i}.png" for i in range(1, 13)))
+    for call in (lambda: shown(folder, [0, 1, 2, 0, 1, 2]), lambda: shown(folder, None, 12),
+                 lambda: create_loader(8, 4, data_path=folder, vectors=np.zeros((12, 3)))):
+        refuses(call, r"picture 1 could be img_10.png \(by letter\) or img_2.png \(by number\)")
+    own = shown(folder, [f"img_{i}" for i in (1, 2, 10, 12, 3, 1)])
+    assert np.array_equal(own.images[own.trial_image], PICTURES[[0, 1, 9, 11, 2, 0]])
+    assert create_loader(8, 4, data_path=folder).images.shape[0] == 12  # no vectors, no order
+    padded = folder_of(tmp_path / "q", *(f"img_{i:02d}.png" for i in range(1, 13)))
+    own = shown(padded, None, 12)
+    assert np.array_equal(own.images[own.trial_image], PICTURES)
+    assert "the first trial saw img_01.png" in own.report[1]
+    refuses(lambda: shown(folder_of(tmp_path / "r", "B.png", "a.png"), [0, 1] * 3), "could be")
+
+
+def test_indices_that_may_count_from_1_are_refused():
+    for images in (PICTURES[:6], PICTURES[:4]):
+        refuses(lambda images=images: shown(images, [1, 2, 3, 1, 2, 3]), "may count from 1")
+    assert shown(PICTURES, [0, 5, 11, 5, 0, 2]).trial_image.tolist() == [0, 5, 11, 5, 0, 2]
+    refuses(lambda: shown(PICTURES[:2], np.array([True, False] * 3)), "type bool")
+    refuses(lambda: shown(PICTURES, np.ma.masked_equal([0, 1, 2, 9, 4, 5], 9)), "1 entries are mas")
+
+
+def test_pictures_that_cannot_be_read_keep_their_place(tmp_path):
+    folder = folder_of(tmp_path, "a.png", "c.png", "d.png")
+    (folder / "b.avif").write_bytes(b"\0\0\0 ftypavif")
+    shutil.copy(folder_of(tmp_path / "jpg", "x.jpg") / "x.jpg", folder / "e.jfif")
+    shutil.rmtree(tmp_path / "jpg")
+    with pytest.warns(UserWarning, match="1 of 5 pictures skipped, not readable: b.avif"):
+        own = shown(folder, [0, 2, 3, 1, 0, 4])
+    assert np.array_equal(own.images[own.trial_image][:4], PICTURES[[0, 1, 2, 0]])
+    assert len(own.betas) == 5  # the trial of b.avif is dropped
+
+
+def test_hidden_folders_are_no_pictures(tmp_path):
+    folder = folder_of(tmp_path, "a.png", "b.png", ".ipynb_checkpoints/a-checkpoint.png",
+                       "__MACOSX/._a.png", ".hidden.png")
+    assert len(shown(folder, [0, 1] * 3).images) == 2
+
+
+def test_names_meet_however_they_are_spelt(tmp_path):
+    accent = unicodedata.normalize("NFD", "café.png")
+    folder = folder_of(tmp_path, "rep_cat.png", "cat.png", accent, "dir/dog.png", "Fish.PNG")
+    paths = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.*") if p.is_file())
+    index = {path.rpartition("/")[2]: i for i, path in enumerate(paths)}
+    with pytest.warns(UserWarning, match=r"without the folders before them \(stimuli/...\)"):
+        own = shown(folder, ["rep_cat.png", "cat.png", unicodedata.normalize("NFC", accent),
+                             "stimuli\\dir\\dog.png", "stimuli/rep_fish.png", "./dir/dog"])
+    want = [index[n] for n in ("rep_cat.png", "cat.png", accent, "dog.png", "Fish.PNG", "dog.png")]
+    assert own.trial_image.tolist() == want
+    refuses(lambda: shown(folder, ["a/cat.png", "b/cat.png"] * 3), "are two pictures, but")
+    refuses(lambda: shown(folder, ["../cat.png", "cat.png"] * 3), "1 names without a picture")
+
+
+# The wrong array -------------------------------------------------------------------------
+
+
+def test_the_array_that_is_called_so_is_taken_or_refused(tmp_path):
+    runs = np.repeat([0, 1], 3)
+    scipy.io.savemat(tmp_path / "a.mat", {"trial_image": np.array([{"x": 1}], object), "run": runs})
+    np.savez(tmp_path / "a.npz", betas=np.array(["text"] * 6), other=BETAS)
+    np.savez(tmp_path / "b.npz", betas=BETAS[0], other=BETAS)
+    with h5py.File(tmp_path / "c.mat", "w") as file:
+        file["betas"] = np.zeros(3, np.uint64)
+        file["betas"].attrs["MATLAB_class"] = np.bytes_("cell")
+        file["#refs#/a"] = BETAS
+    refuses(lambda: load_betas(tmp_path / "a.npz"), "betas is a <U4 of shape .6,.; expected numb")
+    refuses(lambda: load_betas(tmp_path / "b.npz"), r"betas is a float64 of shape \(4,\)")
+    refuses(lambda: load_betas(tmp_path / "c.mat"), "betas is a cell")
+    assert np.array_equal(load_betas(f"{tmp_path / 'b.npz'}:other"), BETAS.astype("f4"))
+
+
+def test_names_are_read_from_every_file(tmp_path):
+    names = ["cat.png", "dog.png", "a.png"]
+    cell = np.empty(3, object)
+    cell[:] = names
+    scipy.io.savemat(tmp_path / "cell.mat", {"stimulus": cell, "run": [1, 1, 2]})
+    scipy.io.savemat(tmp_path / "char.mat", {"trial_image": np.array(["catt", "dog1", "fish"])})
+    np.savez(tmp_path / "a.npz", trial_image=np.array(names), run=[1, 1, 2])
+    np.save(tmp_path / "a.npy", np.array(names))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x/trial_image"], file["x/run"] = names, [1, 1, 2]
+    for name in ("cell.mat", "a.npz", "a.npy", "a.h5"):
+        assert load_labels(tmp_path / name, "trial_image").tolist() == names, name
+    assert load_labels(tmp_path / "char.mat", "trial_image").tolist() == ["catt", "dog1", "fish"]
+    assert load_labels(tmp_path / "cell.mat", "runs").tolist() == [1, 1, 2]
+
+
+def test_masked_and_transposed_betas():
+    masked = np.ma.masked_where(np.arange(24).reshape(6, 4) == 9, BETAS)
+    with pytest.warns(UserWarning, match="1 of 4 voxels dropped: values missing"):
+        own = load_trials(PICTURES[:6], masked, size=8)
+    assert own.voxels.tolist() == [0, 2, 3]
+    refuses(lambda: load_trials(PICTURES[:6], BETAS.T, size=8), "look transposed, turn them round")
+    refuses(lambda: load_trials(PICTURES, BETAS.T, range(6), size=8), "look transposed")
+    refuses(lambda: as_uint8(np.ma.masked_less(PICTURES, 9)), "NaN")
+
+
+@pytest.mark.parametrize("volume", [True, False])
+@pytest.mark.parametrize("kind", ["npy", "hdf5", "mat", "new.mat"])
+def test_what_glmsingle_writes(tmp_path, kind, volume):
+    """(x, y, z, trials) or (voxels, trials), as Python writes or MATLAB does, trials in order."""
+    box = RNG.standard_normal((3, 2, 2, 6) if volume else (12, 6)).astype(np.float32)
+    name = "betasmd" if kind in ("npy", "hdf5") else "modelmd"
+    held = {name: box, "HRFindex": np.arange(12.0).reshape(box.shape[:-1]),
+            "R2": RNG.random(box.shape[:-1]), "pcnum": 3, "meanvol": np.ones(box.shape[:-1]),
+            "pcregressors": [np.ones((5, 2))]}
+    path = tmp_path / f"TYPED_FITHRF_GLMDENOISE_RR.{kind}"
+    if kind == "npy":
+        np.save(path, held, allow_pickle=True)
+    elif kind == "mat":
+        scipy.io.savemat(path, held)
+    else:
+        with h5py.File(path, "w") as file:
+            for key, value in held.items():
+                if key != "pcregressors":
+                    file[key] = np.transpose(value) if kind == "new.mat" else value
+    if kind == "new.mat":
+        path = path.rename(tmp_path / "TYPED.mat")
+    want = box.reshape(12, 6).T
+    found = read_glmsingle(path)
+    assert np.array_equal(found.betas, want) and np.array_equal(load_betas(path), want)
+    assert np.array_equal(found.hrf, np.arange(12)) and np.allclose(found.r2, held["R2"].ravel())
+    assert np.array_equal(load_trials(PICTURES[:6], path, size=8).betas, want)
+
+
+class Bomb:
+    def __reduce__(self):
+        return os.mkdir, (os.environ["BOMB"],)
+
+
+def test_a_dict_of_arrays_runs_no_code(tmp_path, monkeypatch):
+    monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
+    inside = np.empty(1, object)
+    inside[0] = Bomb()
+    for held in ({"betasmd": Bomb()}, {"betasmd": inside}, {"betasmd": [1], "x": {"y": Bomb()}}):
+        np.save(tmp_path / "a.npy", held, allow_pickle=True)
+        refuses(lambda: load_betas(tmp_path / "a.npy"), "a.npy.*it would run .*mkdir")
+    np.save(tmp_path / "a.npy", [1, 2])
+    refuses(lambda: read_dict(tmp_path / "a.npy"), "expected a dict")
+    assert not (tmp_path / "exploded").exists()
+    for code in ("builtins.eval", "numpy.fromfile", "numpy.memmap", "os.system"):
+        module, name = code.split(".")
+        body = f"c{module}\n{name}\n(S'1'\ntR.".encode()
+        np.save(tmp_path / "a.npy", {}, allow_pickle=True)
+        whole = (tmp_path / "a.npy").read_bytes()
+        (tmp_path / "a.npy").write_bytes(whole[: whole.index(b"\x80")] + body)
+        refuses(lambda: read_dict(tmp_path / "a.npy"), f"it would run {module}.{name}")
+
+
+# Pictures --------------------------------------------------------------------------------
+
+
+def test_the_scale_of_pictures_is_told_by_range_or_refused():
+    unit = PICTURES / 255
+    overshoot = unit * 1.1 - 0.03
+    assert np.abs(as_uint8(overshoot) - np.clip(np.rint(overshoot * 255), 0, 255)).max() == 0
+    signed = (PICTURES / 127.5 - 1) * 1.04
+    assert np.abs(as_uint8(signed) - np.clip(np.rint((signed + 1) * 127.5), 0, 255)).max() == 0
+    assert np.abs(as_uint8(PICTURES * 1.02 - 2.0) - PICTURES.astype(int)).max() <= 4
+    for bad in (unit * 7, unit - 0.3, PICTURES.astype("u2") * 12, np.full((2, 3, 3), -500)):
+        refuses(lambda bad=bad: as_uint8(bad), "expected 0 to 1, -1 to 1, 0 to 255 or 16 bits")
+
+
+@pytest.mark.parametrize("shape", [(20, 20, 7), (20, 24, 3, 7)])
+def test_a_stack_of_matlab_is_turned(shape):
+    stack = RNG.integers(0, 256, shape, dtype=np.uint8)
+    with pytest.warns(UserWarning, match="taken for 7 pictures along the last axis"):
+        found = square_arrays(stack, 20)
+    one = stack[..., 4] if len(shape) == 4 else stack[..., 4, None]
+    assert np.array_equal(found[4], one[:, (shape[1] - 20) // 2:][:, :20])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P"])
+def test_a_transparent_colour_becomes_white(tmp_path, mode):
+    picture = Image.new("RGB", (8, 8), (10, 10, 10))
+    picture.paste((200, 200, 200), (0, 0, 4, 8))
+    picture = picture.quantize(4) if mode == "P" else picture.convert(mode)
+    clear = {"L": 10, "RGB": (10, 10, 10), "P": picture.getpixel((7, 0))}[mode]
+    picture.save(tmp_path / "a.png", transparency=clear)
+    found = read_picture(tmp_path / "a.png", 8)[0].reshape(8, 8, -1)
+    assert (abs(found[:, :4].astype(int) - 200) < 8).all() and (found[:, 4:] == 255).all()
+
+
+def test_tables_are_not_read_for_ever(tmp_path):
+    os.mkfifo(tmp_path / "a.csv")
+    refuses(lambda: read_table(tmp_path / "a.csv"), "not a file")
