@@ -10,6 +10,7 @@ method can name more.
 """
 
 import tempfile
+from dataclasses import replace
 
 import _table
 import numpy as np
@@ -20,8 +21,9 @@ from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent
 from recon_lib.brain.patterns import similarity
 from recon_lib.data.loader import create_loader
-from recon_lib.decoding import baselines, sampling
+from recon_lib.decoding import baselines
 from recon_lib.decoding.baselines import retrieval, ridge_to_pixels
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, sample_pictures
 from recon_lib.scores import report
 from recon_lib.scores.identification import top_k
 from recon_lib.training.loop import train_conditional_diffusion
@@ -43,7 +45,7 @@ def train(x, latent, decoder, seconds):
         model = train_conditional_diffusion(
             loader, epochs=10_000, lr=7e-4, image_size=x.images.shape[1], device="auto", grids=0,
             model=model, out_dir=folder, seconds=seconds, drop=0.12, seed=SEED, quiet=True,
-        )  # fmt: skip
+        )
     return model, {"prediction": "x0", "schedule": "cosine", "image_size": x.images.shape[1]}
 
 
@@ -56,7 +58,7 @@ def rows():
     betas, counts = x.averaged()
     vectors = decoder.vector(betas, counts)
     target = np.arange(len(betas))
-    space = report.judge_space(x.train_pictures)
+    space = report.judge_space(x.train_pictures, load_factor_net("judge"))
     candidates = space(x.images[x.test_index])
 
     def top1(pictures):
@@ -72,9 +74,9 @@ def rows():
     made = []
     for seconds in SECONDS:
         model, info = train(x, latent, decoder, seconds)
-        ours = top1(sampling.sample_pictures(
-            model, info, vectors, seed=SEED, **sampling.SAMPLING | dict(candidates=1)
-        ))  # fmt: skip
+        sampling = replace(PLAIN, steps=SAMPLING.steps, scale=SAMPLING.scale,
+                           interval=SAMPLING.interval)
+        ours = top1(sample_pictures(model, info, vectors, SEED, sampling))
         name = f"name 1 of {len(target)} pictures after {seconds} s of training"
         made += [_table.row(name, ours, "top-1", score, peer, better="more")
                  for peer, score in peers.items()]

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -200,11 +201,13 @@ def reconstruct(
     --trust choose otherwise.
     """
     from recon_lib import results
+    from recon_lib.decoding.crossval import CrossValidation
     from recon_lib.decoding.sampling import MODEL, SAMPLING
     from recon_lib.training.run import pick_device
 
-    asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates, trust=trust)
-    sampling = SAMPLING | {k: v for k, v in asked.items() if v is not None}
+    asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates,
+                 pseudo_trials=trust)
+    sampling = replace(SAMPLING, **{k: v for k, v in asked.items() if v is not None})
     device = pick_device(device)
     if (images is None) != (betas is None):
         raise DataError("--images and --betas belong together; give both, or neither for --data")
@@ -212,8 +215,8 @@ def reconstruct(
         raise DataError("--trials, --groups, --runs and --folds are for your own data; give "
                         "--images and --betas too")
     if images is None:
-        results.reconstruct_release(out, data, subject, release, split, model or MODEL, seed,
-                                    sampling, device, say)
+        source = results.Release(data, subject, release, split)
+        results.reconstruct_release(out, source, model or MODEL, seed, sampling, device, say)
         return
     from recon_lib.data.arrays import load_trials
 
@@ -221,7 +224,9 @@ def reconstruct(
     say("\n".join(own.report))
     if groups is None and runs is not None:
         own.groups = own.runs
-    results.reconstruct_own(out, own, folds, model, train_steps, seed, sampling, device, say)
+    options = CrossValidation(folds, model, train_steps, sampling=sampling, device=device,
+                              out_dir=out / "folds")
+    results.reconstruct_own(out, own, options, seed, say)
 
 
 @app.command()
@@ -243,9 +248,10 @@ def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, ste
     from recon_lib.decoding.haxby import drive
     from recon_lib.decoding.sampling import MODEL, SAMPLING
     from recon_lib.scores.haxby import score_blocks
+    from recon_lib.scores.report import load_classifiers
 
-    result = drive(model or MODEL, seed, steps or SAMPLING["steps"], say)
-    table = score_blocks(result, seed)
+    result = drive(model or MODEL, seed, steps or SAMPLING.steps, say)
+    table = score_blocks(result, load_classifiers(), seed)
     results.write_scores(out, table)
     results.save_figure(out / "reconstructions.png", plots.reconstructions(result["figure"]))
     for name, value in table["scores"].items():

@@ -1,4 +1,4 @@
-"""Noise and its undoing: schedules, forward noising, three parameterisations, loss, guidance.
+"""Noise and its undoing: schedules, forward noising, three parameterisations, loss, denoisers.
 
 A picture x0 at time t is x_t = a x0 + s eps, with a² = alpha_bar[t], s² = 1 - alpha_bar[t] and eps
 standard normal (DDPM, Ho et al. 2020, eq. 4). A *denoiser* is any function (x_t, t) -> estimate of
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from recon_lib.common.errors import DataError
 
 PREDICTIONS = ("x0", "eps", "v")
+FLOOR = 1 / 6  # of s² in the weight of the loss
 
 
 def linear_schedule(steps=1000, first=1e-4, last=0.02):
@@ -91,25 +92,6 @@ def _levels_for(x, t, alpha_bar, *others):
             raise DataError(f"{t.numel()} times for {len(y)} pictures; expected a time for each: "
                             "use t.expand(b) for one time")
     return levels(t, alpha_bar)
-
-
-def noise_amplitude(t, alpha_bar):
-    """The amplitude s as a float, for a batch in which all are at the same time."""
-    return float((1 - alpha_bar[int(t[0])]).sqrt())
-
-
-def inside(interval, t, alpha_bar):
-    """Does a batch that is all at one time lie in an interval of amplitudes s? In None it does."""
-    return interval is None or interval[0] <= noise_amplitude(t, alpha_bar) <= interval[1]
-
-
-def check_guidance(scale, interval, name="scale"):
-    """Stop with a `DataError` if the scale is not finite, or the interval (low, high) is empty."""
-    if not math.isfinite(scale):
-        raise DataError(f"{name} is {scale}; expected a number, neither NaN nor infinite")
-    if interval is not None and not interval[0] < interval[1]:
-        raise DataError(f"the interval runs from {interval[0]} to {interval[1]}; expected (low, "
-                        "high), such as (0.3, 1.0)")
 
 
 def add_noise(x0, t, noise, alpha_bar):
@@ -194,15 +176,13 @@ def stratified_times(n, steps, generator=None, device="cpu"):
     return (place / n * steps).long().clamp(max=steps - 1).to(device)
 
 
-def diffusion_loss(
-    model, x0, alpha_bar, t, noise, prediction="x0", condition=None, keep=None, floor=1 / 6
-):
+def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=None, keep=None):
     """The training loss of a batch.
 
     For "x0" the squared error of the clean picture over s²: exactly the loss of v, put to a
-    network that is asked for a picture. But s² counts as `floor` at least, or the last specks of
+    network that is asked for a picture. But s² counts as `FLOOR` at least, or the last specks of
     noise, which matter least to the eye, would outweigh all else: the weight is then
-    min(SNR + 1, 1 / floor), as in min-SNR weighting (Hang et al. 2023, arXiv 2303.09556).
+    min(SNR + 1, 1 / FLOOR), as in min-SNR weighting (Hang et al. 2023, arXiv 2303.09556).
     For "eps" and "v" the plain squared error.
 
     Parameters
@@ -224,17 +204,12 @@ def diffusion_loss(
     output = model(x_t, t, condition, keep).float()
     error = F.mse_loss(output, target(x0, t, noise, alpha_bar, prediction), reduction="none")
     if prediction == "x0":
-        error = error / levels(t, alpha_bar)[1].square().clamp(min=floor)
+        error = error / levels(t, alpha_bar)[1].square().clamp(min=FLOOR)
     return error.mean()
 
 
-def denoiser(
-    model, prediction, alpha_bar, condition=None, scale=1.0, interval=None, clamp=True
-):
-    """Turn a network into a function (x_t, t) -> x0, with classifier-free guidance.
-
-    Guided, the estimate is u + scale (c - u), from the conditional c and the unconditional u
-    (Ho & Salimans 2022): 0 is unconditional, 1 conditional, more exaggerates the condition.
+def denoiser(model, prediction, alpha_bar, condition=None, clamp=True):
+    """Turn a network into a function (x_t, t) -> x0; see `guidance` for what may be put around it.
 
     Parameters
     ----------
@@ -243,35 +218,16 @@ def denoiser(
         What the network was trained to predict.
     alpha_bar : Tensor (steps,)
     condition : Tensor (b, d), optional
-    scale : float
-        Guidance scale, finite.
-    interval : (float, float), optional
-        Guide only where the noise amplitude s lies between these two, low < high; elsewhere the
-        scale is 1 and a step costs one evaluation, not two (Kynkäänniemi et al. 2024).
     clamp : bool
         Keep estimates in [-1, 1], where pictures live.
 
     Returns
     -------
     function (x_t (b, C, H, W), t LongTensor (b,)) -> Tensor (b, C, H, W)
-
-    Raises
-    ------
-    DataError
-        If the scale is not finite, or the interval is empty.
     """
-    check_guidance(scale, interval)
-
     def denoise(x_t, t):
-        if condition is None or scale == 1 or not inside(interval, t, alpha_bar):
-            x0 = to_x0(model(x_t, t, condition), x_t, t, alpha_bar, prediction)
-        else:  # both halves in one evaluation
-            x_2, t_2, both = (torch.cat([y, y]) for y in (x_t, t, condition))
-            keep = torch.arange(len(x_2), device=x_t.device) < len(x_t)
-            x0 = to_x0(model(x_2, t_2, both, keep), x_2, t_2, alpha_bar, prediction)
-            with_it, without = x0.chunk(2)
-            x0 = without + scale * (with_it - without)
-        return x0.float().clamp(-1, 1) if clamp else x0.float()
+        x0 = to_x0(model(x_t, t, condition), x_t, t, alpha_bar, prediction).float()
+        return x0.clamp(-1, 1) if clamp else x0
 
     return denoise
 

@@ -1,37 +1,57 @@
-"""Guidance without a brain: a network moves away from a worse version of itself.
+"""What may be put around a denoiser: guidance away from another one, and steering by a likelihood.
 
-What two networks of one kind disagree about is what the worse one has not learnt yet. Going further
-in that direction, away from the worse and past the better one, mends much of what the better one
-still does wrong in the same way (*autoguidance*, Karras et al. 2024, arXiv 2406.02507).
+All of them take a denoiser, a function (x_t, t) -> estimate of x0, and give one, so they compose:
+`steer(guided(denoise, other, alpha_bar), log_likelihood, alpha_bar)`.
 """
+
+import math
 
 import torch
 
-from recon_lib.diffusion import check_guidance, inside, levels
+from recon_lib.common.errors import DataError
+from recon_lib.diffusion import levels
 
 
-def autoguided(denoise, worse, alpha_bar, scale=2.0, interval=None):
-    """A denoiser that moves away from a worse one.
+def inside(interval, t, alpha_bar):
+    """Does a batch that is all at one time lie in an interval of amplitudes s? In None it does."""
+    s = float((1 - alpha_bar[int(t[0])]).sqrt())
+    return interval is None or interval[0] <= s <= interval[1]
 
-    The estimate is w + scale (d - w), from the better d and the worse w: the formula of
-    classifier-free guidance, with a network that knows less in place of one that is told less.
+
+def check_guidance(scale, interval, name="scale"):
+    """Stop with a `DataError` if the scale is not finite, or the interval (low, high) is empty."""
+    if not math.isfinite(scale):
+        raise DataError(f"{name} is {scale}; expected a number, neither NaN nor infinite")
+    if interval is not None and not interval[0] < interval[1]:
+        raise DataError(f"the interval runs from {interval[0]} to {interval[1]}; expected (low, "
+                        "high), such as (0.3, 1.0)")
+
+
+def guided(denoise, other, alpha_bar, scale=2.0, interval=None, clamp=True):
+    """A denoiser that moves away from another one: the estimate is o + scale (d - o).
+
+    With d told the condition and o the same network without it, this is classifier-free guidance
+    (Ho & Salimans 2022): 0 is unconditional, 1 conditional, more exaggerates the condition. With o
+    a smaller network that was trained for a shorter time, it is autoguidance (Karras et al. 2024,
+    arXiv 2406.02507): what the two disagree about is what the smaller has not learnt, and going
+    further in that direction mends what the larger still does wrong in the same way.
 
     Parameters
     ----------
-    denoise, worse : function (x_t, t) -> Tensor (b, C, H, W)
-        See `diffusion.denoiser`. The worse one: trained on the same pictures for the same
-        question, but smaller and for a shorter time.
+    denoise, other : function (x_t, t) -> Tensor (b, C, H, W)
+        See `diffusion.denoiser`.
     alpha_bar : Tensor (steps,)
     scale : float
-        Guidance scale: 1 is the better network alone.
+        Guidance scale; 1 is `denoise` alone.
     interval : (float, float), optional
-        Guide only where the noise amplitude s lies between these two, low < high; elsewhere the
-        worse network is not asked.
+        Guide only where the noise amplitude s lies between these two, low < high; elsewhere `other`
+        is not evaluated (Kynkäänniemi et al. 2024, arXiv 2404.07724).
+    clamp : bool
+        Keep estimates in [-1, 1].
 
     Returns
     -------
     function (x_t (b, C, H, W), t LongTensor (b,)) -> Tensor (b, C, H, W)
-        Estimates in [-1, 1].
 
     Raises
     ------
@@ -40,66 +60,29 @@ def autoguided(denoise, worse, alpha_bar, scale=2.0, interval=None):
     """
     check_guidance(scale, interval)
 
-    def guided(x_t, t):
+    def guess(x_t, t):
         x0 = denoise(x_t, t)
-        if scale == 1 or not inside(interval, t, alpha_bar):
-            return x0
-        w = worse(x_t, t)
-        return (w + scale * (x0 - w)).clamp(-1, 1)
+        if scale != 1 and inside(interval, t, alpha_bar):
+            o = other(x_t, t)
+            x0 = o + scale * (x0 - o)
+        return x0.clamp(-1, 1) if clamp else x0
 
-    return guided
-
-
-def evidence(decoder, latent, vectors):
-    """Build log p(vector | picture), up to a constant, as a differentiable function of pictures.
-
-    A picture has the latent f, and a brain vector of that picture is N(f gain, covariance /
-    repeats): see `decoder.BrainDecoder`.
-
-    Parameters
-    ----------
-    decoder : BrainDecoder
-    latent : ImageLatent
-    vectors : Tensor (b, d + 1)
-        Brain vectors, see `BrainDecoder.vector`.
-
-    Returns
-    -------
-    function pictures (b, C, H, W) in [-1, 1] -> Tensor (b,)
-        Vector i is held against picture i.
-    """
-    def tensor(array):
-        return torch.as_tensor(array, dtype=torch.float32, device=vectors.device)
-
-    channel = decoder.channel
-    gain, x_mean, y_mean = map(tensor, (channel.weights, channel.x_mean, channel.y_mean))
-    root = tensor(decoder.root)
-    level = vectors[:, -1]  # (b,) 1 / √repeats
-    latent = latent.on(vectors.device)
-
-    def log_likelihood(pictures):
-        with torch.autocast(vectors.device.type, enabled=False):  # its gradient needs all digits
-            expected = (latent.encode(pictures) - x_mean) @ gain + y_mean  # (b, d)
-            error = (vectors[:, :-1] - expected).T  # (d, b)
-            white = torch.linalg.solve_triangular(root, error, upper=False)
-        return -white.square().sum(0) / (2 * level.square())
-
-    return log_likelihood
+    return guess
 
 
 def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, largest=0.3):
-    """A denoiser that leans towards pictures that explain the brain vector.
+    """A denoiser that leans towards pictures that explain a measurement y.
 
     By Tweedie's formula the best estimate of x0 from x_t and y is the one from x_t alone plus
     (s² / a) ∇ log p(y | x_t), the gradient with respect to x_t; p(y | x_t) is taken at the
     estimate of x0 (Chung et al. 2023, arXiv 2209.14687). The gradient runs back through the
-    network, so it only ever asks for changes that the network believes in.
+    network, so it only asks for changes that the network can make.
 
     Parameters
     ----------
     denoise : function (x_t, t) -> Tensor (b, C, H, W)
     log_likelihood : function (b, C, H, W) -> Tensor (b,)
-        See `evidence`.
+        Of y, given pictures; differentiable. See `decoder.brain_log_likelihood`.
     alpha_bar : Tensor (steps,)
     strength : float
         1 is Bayes' rule; 0 does nothing.
@@ -121,7 +104,7 @@ def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, large
     """
     check_guidance(strength, interval, "strength")
 
-    def steered(x_t, t):
+    def guess(x_t, t):
         if not inside(interval, t, alpha_bar):
             return denoise(x_t, t)
         with torch.enable_grad():
@@ -134,4 +117,4 @@ def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, large
         change = change * (largest / size.clamp(min=1e-12)).clamp(max=1)
         return (x0.detach() + strength * change).clamp(-1, 1)
 
-    return steered
+    return guess

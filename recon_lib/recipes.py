@@ -34,7 +34,7 @@ from recon_lib.data.release import subjects_source
 from recon_lib.decoding.retrieval_prior import (
     EXTRA,
     EXTRA_SEED,
-    aids,
+    brain_guidance,
     dream,
     found,
     several,
@@ -43,15 +43,16 @@ from recon_lib.decoding.retrieval_prior import (
 from recon_lib.decoding.sampling import (
     AUTOGUIDANCE,
     LATENT,
+    PLAIN,
     SAMPLING,
+    Guidance,
     load_conditional,
-    load_guide,
     sample_pictures,
 )
 from recon_lib.scores.hog_net import Referee, unsteady
 from recon_lib.scores.identification import top_k
 from recon_lib.scores.quality import quality
-from recon_lib.scores.report import factors_read, judge_space
+from recon_lib.scores.report import factors_read, judge_space, load_classifiers
 from recon_lib.training.checkpoints import load_model, located, read_weights
 from recon_lib.training.cost import PLANS
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
@@ -87,7 +88,7 @@ def train_readers(out):
 def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     """Train the unconditional or the conditional diffusion model on an experiment, or the guide.
 
-    The guide is an unconditional model of few weights and few steps, see `guidance.autoguided`.
+    The guide is an unconditional model of few weights and few steps, see `guidance.guided`.
     With several subjects, each has its own decoder from its voxels to the latent; the diffusion
     model is shared.
 
@@ -186,11 +187,11 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
 
 
 def with_decoder(model_path, experiment, seed=0, device="cpu"):
-    """A conditional model, its info and latent, and a decoder of the training trials."""
+    """A conditional model, see `sampling.Conditional`, and a decoder of the training trials."""
     x, train = experiment, ~experiment.test
-    model, info, latent = load_conditional(model_path, device, *x.images.shape[2:])
-    decoder = fit_decoder(x.betas[train], latent.transform(x.train_pictures), x.image[train], seed)
-    return model, info, latent, decoder
+    net = load_conditional(model_path, device, *x.images.shape[2:])
+    latents = net.latent.transform(x.train_pictures)
+    return net, fit_decoder(x.betas[train], latents, x.image[train], seed)
 
 
 def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
@@ -204,8 +205,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     experiment : Experiment
         Of TinyScenes.
     model_path : path
-    settings : sequence of dict
-        Options of `sampling.sample_pictures`; without `worse` it is the guide beside the model.
+    settings : sequence of drawing.Sampling
     n : int
         Number of trials, each of another picture; fewer where there are fewer.
     repeats : int
@@ -220,7 +220,8 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
         see `report.factors_read`.
     """
     x, train = experiment, ~experiment.test
-    model, info, latent, decoder = with_decoder(model_path, x, seed)
+    net, decoder = with_decoder(model_path, x, seed)
+    latent = net.latent
     if x.factors is None or latent.memory is None:
         raise DataError("found pictures without factors, or a model without a memory; use "
                         "TinyScenes and a model that `train conditional` made")
@@ -235,16 +236,16 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
             torch.from_numpy(latent.transform(seen)), torch.full((n,), repeats),
             torch.Generator().manual_seed(seed),
         ).numpy()
-    features = judge_space(x.train_pictures)
+    classifiers = load_classifiers()
+    features = judge_space(x.train_pictures, classifiers[""])
     shown = found(latent.memory, latent.transform(x.train_pictures))
     unseen = np.delete(latent.memory, shown[shown >= 0], axis=0)  # what was seen is forgotten
-    helpers = {"worse": load_guide(model_path, model, info)}
-    helpers |= aids(decoder, replace(latent, memory=unseen))
+    guidance = brain_guidance(decoder, replace(latent, memory=unseen), net.guidance_model)
     known, rows = features(seen), []
     for setting in settings:
-        pictures = sample_pictures(model, info, vectors, seed=seed, **helpers | setting)
+        pictures = sample_pictures(net.model, net.info, vectors, seed, setting, guidance)
         named = top_k(similarity(features(pictures), known), np.arange(n))
-        rows.append({"top1": named, **factors_read(pictures, factors)})
+        rows.append({"top1": named, **factors_read(pictures, factors, classifiers)})
     return rows
 
 
@@ -255,8 +256,7 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
 
     Parameters
     ----------
-    settings : sequence of dict
-        `scale` and `interval`, see `guidance.autoguided`.
+    settings : sequence of drawing.Sampling
     path, guide : path, or the name of a shipped model
     n : int
         Samples for each setting, and scenes to compare with.
@@ -270,7 +270,8 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
     """
     (model, info), worse = load_model(path, device), load_model(guide, device)
     real = scenes.draw(scenes.sample_factors(n, CHOICE_SEED), info["image_size"])
-    return [quality(sample_pictures(model, info, n=n, seed=seed, worse=worse, **setting), real)
+    judge = load_factor_net("judge")
+    return [quality(sample_pictures(model, info, n, seed, setting, Guidance(worse)), real, judge)
             for setting in settings]
 
 
@@ -290,7 +291,7 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         Then a conditional model draws brain vectors that it dreams first, as a subject of this
         experiment would have sent them; see `retrieval_prior.dream`.
     guide : path, or the name of a shipped model, optional
-        Then the samples move away from this worse model, see `guidance.autoguided`.
+        Then the samples move away from this worse model, see `guidance.guided`.
 
     Returns
     -------
@@ -300,21 +301,22 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
     pictures : (n, H, W, 3) uint8 array
         The samples.
     """
-    told = {}
     if dreamer is not None and guide is not None:
         raise DataError("found an experiment to dream with and a guide; give one of them: a guide "
                         "is for samples that no vector leads")
+    vectors, sampling, guidance = n, replace(PLAIN, steps=steps), None
     if dreamer is None:
         model, info = load_model(path, device)
         if guide is not None:
-            told = {"worse": load_model(guide, device), **AUTOGUIDANCE}
+            sampling = replace(AUTOGUIDANCE, steps=steps)
+            guidance = Guidance(load_model(guide, device))
     else:
-        model, info, latent, decoder = with_decoder(path, dreamer, seed, device)
-        told = {"vectors": dream(decoder, latent.memory, n, SAMPLING["trust"], seed),
-                "scale": SAMPLING["scale"], "interval": SAMPLING["interval"],
-                "worse": load_guide(path, model, info)}
+        net, decoder = with_decoder(path, dreamer, seed, device)
+        model, info, guidance = net.model, net.info, Guidance(net.guidance_model)
+        vectors = dream(decoder, net.latent.memory, n, SAMPLING.pseudo_trials, seed)
+        sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
-    made = sample_pictures(model, info, n=n, seed=seed, steps=steps, **told)
-    rows = {"samples": made, "new scenes": new[:n]}
-    return {name: quality(pictures, new[n:], known) for name, pictures in rows.items()}, made
+    made = sample_pictures(model, info, vectors, seed, sampling, guidance)
+    rows, judge = {"samples": made, "new scenes": new[:n]}, load_factor_net("judge")
+    return {name: quality(pictures, new[n:], judge, known) for name, pictures in rows.items()}, made

@@ -3,6 +3,8 @@
 import importlib.metadata
 import json
 import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -12,19 +14,32 @@ from recon_lib.course import plots
 from recon_lib.data.release import load
 from recon_lib.decoding import crossval, reconstruct
 from recon_lib.scores import report
-from recon_lib.scores.report import format_report
 from recon_lib.training.checkpoints import read_weights
 
 RELEASE, OWN = "reconstructions.npz", "own.npz"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 
-def reconstruct_release(out, data, subject, release, split, model, seed, sampling, device, say):
-    """Reconstruct the test pictures of a release into `out`; see `reconstruct.reconstruct`."""
-    held = None
-    if split != "repeated":
-        held = read_weights(model)[2].get("held") or None  # what the model never saw
-    x = load(data, subject, release, split=split, held=held)
+@dataclass
+class Release:
+    """Which experiment: see `release.load`."""
+
+    data: Path
+    subject: str = "CSI1"
+    release: int = 2
+    split: str = "repeated"
+    held: list | None = None  # categories
+
+    def load(self):
+        """The `Experiment`."""
+        return load(self.data, self.subject, self.release, split=self.split, held=self.held)
+
+
+def reconstruct_release(out, source, model, seed, sampling, device, say):
+    """Reconstruct the test pictures of a `Release` into `out`; see `reconstruct.reconstruct`."""
+    if source.split != "repeated":
+        source.held = read_weights(model)[2].get("held") or None  # what the model never saw
+    x = source.load()
     begin = time.time()
     results = reconstruct.reconstruct(x, model, seed, sampling, device, say)
     arrays = {}
@@ -32,17 +47,16 @@ def reconstruct_release(out, data, subject, release, split, model, seed, samplin
         arrays[f"{name}/target"] = part["target"]
         for kind in ("pictures", "rankings"):
             arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
-    settings = dict(data=str(data), subject=subject, release=release, seed=seed,
-                    split=split, held=x.held, model=str(model), sampling=sampling,
-                    seconds=round(time.time() - begin, 1))
+    settings = asdict(source) | dict(data=str(source.data), seed=seed, held=x.held,
+                                     model=str(model), sampling=asdict(sampling),
+                                     seconds=round(time.time() - begin, 1))
     save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
     say(f"reconstructions are in {out / RELEASE}")
 
 
-def reconstruct_own(out, own, folds, model, train_steps, seed, sampling, device, say):
+def reconstruct_own(out, own, options, seed, say):
     """Reconstruct every trial of anybody's data into `out`; see `crossval.reconstruct_own`."""
-    pictures = crossval.reconstruct_own(own, folds, model, train_steps, seed=seed, device=device,
-                                        sampling=sampling, out_dir=out / "folds", say=say)
+    pictures = crossval.reconstruct_own(own, options, seed, say)
     fold = pictures.pop("fold")
     save_arrays(out / OWN, truth=own.images, trial_image=own.trial_image, fold=fold, **pictures)
     say(f"{len(fold)} reconstructions are in {out / OWN}; score them with "
@@ -53,8 +67,7 @@ def score_release(out, permutations, say):
     """Score what `reconstruct_release` left in `out`; write the scores and two figures."""
     arrays = load_arrays(out / RELEASE)
     settings = json.loads(str(arrays.pop("settings")))
-    x = load(settings["data"], settings["subject"], settings["release"],
-             split=settings.get("split", "repeated"), held=settings.get("held"))
+    x = Release(**{f.name: settings[f.name] for f in fields(Release) if f.name in settings}).load()
     results = {}
     for key, value in arrays.items():
         name, *rest = key.split("/")
@@ -63,7 +76,7 @@ def score_release(out, permutations, say):
             part["target"] = value
         else:
             part[rest[0]][rest[1]] = value
-    table = report.score(x, results, permutations, settings["seed"])
+    table = report.score(x, results, report.load_classifiers(), permutations, settings["seed"])
     table["info"] = settings | {
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
                   "test_pictures": len(x.test_index), "voxels": x.betas.shape[1]},
@@ -71,22 +84,26 @@ def score_release(out, permutations, say):
         "permutations": permutations,
     }
     write_scores(out, table)
-    show = spread(len(x.test_index), min(8, len(x.test_index)))
-    pictures = results["averaged"]["pictures"]
-    rows = {"seen": x.images[x.test_index], "ridge to pixels": pictures["ridge"]}
+    draw_release(out, x.images[x.test_index], results["averaged"]["pictures"])
+    for name in ("single_trial", "averaged"):
+        say(f"\n{name.replace('_', ' ')}\n{report.format_report(table[name])}")
+    say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
+        f"{out / 'grid.png'}")
+
+
+def draw_release(out, seen, pictures):
+    """The two figures of a release: what some decoders drew, and many pairs of seen and drawn."""
+    show = spread(len(seen), min(8, len(seen)))
+    rows = {"seen": seen, "ridge to pixels": pictures["ridge"]}
     for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
         rows[f"diffusion, seed {number}"] = pictures[key]
     rows["shuffled brain"] = pictures["shuffled_brain"]
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
-    many = spread(len(x.test_index), min(48, len(x.test_index)))
-    grid = plots.pairs(rows["seen"][many], pictures["diffusion"][many],
+    many = spread(len(seen), min(48, len(seen)))
+    grid = plots.pairs(seen[many], pictures["diffusion"][many],
                        title="seen, and below it what was read from the averaged betas")
     save_figure(out / "grid.png", grid)
-    for name in ("single_trial", "averaged"):
-        say(f"\n{name.replace('_', ' ')}\n{format_report(table[name])}")
-    say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
-        f"{out / 'grid.png'}")
 
 
 def score_own(out, permutations, say):
@@ -100,7 +117,7 @@ def score_own(out, permutations, say):
     rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
-    say(f"\ncross-validated, every trial\n{format_report(table['single_trial'])}")
+    say(f"\ncross-validated, every trial\n{report.format_report(table['single_trial'])}")
     say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
 
 

@@ -4,8 +4,6 @@ All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a
 `steps` times. They call it `steps` times, and never look inside.
 """
 
-
-
 import torch
 
 from recon_lib.common.errors import DataError

@@ -4,7 +4,7 @@ from functools import partial
 
 import numpy as np
 
-from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.decoder import brain_log_likelihood, fit_decoder
 from recon_lib.brain.features import load_factor_net, to_batch
 from recon_lib.course import (
     explore_bold,
@@ -19,7 +19,6 @@ from recon_lib.data.bold5000 import KEYS
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import MODEL, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
-from recon_lib.guidance import evidence
 from recon_lib.world.scenes import BACKGROUNDS, KINDS, draw, sample_factors
 
 FACTORS = sample_factors(12, seed=5)
@@ -60,7 +59,8 @@ def simple_brain(each=40):
 
     LOC sees the eye's features only, EarlyVis the pixels only, the others a little of all.
     """
-    model, info, latent = load_conditional(MODEL)
+    net = load_conditional(MODEL)
+    model, info, latent = net.model, net.info, net.latent
     pictures = np.concatenate([IMAGES, draw(sample_factors(300, seed=6))])
     latents = latent.transform(pictures)
     rng, pixels = np.random.default_rng(0), latent.blocks[0]
@@ -76,7 +76,7 @@ def simple_brain(each=40):
 
 def guidance_explorer():
     model, info, latent, decoder, betas, _ = simple_brain()
-    likelihood = partial(evidence, decoder, latent)
+    likelihood = partial(brain_log_likelihood, decoder, latent)
     recall = partial(retrieval_prior.recall, decoder, latent.transform(IMAGES[::-1]))
     return explore_guidance.guidance_explorer(
         model, info, likelihood, recall, decoder.vector(betas), IMAGES)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from recon_lib import diffusion, guidance, samplers
+from recon_lib.brain.decoder import brain_log_likelihood
 
 ANY = settings(max_examples=40, deadline=None, derandomize=True)
 SEED = st.integers(0, 999)
@@ -138,7 +139,9 @@ def test_the_loss_is_a_plain_sum(batch, prediction, floor):
         wanted = {"x0": x0[i], "eps": noise[i], "v": a * noise[i] - s * x0[i]}[prediction]
         weight = 1 / max(s**2, floor) if prediction == "x0" else 1
         total += weight * (said - wanted).square().sum().item()
-    found = diffusion.diffusion_loss(model, x0, alpha_bar, t, noise, prediction, floor=floor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(diffusion, "FLOOR", floor)
+        found = diffusion.diffusion_loss(model, x0, alpha_bar, t, noise, prediction)
     assert found.item() == pytest.approx(total / x0.numel(), rel=1e-4)
 
 
@@ -193,16 +196,16 @@ def test_guidance_goes_from_one_answer_through_the_other(batch, scale, predictio
     x_t, condition, t, alpha_bar = batch
     t = t[:1].expand_as(t)  # a sampler's batch is all at one time
 
-    def model(x, time, condition, keep=None):
-        keep = torch.ones(len(x)) if keep is None else keep.float()
-        return x.cos() + condition.mean((1, 2, 3), keepdim=True) * keep.view(-1, 1, 1, 1)
+    def model(x, time, condition):
+        return x.cos() + (0 if condition is None else condition.mean((1, 2, 3), keepdim=True))
 
-    guided = diffusion.denoiser(model, prediction, alpha_bar, condition, scale, interval,
-                                clamp=False)(x_t, t)
+    pair = (diffusion.denoiser(model, prediction, alpha_bar, y, clamp=False)
+            for y in (condition, None))
+    guided = guidance.guided(*pair, alpha_bar, scale, interval, clamp=False)(x_t, t)
     s = math.sqrt(1 - alpha_bar[t[0]])
     scale = scale if interval is None or interval[0] <= s <= interval[1] else 1
-    c, u = (diffusion.to_x0(model(x_t, t, condition, torch.full((len(x_t),), k)), x_t, t, alpha_bar,
-                            prediction) for k in (True, False))
+    c, u = (diffusion.to_x0(model(x_t, t, y), x_t, t, alpha_bar, prediction)
+            for y in (condition, None))
     assert guided.dtype == torch.float32
     close(guided, u + scale * (c - u), rtol=1e-3, atol=1e-3)
 
@@ -318,7 +321,7 @@ def test_evidence_is_a_normal_density(b, d, pixels, seed):
     repeats = rng.integers(1, 5, b)
     vectors = np.column_stack([rng.normal(size=(b, d)), 1 / np.sqrt(repeats)])
     pictures = rng.normal(size=(2, b, 1, 1, pixels))  # two candidates for each vector
-    fit = guidance.evidence(decoder, latent, torch.as_tensor(vectors, dtype=torch.float32))
+    fit = brain_log_likelihood(decoder, latent, torch.as_tensor(vectors, dtype=torch.float32))
     found = [fit(torch.as_tensor(p, dtype=torch.float32)).numpy() for p in pictures]
     for i in range(b):
         means = (pictures[:, i].reshape(2, pixels) @ encode.numpy() - x_mean) @ weights + y_mean

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -312,7 +313,7 @@ def test_the_identification_benchmark_holds_its_score_against_all_peers(
 
     monkeypatch.setattr(identification, "SECONDS", (1,))
     monkeypatch.setattr(identification.experiment, "ready", lambda: miniature)
-    monkeypatch.setitem(identification.drawing.SAMPLING, "steps", 2)
+    monkeypatch.setattr(identification, "SAMPLING", replace(identification.SAMPLING, steps=2))
     made = identification.rows()
     n = len(loaded.test_index)
     assert {r["name"] for r in made} == {f"name 1 of {n} pictures after 1 s of training"}

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from PIL import Image
 
 from recon_lib import __main__ as shell
 from recon_lib.brain.latents import load_latent, save_latent
-from recon_lib.decoding.sampling import load_conditional, sample_pictures
+from recon_lib.decoding.sampling import PLAIN, Guidance, load_conditional, sample_pictures
 from recon_lib.training import run as runs
 from recon_lib.training.checkpoints import load_model, save_model
 
@@ -315,7 +316,8 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
         assert code == 0 and str(out / "unconditional") in said, err
         model, info = load_model(out / "unconditional" / "model.safetensors")
         assert info["pictures"] == len(list((own / folder).iterdir())) and info["steps"] == 2
-        assert sample_pictures(model, info, n=2, steps=1).shape == (2, 16, 16, channels)
+        made = sample_pictures(model, info, 2, sampling=replace(PLAIN, steps=1))
+        assert made.shape == (2, 16, 16, channels)
         log = np.genfromtxt(out / "unconditional" / "loss.csv", delimiter=",", names=True)
         board = EventAccumulator(str(out / "unconditional" / "tensorboard")).Reload()
         curve = [(event.step, event.value) for event in board.Scalars("loss")]
@@ -329,7 +331,8 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     assert run("train", "guide", *pictures[2:])[0] == 0
     pair = [load_model(own / "new" / stage / "model.safetensors")
             for stage in ("unconditional", "guide")]
-    assert sample_pictures(*pair[0], n=2, steps=1, worse=pair[1], scale=2).shape == (2, 16, 16, 3)
+    away = sample_pictures(*pair[0], 2, 0, replace(PLAIN, steps=1, scale=2), Guidance(pair[1]))
+    assert away.shape == (2, 16, 16, 3)
     refused("--images is for the unconditional model", "train", "conditional", *pictures[2:])
     refused("absent ... no such", *train, "--images", own / "absent")
     refused("3 x 20 x 20 ... divisible by 16", *pictures, "--size", 20)

@@ -24,7 +24,7 @@ def test_a_decoder_without_a_group_is_one_refitted_without_it():
 
 def test_what_cannot_be_left_out_is_refused():
     x = np.ones((4, 2))
-    with pytest.raises(DataError, match="expected one each"):
+    with pytest.raises(DataError, match="expected \\(4, d\\)"):
         decode_unseen(x, x[:3], np.arange(4), x, np.arange(4), 1.0)
     with pytest.raises(DataError, match="nothing is left"):
         decode_unseen(x, x, np.zeros(4), x, np.zeros(4), 1.0)

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,16 +18,16 @@ from recon_lib.decoding import baselines, sampling
 from recon_lib.decoding.haxby import drive, kind_of, others_in_run
 from recon_lib.decoding.reconstruct import reconstruct
 from recon_lib.decoding.retrieval_prior import found, likeliest
-from recon_lib.decoding.sampling import SAMPLING, sample_pictures
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, sample_pictures
 from recon_lib.samplers import to_uint8
-from recon_lib.scores.haxby import score_blocks
-from recon_lib.scores.report import METRICS, judge_space, score
+from recon_lib.scores.haxby import score_blocks as scores_of_blocks
+from recon_lib.scores.report import METRICS, judge_space, load_classifiers, score
 from recon_lib.training.checkpoints import load_model, save_model
 from recon_lib.world import experiment
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
-ONE_STEP = SAMPLING | dict(steps=1, candidates=1)
-TWO_STEPS = SAMPLING | dict(steps=2)
+ONE_STEP = replace(SAMPLING, steps=1, candidates=1)
+TWO_STEPS = replace(SAMPLING, steps=2)
 PICTURES = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
             "unconditional", "shuffled_brain"}
 VECTORS = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
@@ -38,6 +39,15 @@ def model(tiny_model):
 
 
 @pytest.fixture(scope="module")
+def classifiers():
+    return load_classifiers()
+
+
+def drawn(model, vectors=VECTORS, seed=1, steps=3, **options):
+    return sample_pictures(*model, vectors, seed, replace(PLAIN, steps=steps, **options))
+
+
+@pytest.fixture(scope="module")
 def results(loaded, tiny_model):
     said = []
     out = reconstruct(loaded, tiny_model, sampling=TWO_STEPS, say=said.append)
@@ -46,8 +56,8 @@ def results(loaded, tiny_model):
 
 
 @pytest.fixture(scope="module")
-def scores(loaded, results):
-    return score(loaded, results, permutations=50)
+def scores(loaded, results, classifiers):
+    return score(loaded, results, classifiers, permutations=50)
 
 
 def near(a, b):
@@ -63,24 +73,24 @@ def test_to_uint8():
 
 
 def test_samples_do_not_depend_on_their_batch(model):
-    whole = sample_pictures(*model, VECTORS, seed=1, steps=3)
+    whole = drawn(model)
     assert whole.shape == (5, 64, 64, 3) and whole.dtype == np.uint8
-    assert np.array_equal(whole, sample_pictures(*model, VECTORS, seed=1, steps=3))
-    assert near(whole, sample_pictures(*model, VECTORS, seed=1, steps=3, batch_size=2))
-    assert near(whole[:3], sample_pictures(*model, VECTORS[:3], seed=1, steps=3))
-    assert not near(whole, sample_pictures(*model, VECTORS, seed=2, steps=3))
+    assert np.array_equal(whole, drawn(model))
+    assert near(whole, drawn(model, batch_size=2))
+    assert near(whole[:3], drawn(model, VECTORS[:3]))
+    assert not near(whole, drawn(model, seed=2))
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"vectors": np.where(VECTORS == VECTORS[2, 4], np.nan, VECTORS)}, "brain vectors hold NaN"),
+    ({"vectors": np.where(VECTORS == VECTORS[2, 4], np.nan, VECTORS)}, "brain vectors.*NaN"),
     ({"scale": np.nan}, "scale is nan; expected a number"),
     ({"scale": 2.0, "interval": (1.0, 0.3)}, "from 1.0 to 0.3; expected .low, high."),
     ({"interval": (1.0, 0.3)}, "from 1.0 to 0.3; expected .low, high."),
     ({"strength": np.nan}, "strength is nan; expected a number"),
-])  # fmt: skip
+])
 def test_no_pictures_are_drawn_from_what_is_no_number(model, options, message):
     with pytest.raises(DataError, match=message):
-        sample_pictures(*model, **{"vectors": VECTORS, "steps": 1} | options)
+        drawn(model, **{"steps": 1} | options)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -103,21 +113,21 @@ def test_no_brain_vectors_come_from_what_is_no_number(bad):
 
 
 def test_samples_follow_vector_noise_and_guidance(model):
-    base = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
-    other = sample_pictures(*model, VECTORS[::-1], seed=1, steps=3)
+    base = drawn(model).astype(float)
+    other = drawn(model, VECTORS[::-1])
     assert (np.abs(base - other).mean((1, 2, 3))[[0, 1, 3, 4]] > 0.1).all()
     assert np.array_equal(base[2], other[2])  # the same vector, the same noise
-    free = sample_pictures(*model, n=5, seed=1, steps=3)
+    free = drawn(model, 5)
     assert np.abs(base - free).mean() > 0.1
-    strong = sample_pictures(*model, VECTORS, seed=1, steps=3, scale=2.0)
+    strong = drawn(model, scale=2.0)
     assert np.abs(strong - free).mean() > np.abs(base - free).mean()
-    assert near(sample_pictures(*model, VECTORS, seed=1, steps=3, scale=0.0), free)
+    assert near(drawn(model, scale=0.0), free)
 
 
 def test_samples_in_bfloat16_look_the_same(model, monkeypatch):
-    full = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
+    full = drawn(model).astype(float)
     monkeypatch.setattr("recon_lib.training.run.bf16_is_faster", lambda: True)
-    half = sample_pictures(*model, VECTORS, seed=1, steps=3).astype(float)
+    half = drawn(model).astype(float)
     assert 0 < np.abs(full - half).mean() < 2  # of 255
 
 
@@ -217,17 +227,17 @@ def test_ideal_observer_is_the_gaussian_classifier(loaded, results):
     assert np.allclose(results["single_trial"]["rankings"]["ideal_observer"], expected, atol=0.02)
 
 
-def test_a_perfect_decoder_scores_one(loaded):
+def test_a_perfect_decoder_scores_one(loaded, classifiers):
     truth = loaded.images[loaded.test_index]
     perfect = {"single_trial": {"target": loaded.target, "rankings": {},
                                 "pictures": {"diffusion": truth[loaded.target]}}}
-    row = score(loaded, perfect, permutations=20)["single_trial"]["diffusion"]
+    row = score(loaded, perfect, classifiers, permutations=20)["single_trial"]["diffusion"]
     assert row["top1"] == row["two_way"] == 1 and row["pixcorr"] == pytest.approx(1)
     assert row["ssim"] == pytest.approx(1) and row["p_value"] < 0.1
 
 
-def test_judge_space_sees_things_and_pixels(loaded):
-    features = judge_space(loaded.train_pictures)
+def test_judge_space_sees_things_and_pixels(loaded, classifiers):
+    features = judge_space(loaded.train_pictures, classifiers[""])
     known = features(loaded.train_pictures)
     things, pixels = known[:, :96], known[:, 96:]
     assert np.abs(known.mean(0)).max() < 1e-4
@@ -252,11 +262,11 @@ def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
     assert any("ideal observer" in text for text in said)
 
 
-def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model):
+def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model, classifiers):
     real = replace(loaded, truth=None, factors=None)
     out = reconstruct(real, tiny_model, sampling=ONE_STEP, say=lambda text: None)
     assert set(out["averaged"]["rankings"]) == {"brain_vector", "encoding_model"}
-    table = score(real, out, permutations=10)["averaged"]
+    table = score(real, out, classifiers, permutations=10)["averaged"]
     assert "two_way_within_category" not in table["diffusion"]
 
 
@@ -308,7 +318,8 @@ def test_haxby_drives_a_model(haxby):
     assert kind_of(["scrambledpix", "cat"]).tolist() == [KINDS.index("scrambled"), 1]
 
 
-def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby):
+def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby, classifiers):
+    score_blocks = partial(scores_of_blocks, classifiers=classifiers)
     perfect = score_blocks(haxby | {"reconstruction": haxby["seen"]}, permutations=100)["scores"]
     assert perfect["category read"] > 0.9 and perfect["category read, p-value"] < 0.02
     assert perfect["two-way"] == 1 == perfect["two-way within category"]
@@ -336,11 +347,12 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
     """With the pictures seen in place of samples all are named; with another's, none."""
     shown, given = loaded.train_pictures, []
 
-    def pictures_seen(model, info, vectors, seed, likelihood, recall, turn, worse):
+    def pictures_seen(model, info, vectors, seed, turn, guidance):
         given.append(vectors)
-        assert worse is None  # none stands beside this model
-        assert (found(recall.args[1], latent.transform(shown)) < 0).all()  # what was seen is not
-        assert len(recall.args[1]) == 25  # remembered, and nothing else is forgotten
+        assert guidance.model is None  # none stands beside this model
+        known = guidance.prior.args[1]
+        assert (found(known, latent.transform(shown)) < 0).all()  # what was seen is not
+        assert len(known) == 25  # remembered, and nothing else is forgotten
         whole = np.linalg.norm(fold[:, None] - given[0][None, :, :-1], axis=2).argmin(0)
         return np.roll(shown[whole], turn, axis=0)
 
@@ -350,25 +362,24 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
         assert len(betas) == (~loaded.test).sum()  # no test trial is touched
         return decoder
 
-    latent = sampling.load_conditional(tiny_model)[2]
+    latent = sampling.load_conditional(tiny_model).latent
     fold = np.zeros((len(shown), sum(latent.blocks)), np.float32)
     monkeypatch.setattr(recipes, "sample_pictures", pictures_seen)
     monkeypatch.setattr(recipes, "fit_decoder", watched)
-    right, wrong = recipes.choose_sampling(loaded, tiny_model, [{"turn": 0}, {"turn": 1}], n=12)
+    right, wrong = recipes.choose_sampling(loaded, tiny_model, [0, 1], n=12)
     assert right["top1"] == 1 and wrong["top1"] == 0
     assert right["object"] > 0.9 > wrong["object"]
-    recipes.choose_sampling(loaded, tiny_model, [{"turn": 0}], n=12, repeats=4)
+    recipes.choose_sampling(loaded, tiny_model, [0], n=12, repeats=4)
     assert (given[0][:, -1] == 1).all() and (given[-1][:, -1] == 0.5).all()
 
 
 def test_the_shipped_model_is_found_by_its_name_and_fits_its_latent():
-    _, info, latent = sampling.load_conditional("conditional", size=64)
-    assert info["latent"] == fingerprint(latent) and latent.memory is not None
+    net = sampling.load_conditional("conditional", size=64)
+    assert net.info["latent"] == fingerprint(net.latent) and net.latent.memory is not None
 
 
-@pytest.mark.parametrize("wrong", [dict(n=0), dict(n=None), dict(n=3, batch_size=0),
-                                   dict(n=3, candidates=0), dict(vectors=np.zeros((0, 15)))])
-def test_nothing_to_draw_is_refused(tiny_model, wrong):
-    model, info, _ = sampling.load_conditional(tiny_model)
+@pytest.mark.parametrize("wrong", [dict(vectors=0), dict(vectors=None), dict(batch_size=0),
+                                   dict(candidates=0), dict(vectors=np.zeros((0, 15)))])
+def test_nothing_to_draw_is_refused(model, wrong):
     with pytest.raises(DataError, match="expected 1 or more"):
-        sample_pictures(model, info, **wrong)
+        drawn(model, **wrong)

@@ -1,6 +1,7 @@
 """Noising, parameterisations, loss and guidance against closed forms."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from recon_lib.diffusion import (
     to_v,
     to_x0,
 )
+from recon_lib.guidance import guided
 
 
 def pictures(n=4, seed=0, shape=(3, 8, 8)):
@@ -147,31 +149,36 @@ class Linear(torch.nn.Module):
         return value.view(-1, 1, 1, 1).expand_as(x)
 
 
+def classifier_free(model, scale, interval=None):
+    guess = partial(denoiser, model, "x0", cosine_schedule(), clamp=False)
+    return guided(guess(torch.ones(3, 5)), guess(), cosine_schedule(), scale, interval)
+
+
 @pytest.mark.parametrize("scale, wanted", [(0.0, 0.1), (1.0, 0.3), (2.0, 0.5), (9.0, 1.0)])
 def test_guidance_algebra(scale, wanted):
     x, t = pictures(3), torch.full((3,), 400)
-    guess = denoiser(Linear(), "x0", cosine_schedule(), torch.ones(3, 5), scale)(x, t)
+    guess = classifier_free(Linear(), scale)(x, t)
     torch.testing.assert_close(guess, torch.full_like(x, wanted))
 
 
 def test_guidance_costs_two_only_inside_its_interval():
     model, x = Linear(), pictures(3)
-    denoise = denoiser(model, "x0", cosine_schedule(), torch.ones(3, 5), 2.0, (0.3, 0.9))
+    denoise = classifier_free(model, 2.0, (0.3, 0.9))
     for t in (20, 500, 980):  # s = .04, .72, 1
         denoise(x, torch.full((3,), t))
-    assert model.sizes == [3, 6, 3]
+    assert model.sizes == [3, 3, 3, 3]
 
 
 @pytest.mark.parametrize("scale", [math.nan, math.inf])
 def test_guidance_has_a_scale(scale):
     with pytest.raises(ValueError, match=f"scale is {scale}; expected a number"):
-        denoiser(Linear(), "x0", cosine_schedule(), torch.ones(3, 5), scale)
+        classifier_free(Linear(), scale)
 
 
 @pytest.mark.parametrize("interval", [(1.0, 0.3), (0.5, 0.5), (math.nan, 1.0)])
 def test_an_interval_without_anything_in_it_is_refused(interval):
     with pytest.raises(ValueError, match=r"expected \(low, high\)"):
-        denoiser(Linear(), "x0", cosine_schedule(), torch.ones(3, 5), 2.0, interval)
+        classifier_free(Linear(), 2.0, interval)
 
 
 def test_each_picture_has_its_time():

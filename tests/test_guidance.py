@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,9 @@ from recon_lib import recipes
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import ArrayData
 from recon_lib.decoding import crossval, haxby, reconstruct
-from recon_lib.decoding.sampling import load_guide, sample_pictures
+from recon_lib.decoding.sampling import PLAIN, Guidance, load_guidance_model, sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
-from recon_lib.guidance import autoguided
+from recon_lib.guidance import guided as autoguided
 from recon_lib.samplers import dpm_solver
 from recon_lib.training.checkpoints import load_model, null_branch, save_model
 from recon_lib.world.scenes import draw, sample_factors
@@ -78,26 +79,30 @@ def test_the_worse_is_asked_only_where_it_guides():
     ({"scale": math.nan}, "scale is nan; expected a number"),
     ({"scale": math.inf}, "scale is inf; expected a number"),
     ({"interval": (0.9, 0.3)}, r"from 0.9 to 0.3; expected \(low, high\)"),
-])  # fmt: skip
+])
 def test_guidance_that_means_nothing_is_refused(options, message):
     with pytest.raises(DataError, match=message):
         autoguided(gaussian(0, 1), gaussian(0, 2), ALPHA_BAR, **options)
+
+
+def drawn(model, vectors=3, worse=None, **options):
+    return sample_pictures(model, INFO, vectors, 1, replace(PLAIN, steps=3, **options),
+                           Guidance(worse))
 
 
 def test_pictures_away_from_a_worse_model():
     model, worse = random_unet(None), random_unet(None)
     for parameter in worse.parameters():
         parameter.data *= 0.9
-    options = dict(n=3, steps=3, seed=1)
-    plain = sample_pictures(model, INFO, **options)
-    away = sample_pictures(model, INFO, **options, worse=(worse, INFO), scale=2.0)
+    plain = drawn(model)
+    away = drawn(model, worse=(worse, INFO), scale=2.0)
     assert not np.array_equal(away, plain)
     same = [dict(worse=(worse, INFO), scale=1.0), dict(worse=(model, INFO), scale=2.0), {}]
     for setting in same:
-        again = sample_pictures(model, INFO, **options, **setting)
+        again = drawn(model, **setting)
         assert np.abs(again.astype(int) - plain).max() <= 1  # w + 2 (d - w), rounded
     noise = dict(prediction="eps", schedule="cosine", image_size=16)  # may be asked for otherwise
-    other = sample_pictures(model, INFO, **options, worse=(worse, noise), scale=2.0)
+    other = drawn(model, worse=(worse, noise), scale=2.0)
     assert not np.array_equal(other, away)
 
 
@@ -106,15 +111,15 @@ def test_with_vectors_the_worse_stands_in_for_the_null_branch():
     model, worse = random_unet(5), random_unet(None)
     worse.load_state_dict(null_branch(model.state_dict()))
     vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
-    options = dict(steps=3, seed=1, scale=2.5, interval=(0.3, 0.99))
-    plain = sample_pictures(model, INFO, vectors, **options)
-    same = sample_pictures(model, INFO, vectors, **options, worse=(worse, INFO))
+    options = dict(scale=2.5, interval=(0.3, 0.99))
+    plain = drawn(model, vectors, **options)
+    same = drawn(model, vectors, (worse, INFO), **options)
     # not to the last bit: there the halves are clamped before, not after
     assert np.abs(same.astype(float) - plain).mean() < 0.1 * np.abs(
-        plain.astype(float) - sample_pictures(model, INFO, vectors, steps=3, seed=1)).mean()
+        plain.astype(float) - drawn(model, vectors)).mean()
     for parameter in worse.parameters():
         parameter.data *= 0.9
-    other = sample_pictures(model, INFO, vectors, **options, worse=(worse, INFO))
+    other = drawn(model, vectors, (worse, INFO), **options)
     assert np.abs(other.astype(float) - plain).mean() > 10 * np.abs(
         same.astype(float) - plain).mean()
 
@@ -123,27 +128,27 @@ def test_with_vectors_the_worse_stands_in_for_the_null_branch():
     (random_unet(None), {**INFO, "image_size": 32}, "'image_size': 32.*expected the same"),
     (random_unet(None), {**INFO, "schedule": "linear"}, "'linear'.*expected the same"),
     (random_unet(None, 1), INFO, "'image_channels': 1.*expected the same"),
-])  # fmt: skip
+])
 def test_a_worse_model_that_does_not_fit_is_refused(worse, info, message, tmp_path):
     model = random_unet(None)
     with pytest.raises(DataError, match=message):
-        sample_pictures(model, INFO, n=2, worse=(worse, info), scale=2.0, steps=1)
+        drawn(model, 2, (worse, info), scale=2.0)
     save_model(worse, tmp_path / "guide.safetensors", info)
     with pytest.raises(DataError, match=message):
-        load_guide(tmp_path / "model.safetensors", model, INFO)
+        load_guidance_model(tmp_path / "model.safetensors", model, INFO)
 
 
 def test_the_guide_stands_beside_the_model(tmp_path):
     model, path = random_unet(None), tmp_path / "model.safetensors"
-    assert load_guide(path, model, INFO) is None
+    assert load_guidance_model(path, model, INFO) is None
     save_model(random_unet(None), path.with_name("guide.safetensors"), INFO, half=False)
-    guide, info = load_guide(path, model, INFO)
+    guide, info = load_guidance_model(path, model, INFO)
     assert info == INFO and all(map(torch.equal, guide.parameters(), model.parameters()))
     path.with_name("guide.safetensors").write_bytes(b"half a file")
     with pytest.raises(DataError, match="not a model"):
-        load_guide(path, model, INFO)
+        load_guidance_model(path, model, INFO)
     model, info = load_model("conditional")
-    assert load_guide("conditional", model, info)[0].config["condition_size"] is None
+    assert load_guidance_model("conditional", model, info)[0].config["condition_size"] is None
 
 
 def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, monkeypatch):
@@ -154,9 +159,10 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
     save_model(random_unet(None), tmp_path / "guide.safetensors", info)
     told = []
 
-    def noted(model, info, vectors=None, n=None, worse=None, **_):
-        told.append((vectors is not None, worse is not None))
-        return np.zeros((n or len(vectors), 64, 64, 3), np.uint8)
+    def noted(model, info, vectors, seed=0, sampling=None, guidance=None):
+        brain = np.ndim(vectors) > 0
+        told.append((brain, guidance is not None and guidance.model is not None))
+        return np.zeros((len(vectors) if brain else vectors, 64, 64, 3), np.uint8)
 
     for module in (reconstruct, crossval, haxby, recipes):
         monkeypatch.setattr(module, "sample_pictures", noted)
@@ -166,8 +172,8 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
     own = ArrayData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
                   np.arange(9))
     for job in (lambda: reconstruct.reconstruct(x, path, say=len),
-                lambda: recipes.choose_sampling(x, path, [{}], n=4),
-                lambda: crossval.reconstruct_own(own, 2, path, say=len),
+                lambda: recipes.choose_sampling(x, path, [PLAIN], n=4),
+                lambda: crossval.reconstruct_own(own, crossval.CrossValidation(2, path), say=len),
                 lambda: haxby.drive(path, steps=1, say=len)):
         told.clear()
         job()

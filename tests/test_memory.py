@@ -12,7 +12,7 @@ from recon_lib.brain.decoder import fit_decoder
 from recon_lib.brain.latents import load_latent, save_latent
 from recon_lib.common.errors import DataError
 from recon_lib.decoding import retrieval_prior
-from recon_lib.decoding.sampling import sample_pictures
+from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
 from recon_lib.training.checkpoints import load_model
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
@@ -184,8 +184,9 @@ def test_the_network_is_told_and_the_likelihood_is_not(tiny_model):
     model, info = load_model(tiny_model)
     vectors = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
     other = vectors[::-1].copy()
-    draw_some = partial(sample_pictures, model, info, seed=1, steps=2)
-    told = draw_some(vectors, recall=lambda v, trust: other[: len(v)])
+    two = replace(PLAIN, steps=2)
+    draw_some = partial(sample_pictures, model, info, seed=1, sampling=two)
+    told = draw_some(vectors, guidance=Guidance(prior=lambda v, trust: other[: len(v)]))
     assert np.array_equal(told, draw_some(other))
     asked, trusted = [], []
 
@@ -197,5 +198,6 @@ def test_the_network_is_told_and_the_likelihood_is_not(tiny_model):
         trusted.append(trust)
         return other
 
-    draw_some(vectors, likelihood=likelihood, strength=0.0, candidates=2, recall=recall, trust=3.0)
+    draw_some(vectors, sampling=replace(two, candidates=2, pseudo_trials=3.0),
+              guidance=Guidance(None, likelihood, recall))
     assert np.array_equal(asked[0].numpy(), vectors) and trusted == [3.0]

@@ -1,6 +1,7 @@
 """A miniature of both releases, three subjects: read in every form, joined, then damaged."""
 
 import shutil
+from dataclasses import replace
 
 import h5py
 import nibabel
@@ -20,7 +21,7 @@ from recon_lib.training.checkpoints import load_model
 
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 SESSION = "{}_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_ses-{:02d}.nii.gz"
-ONE_STEP = sampling.SAMPLING | dict(steps=1, candidates=1)
+ONE_STEP = replace(sampling.SAMPLING, steps=1, candidates=1)
 SHIFTED = "ignore:betas and masks share a grid"
 
 
@@ -186,7 +187,7 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
     assert info["split"] == "repeated"
     for x in subjects.values():  # each through a decoder from its own number of voxels
         got = reconstruct.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
-                                   say=lambda _: 0)  # fmt: skip
+                                   say=lambda _: 0)
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 64, 64, 3)
 
 
@@ -195,10 +196,10 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
     network, start = dict(channels=(8, 16), width=16, attention=(1,)), None
     for stage in ("unconditional", "conditional"):  # as notebook 08 says it for the larger plans
         recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
-                            device="cpu", network=network)  # fmt: skip
+                            device="cpu", network=network)
         start = tmp_path / stage / "model.safetensors"
     assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
-                               for k, v in load_model(start)[0].config.items()}.items()  # fmt: skip
+                               for k, v in load_model(start)[0].config.items()}.items()
     got = reconstruct.reconstruct(x, start, sampling=ONE_STEP, say=lambda _: 0)
     assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 128, 128, 3)
 

@@ -1,19 +1,20 @@
 """The likelihood against the density it claims to be, the steered sampler against Bayes' rule."""
 
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
-from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.decoder import brain_log_likelihood, fit_decoder
 from recon_lib.brain.features import FactorNet, to_batch
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError
-from recon_lib.decoding.sampling import sample_pictures
+from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
 from recon_lib.diffusion import cosine_schedule, levels
-from recon_lib.guidance import evidence, steer
+from recon_lib.guidance import steer
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.unet import UNet
 from recon_lib.world import scenes
@@ -49,14 +50,14 @@ def test_evidence_goes_where_the_vectors_are(world, monkeypatch):
     """The "meta" device stands for a GPU: it refuses to compute with what is elsewhere."""
     _, latent, decoder, vectors = world
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
-    fit = evidence(decoder, latent, torch.from_numpy(vectors).to("meta"))
+    fit = brain_log_likelihood(decoder, latent, torch.from_numpy(vectors).to("meta"))
     assert fit(torch.zeros(12, 3, 64, 64, device="meta")).shape == (12,)
     assert {p.device.type for p in latent.eye.parameters()} == {"cpu"}  # others use it there
 
 
 def test_evidence_is_the_decoders_log_likelihood(world):
     pictures, latent, decoder, vectors = world
-    fit = evidence(decoder, latent, torch.from_numpy(vectors))
+    fit = brain_log_likelihood(decoder, latent, torch.from_numpy(vectors))
     for shift in (0, 5):
         shown = np.roll(pictures[:12], shift, axis=0)
         expected = np.diag(decoder.log_likelihood(vectors, latent.transform(shown)))
@@ -65,7 +66,7 @@ def test_evidence_is_the_decoders_log_likelihood(world):
 
 def test_the_gradient_is_that_of_finite_differences(world):
     pictures, latent, decoder, vectors = world
-    fit = evidence(decoder, latent, torch.from_numpy(vectors[:1]))
+    fit = brain_log_likelihood(decoder, latent, torch.from_numpy(vectors[:1]))
     x = to_batch(pictures[40:41]).clone().requires_grad_()
     gradient, = torch.autograd.grad(fit(x).sum(), x)
     direction = gradient / gradient.norm()
@@ -117,7 +118,7 @@ def test_the_steered_and_the_best_of_several_explain_the_vector_better(world):
     pictures, latent, decoder, vectors = world
     alpha_bar, v = cosine_schedule(), torch.from_numpy(vectors)
     centre = to_batch(pictures).mean(0)
-    fit = evidence(decoder, latent, v)
+    fit = brain_log_likelihood(decoder, latent, v)
 
     def prior_mean(x_t, t):
         a, s = levels(t, alpha_bar)
@@ -137,18 +138,19 @@ def test_candidates_are_chosen_by_the_likelihood_alone(world):
         model = UNet(channels=(8, 16), attention=(), width=16, condition_size=vectors.shape[1])
         torch.nn.init.normal_(model.leave.weight, std=0.3)
     model, info = model.eval(), {"prediction": "x0", "schedule": "cosine", "image_size": 64}
-    likelihood = partial(evidence, decoder, latent)
-    draw = partial(sample_pictures, model, info, vectors, steps=3, likelihood=likelihood)
-    best = draw(strength=0.0, candidates=4, batch_size=5)
-    alone = np.stack([  # candidate k starts from noise k·12 + i
-        sample_pictures(model, info, np.resize(vectors, (48, vectors.shape[1])), steps=3)
-    ])[0].reshape(4, 12, 64, 64, 3)
+    guidance, three = Guidance(None, partial(brain_log_likelihood, decoder, latent)), replace(
+        PLAIN, steps=3)
+    draw = partial(sample_pictures, model, info, vectors, guidance=guidance)
+    best = draw(sampling=replace(three, candidates=4, batch_size=5))
+    alone = sample_pictures(  # candidate k starts from noise k·12 + i
+        model, info, np.resize(vectors, (48, vectors.shape[1])), sampling=three
+    ).reshape(4, 12, 64, 64, 3)
     fit = np.stack([np.diag(decoder.log_likelihood(vectors, latent.transform(p))) for p in alone])
     expected = alone[fit.argmax(0), np.arange(12)]
     assert np.abs(best.astype(int) - expected).max() <= 2
     with pytest.raises(DataError, match="without a likelihood"):
-        sample_pictures(model, info, vectors, steps=1, candidates=2)
+        sample_pictures(model, info, vectors, sampling=replace(PLAIN, steps=1, candidates=2))
     with pytest.raises(DataError, match="without brain vectors"):
-        sample_pictures(model, info, n=2, steps=1, likelihood=likelihood)
-    one = draw(strength=0.0)
+        sample_pictures(model, info, 2, sampling=three, guidance=guidance)
+    one = draw(sampling=three)
     assert np.abs(one.astype(int) - alone[0]).max() <= 2

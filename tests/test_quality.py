@@ -10,12 +10,15 @@ from torch import nn
 
 from recon_lib import __main__ as shell
 from recon_lib import recipes
+from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.common.errors import DataError
 from recon_lib.decoding.retrieval_prior import dream
 from recon_lib.scores import quality
 from recon_lib.training import checkpoints
 from recon_lib.training.checkpoints import save_model
 from recon_lib.world.scenes import draw, sample_factors
+
+JUDGE = load_factor_net("judge")
 
 
 @pytest.fixture
@@ -96,7 +99,7 @@ def test_precision_and_recall_part_ways(rng):
 def test_features_must_fit(rng):
     with pytest.raises(DataError, match="at least 2 rows"):
         quality.kid(rng.standard_normal((1, 3)), rng.standard_normal((5, 3)))
-    with pytest.raises(DataError, match="one feature space"):
+    with pytest.raises(DataError, match=r"expected \(m, 3\)"):
         quality.precision_recall(rng.standard_normal((9, 3)), rng.standard_normal((9, 4)))
     with pytest.raises(DataError, match="at least 4 rows"):
         quality.precision_recall(rng.standard_normal((3, 3)), rng.standard_normal((9, 3)))
@@ -110,17 +113,17 @@ def pictures():
 
 def test_scores_know_scenes_from_wreckage(pictures):
     real, train, other = pictures
-    good = quality.quality(other, real, train)
+    good = quality.quality(other, real, JUDGE, train)
     assert abs(good["kid"]) < 4 * good["kid_error"] + 1e-3
     assert good["precision"] > 0.6 and good["recall"] > 0.6 and good["sure_kind"] > 0.8
     assert good["memorised"] < 0.06
 
     noise = np.random.default_rng(0).normal(0, 120, other.shape)
-    noisy = quality.quality(np.clip(other + noise, 0, 255).astype(np.uint8), real, train)
+    noisy = quality.quality(np.clip(other + noise, 0, 255).astype(np.uint8), real, JUDGE, train)
     assert noisy["kid"] > good["kid"] + 5 * noisy["kid_error"]
     assert noisy["precision"] < good["precision"] and noisy["sure_kind"] < good["sure_kind"]
 
-    one = quality.quality(np.repeat(other[:1], 150, 0), real)
+    one = quality.quality(np.repeat(other[:1], 150, 0), real, JUDGE)
     assert one["recall"] < 0.1 and one["kid"] > 5 * one["kid_error"] and "memorised" not in one
 
 
@@ -136,14 +139,13 @@ def test_copies_are_found(pictures):
 
 
 def test_confidence_counts_what_the_judge_is_sure_of(pictures):
-    from recon_lib.brain.features import load_factor_net, read_factors
-
-    share = quality.read_confidently(pictures[0])
-    best = read_factors(load_factor_net("judge"), pictures[0])["light"].max(1)
+    share = quality.read_confidently(pictures[0], JUDGE)
+    best = read_factors(JUDGE, pictures[0])["light"].max(1)
     assert share["light"] == pytest.approx(sum(p >= 0.9 for p in best) / 150)
-    assert quality.read_confidently(pictures[0], 0.0) == {"kind": 1, "background": 1, "light": 1}
+    everything = {"kind": 1, "background": 1, "light": 1}
+    assert quality.read_confidently(pictures[0], JUDGE, 0.0) == everything
     grey = np.full((5, 64, 64, 3), 128, np.uint8)
-    assert quality.read_confidently(grey)["kind"] in (0, 1)  # five equal pictures
+    assert quality.read_confidently(grey, JUDGE)["kind"] in (0, 1)  # five equal pictures
 
 
 def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
@@ -168,9 +170,9 @@ def test_a_conditional_model_draws_what_is_dreamt(
     """The sampler is given one dreamt vector a sample, and draws without them otherwise."""
     given = []
 
-    def noted(model, info, vectors=None, n=None, **options):
-        given.append((vectors, n, options))
-        return np.random.default_rng(0).integers(0, 256, (n, 64, 64, 3), np.uint8)
+    def noted(model, info, vectors, seed, sampling, guidance):
+        given.append((vectors, sampling))
+        return np.random.default_rng(0).integers(0, 256, (40, 64, 64, 3), np.uint8)
 
     monkeypatch.setattr(recipes, "EXTRA", 50)
     monkeypatch.setattr(recipes, "sample_pictures", noted)
@@ -179,10 +181,10 @@ def test_a_conditional_model_draws_what_is_dreamt(
         monkeypatch.setattr("sys.argv", ["recon_lib", *map(str, [*command, *more])])
         with pytest.raises(SystemExit):
             shell.main()
-    (without, *_), (vectors, n, options) = given
-    assert without is None and n == 40 and options["scale"] == recipes.SAMPLING["scale"]
-    *_, latent, decoder = recipes.with_decoder(tiny_model, loaded)
-    expected = dream(decoder, latent.memory, 40, recipes.SAMPLING["trust"])
+    (without, _), (vectors, sampling) = given
+    assert without == len(vectors) == 40 and sampling.scale == recipes.SAMPLING.scale
+    net, decoder = recipes.with_decoder(tiny_model, loaded)
+    expected = dream(decoder, net.latent.memory, 40, recipes.SAMPLING.pseudo_trials)
     assert np.array_equal(vectors, expected) and np.ptp(vectors[:, 0]) > 0
 
 
@@ -212,4 +214,4 @@ def test_quality_refuses_pictures_from_0_to_1(rng, which):
     pair = [rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
     pair[which] = (pair[which] / 255).astype(np.float32)
     with pytest.raises(DataError, match="values from 0 to 1, expected whole numbers"):
-        quality.quality(*pair)
+        quality.quality(*pair, JUDGE)

@@ -12,7 +12,7 @@ from recon_lib import recipes
 from recon_lib.brain.features import load_factor_net, read_factors, save_factor_net, to_batch
 from recon_lib.common.errors import DataError
 from recon_lib.scores.hog_net import CELL, DIRECTIONS, edges_and_colours, load_referee, unsteady
-from recon_lib.scores.report import SECOND, factors_read
+from recon_lib.scores.report import SECOND, factors_read, load_classifiers
 from recon_lib.training.checkpoints import CHECKPOINTS
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
@@ -95,7 +95,7 @@ def test_edges_do_not_care_what_is_light_and_what_is_dark(scenes):
 
 def test_the_scores_have_both_readers(scenes):
     factors, pictures = scenes
-    scores = factors_read(pictures, factors)
+    scores = factors_read(pictures, factors, load_classifiers())
     assert scores["object" + SECOND] == right(load_referee(), pictures, factors)["kind"]
     assert scores["object"] == right(load_factor_net("judge"), pictures, factors)["kind"]
 

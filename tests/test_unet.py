@@ -5,6 +5,7 @@ import torch
 
 from recon_lib.common.errors import DataError
 from recon_lib.diffusion import cosine_schedule, denoiser
+from recon_lib.guidance import guided
 from recon_lib.unet import Attention, ResidualBlock, UNet, VectorEncoder
 
 SMALL = dict(channels=(16, 32), blocks=1, patch=2, attention=(1,), width=32)
@@ -135,8 +136,10 @@ def test_guidance_at_zero_and_one_with_a_network():
     model, (x, _) = awake(condition_size=7), inputs()
     t, y, alpha_bar = torch.full((3,), 600), torch.randn(3, 7), cosine_schedule()
 
-    def guess(*args):
-        return denoiser(model, "x0", alpha_bar, *args, clamp=False)(x, t)
+    def guess(condition=None, scale=1.0):
+        with_it, without = (denoiser(model, "x0", alpha_bar, y, clamp=False)
+                            for y in (condition, None))
+        return guided(with_it, without, alpha_bar, scale, clamp=False)(x, t)
 
     with torch.no_grad():
         torch.testing.assert_close(guess(y, 0.0), guess(), atol=1e-5, rtol=1e-4)

@@ -1,5 +1,6 @@
 """The numbers behind the guidance and lesion explorers, against the parts that they are made of."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,14 +9,14 @@ import torch
 from explorers import FACTORS, IMAGES, simple_brain
 
 from recon_lib.bold.betas import silence
+from recon_lib.brain.decoder import brain_log_likelihood
 from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.course import explore_guidance
 from recon_lib.decoding import retrieval_prior
-from recon_lib.decoding.sampling import SAMPLING, sample_pictures
-from recon_lib.guidance import evidence
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, Guidance, sample_pictures
 
-GUIDED = {"scale": SAMPLING["scale"], "interval": SAMPLING["interval"], "steps": 5}
-OPENS = {**GUIDED, "steps": explore_guidance.STEPS}  # how an explorer opens
+GUIDED = replace(PLAIN, scale=SAMPLING.scale, interval=SAMPLING.interval, steps=5)
+OPENS = replace(GUIDED, steps=explore_guidance.STEPS)  # how an explorer opens
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,7 @@ def world():
 def guidance(world):
     model, info, latent, decoder, betas, _ = world
     vectors = decoder.vector(betas)
-    likelihood = partial(evidence, decoder, latent)
+    likelihood = partial(brain_log_likelihood, decoder, latent)
     recall = partial(retrieval_prior.recall, decoder, latent.transform(IMAGES))
     box = explore_guidance.guidance_explorer(model, info, likelihood, recall, vectors, IMAGES)
     return box, vectors, likelihood, recall
@@ -44,15 +45,15 @@ def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
     box, vectors, likelihood, recall = guidance
     for settings, options in (
-        ({"steps": 5}, GUIDED),
-        ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3},
-         {"steps": 5, "seed": 3, "likelihood": likelihood}),
+        ({"steps": 5}, {"scale": SAMPLING.scale, "interval": SAMPLING.interval}),
+        ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3}, {"strength": 1.0}),
         ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "trust": 20},
-         {"steps": 5, "scale": 2.0, "interval": (0.0, 1.0), "likelihood": likelihood,
-          "recall": recall, "trust": 20}),
+         {"scale": 2.0, "interval": (0.0, 1.0), "strength": 1.0, "pseudo_trials": 20}),
     ):
         box.set(**settings)
-        expected = sample_pictures(model, info, vectors[:1], **options)[0]
+        expected = sample_pictures(model, info, vectors[:1], settings.get("seed", 0),
+                                   replace(PLAIN, steps=5, **options),
+                                   Guidance(None, likelihood, recall))[0]
         assert np.abs(box.numbers["made"].astype(int) - expected).max() <= 2
         assert np.array_equal(box.numbers["guesses"][-1], box.numbers["made"])
     box.reset.click()
@@ -65,7 +66,7 @@ def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
     for settings in ({"scale": 2.0}, {"interval": "always"}, {"scale": 1.0}, {"steps": 11}):
         rows.clear()
         box.set(picture=5, **settings)
-        assert box.numbers["evaluations"] == sum(rows)  # a guided step is a batch of two
+        assert box.numbers["evaluations"] == sum(rows)  # a guided step is two of them
     handle.remove()
     box.reset.click()
     spent = []
@@ -80,17 +81,17 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     model, info, _, decoder, betas, _ = world
     assert explore_guidance.nimble(model) is model  # nothing is gained without fast bfloat16
     vectors = decoder.vector(betas[:3])
-    exact = sample_pictures(model, info, vectors, **GUIDED).astype(float)
+    exact = sample_pictures(model, info, vectors, sampling=GUIDED).astype(float)
     monkeypatch.setattr("recon_lib.training.run.bf16_is_faster", lambda: True)
     quick = explore_guidance.nimble(model)
     assert {p.dtype for p in quick.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    off = sample_pictures(quick, info, vectors, **GUIDED) - exact
-    other = sample_pictures(model, info, vectors, seed=1, **GUIDED) - exact
+    off = sample_pictures(quick, info, vectors, sampling=GUIDED) - exact
+    other = sample_pictures(model, info, vectors, seed=1, sampling=GUIDED) - exact
     assert 0 < np.sqrt((off**2).mean()) < 0.12 * np.sqrt((other**2).mean())
     latent = world[2]
     recall = partial(retrieval_prior.recall, decoder, latent.memory)
-    aids = partial(evidence, decoder, latent), recall
+    aids = partial(brain_log_likelihood, decoder, latent), recall
     box = explore_guidance.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
     box.set(steps=5, strength=1.0)  # its gradient passes through such a network
     assert np.isfinite(box.numbers["misfit"])
@@ -117,7 +118,7 @@ def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
     lesion.set(EarlyVis=False, LOC=False, OPA=False, PPA=False, RSC=False)
     assert lesion.numbers["voxels"] == 0
     mean = decoder.vector(np.zeros_like(betas[:1]))
-    expected = sample_pictures(model, info, mean, **OPENS)[0]
+    expected = sample_pictures(model, info, mean, sampling=OPENS)[0]
     assert np.array_equal(lesion.numbers["pictures"][2], expected)
     lesion.reset.click()
 

@@ -116,9 +116,45 @@ def fit_decoder(betas, latents, groups=None, seed=0):
     return BrainDecoder(ridge, channel, np.linalg.cholesky(covariance))
 
 
-def vector_source(
-    decoder, latents, blocks, repeats=(1, 2, 3, 4, 16, 64, 256), weaken=0.2
-):  # fmt: skip
+def brain_log_likelihood(decoder, latent, vectors):
+    """Build log p(brain vector | picture), up to a constant, as a function of pictures.
+
+    A picture has the latent f, and a brain vector of that picture is N(f gain, covariance /
+    repeats), fitted on training trials: the picture that was really seen is nowhere needed. It is
+    differentiable, so it can steer a sampler, see `guidance.steer`, and choose among candidates.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    latent : ImageLatent
+    vectors : Tensor (b, d + 1)
+        Brain vectors, see `BrainDecoder.vector`.
+
+    Returns
+    -------
+    function pictures (b, C, H, W) in [-1, 1] -> Tensor (b,)
+        Vector i is held against picture i.
+    """
+    def tensor(array):
+        return torch.as_tensor(array, dtype=torch.float32, device=vectors.device)
+
+    channel = decoder.channel
+    gain, x_mean, y_mean = map(tensor, (channel.weights, channel.x_mean, channel.y_mean))
+    root = tensor(decoder.root)
+    level = vectors[:, -1]  # (b,) 1 / √repeats
+    latent = latent.on(vectors.device)
+
+    def log_likelihood(pictures):
+        with torch.autocast(vectors.device.type, enabled=False):  # its gradient needs all digits
+            expected = (latent.encode(pictures) - x_mean) @ gain + y_mean  # (b, d)
+            error = (vectors[:, :-1] - expected).T  # (d, b)
+            white = torch.linalg.solve_triangular(root, error, upper=False)
+        return -white.square().sum(0) / (2 * level.square())
+
+    return log_likelihood
+
+
+def vector_source(decoder, latents, blocks, repeats=(1, 2, 3, 4, 16, 64, 256), weaken=0.2):
     """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
 
     Now and then a block of the vector (pixels, features) is weakened as a noisier brain would

@@ -7,7 +7,7 @@ from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 
 from recon_lib.brain.ridge import Ridge, fit_ridge
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, check
 
 
 def log_likelihood(betas, responses, noise):
@@ -36,16 +36,12 @@ def log_likelihood(betas, responses, noise):
         If the numbers of voxels disagree, something is not finite, or the noise is no valid
         (co)variance.
     """
-    betas = as_numbers(betas, "betas", 2).astype(np.float64, copy=False)
-    responses = as_numbers(responses, "responses", 2).astype(np.float64, copy=False)
-    noise = as_numbers(noise, "noise").astype(np.float64, copy=False)
+    betas = check(betas, ("trials", "voxels"), what="the array of betas").astype(np.float64)
     voxels = betas.shape[1]
-    if responses.shape[1] != voxels or noise.shape not in ((voxels,), (voxels, voxels)):
-        raise DataError(f"found betas {betas.shape}, responses {responses.shape} and noise "
-                        f"{noise.shape}, expected the same voxels in each: select voxels once")
-    if not all(np.isfinite(x).all() for x in (betas, responses, noise)):
-        raise DataError("found NaN or infinite values in betas, responses or noise, expected "
-                        "numbers: drop those trials or voxels")
+    responses = check(responses, ("candidates", voxels), what="the array of responses")
+    responses = responses.astype(np.float64)
+    axes = min(max(np.ndim(noise), 1), 2)
+    noise = check(noise, (voxels,) * axes, what="the noise").astype(np.float64)
     if noise.ndim == 1:
         if not (noise > 0).all():
             raise DataError("found noise variances that are not positive: drop constant voxels")

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from dataclasses import replace
 
 import ipywidgets
 import numpy as np
@@ -13,15 +14,15 @@ from recon_lib.course.explore_sampling import trajectory
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
 from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, PALE
-from recon_lib.decoding.sampling import SAMPLING, sample_pictures
-from recon_lib.diffusion import SCHEDULES, denoiser
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, guided_denoiser, sample_pictures
+from recon_lib.diffusion import SCHEDULES
 from recon_lib.guidance import steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.scores.metrics import pixel_correlation
 from recon_lib.training.run import autocast, pick_precision
 
 INTERVALS = {  # noise amplitudes between which to guide
-    "always": (0.0, 1.0), "not at the end": SAMPLING["interval"], "first half only": (0.9, 1.0)}
+    "always": (0.0, 1.0), "not at the end": SAMPLING.interval, "first half only": (0.9, 1.0)}
 STEPS = 6  # pictures hardly change with more, and a reader who drags a slider does not wait
 
 
@@ -47,7 +48,7 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
         A conditional model, see `checkpoints.load_model`.
     likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,)
     recall : function (vectors, trust) -> vectors
-        See `sampling.sample_pictures`.
+        See `sampling.Guidance`.
     vectors : (n, d) array
         Brain vectors to choose from.
     seen : (n, H, W, C) uint8 array
@@ -72,9 +73,8 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
     @functools.lru_cache(256)
     def way(picture, scale, interval, strength, trust, seed, steps):
         vector = vectors[picture : picture + 1]
-        denoise = denoiser(
-            model, info["prediction"], alpha_bar, told(picture, trust), scale, INTERVALS[interval]
-        )
+        guided = replace(PLAIN, scale=scale, interval=INTERVALS[interval])
+        denoise = guided_denoiser(model, info, alpha_bar, told(picture, trust), guided)
         if strength:
             denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
         noise = initial_noise(1, shape, seed, picture)
@@ -98,7 +98,7 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
         }
 
     controls = {
-        "scale": slider("guidance scale", SAMPLING["scale"], 0.0, 10.0, 0.5),
+        "scale": slider("guidance scale", SAMPLING.scale, 0.0, 10.0, 0.5),
         "interval": choice("guide", list(INTERVALS), "not at the end"),
         "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
         "trust": slider("trust in memory", 0, 0, 100, 5),
@@ -147,6 +147,7 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
         `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
     model, judge = nimble(model), load_factor_net("judge")
+    guided = replace(PLAIN, scale=SAMPLING.scale, interval=SAMPLING.interval, steps=STEPS)
     area_of = areas_of(roi)
     areas = list(dict.fromkeys(area_of.tolist()))
     repeats = np.broadcast_to(repeats, len(betas))
@@ -155,8 +156,7 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
     def made(picture, seed, off):
         row = silence(betas[picture : picture + 1], roi, *off)
         vector = decoder.vector(row, repeats[picture : picture + 1])
-        guide = {key: SAMPLING[key] for key in ("scale", "interval")}
-        drawn = sample_pictures(model, info, vector, seed=seed, steps=STEPS, **guide)
+        drawn = sample_pictures(model, info, vector, seed, guided)
         return drawn[0], read_factors(judge, drawn), float(np.linalg.norm(vector[0, :-1]))
 
     shown = read_factors(judge, seen)

@@ -1,17 +1,67 @@
-"""What a reconstruction has to beat: decoders without a generative model, and without a brain."""
+"""What a reconstruction has to beat: decoders without a generative model, and without a brain.
+
+A decoder is a function `fit(training)` that returns `draw(trials)`, pictures, or `rank(trials)`,
+log-likelihoods of candidates. `DRAWING` and `RANKING` are the registry.
+"""
+
+from dataclasses import dataclass
 
 import h5py
 import numpy as np
 from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 
-from recon_lib.brain.encoding import log_likelihood
+from recon_lib.brain.decoder import BrainDecoder
+from recon_lib.brain.encoding import fit_encoding_model, log_likelihood
 from recon_lib.brain.patterns import similarity
 from recon_lib.brain.ridge import fit_ridge
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_dataset, readable
 from recon_lib.data.pictures import uint8_pictures
 from recon_lib.data.release import read_truth
+
+
+@dataclass
+class Training:
+    """What every decoder is fitted to.
+
+    Attributes
+    ----------
+    betas : (n, voxels) array
+    pictures : (n, H, W, C) uint8 array
+        The picture of each training trial.
+    image : (n,) array
+        Its number, so that repeats of a picture stay in one fold.
+    latents : (n, d) array
+    decoder : BrainDecoder
+        Fitted to these trials.
+    seed : int
+    """
+
+    betas: np.ndarray
+    pictures: np.ndarray
+    image: np.ndarray
+    latents: np.ndarray
+    decoder: BrainDecoder
+    seed: int = 0
+
+
+@dataclass
+class Trials:
+    """What is decoded.
+
+    Attributes
+    ----------
+    betas : (n, voxels) array
+    vectors : (n, d + 1) array
+        Brain vectors of these betas.
+    shuffled : (n, d + 1) array
+        Brain vectors of other pictures, see `shuffled_brain`.
+    """
+
+    betas: np.ndarray
+    vectors: np.ndarray
+    shuffled: np.ndarray
 
 
 def mean_image(train_images, trials):
@@ -118,6 +168,34 @@ def shuffled_brain(image, seed=0):
     return order
 
 
+def fit_ridge_to_pixels(training):
+    """`ridge_to_pixels` as a decoder."""
+    draw = ridge_to_pixels(training.betas, training.pictures, training.image, seed=training.seed)
+    return lambda trials: draw(trials.betas)
+
+
+def fit_retrieval(training):
+    """`retrieval` as a decoder: by the correlation of brain vectors with training latents."""
+    return lambda trials: retrieval(trials.vectors[:, :-1], training.latents, training.pictures)
+
+
+def fit_mean_image(training):
+    """`mean_image` as a decoder."""
+    return lambda trials: mean_image(training.pictures, len(trials.betas))
+
+
+def fit_vector_likelihood(training, candidates):
+    """Rank candidates (m, d), given by their latents, by the likelihood of the brain vector."""
+    decoder = training.decoder
+    return lambda trials: decoder.log_likelihood(decoder.vector(trials.betas), candidates)
+
+
+def fit_encoding_ranks(training, candidates):
+    """Rank candidates (m, d), given by their latents, by an encoding model of every voxel."""
+    model = fit_encoding_model(training.latents, training.betas, training.image, seed=training.seed)
+    return lambda trials: model.rank(trials.betas, candidates)
+
+
 def ideal_observer(experiment, candidates=None):
     """The decoder that knows the subject: log p(betas | candidate) from the simulation's truth.
 
@@ -148,3 +226,7 @@ def ideal_observer(experiment, candidates=None):
     noise, _ = ledoit_wolf(train - shown * slope)
     expected = responses[x.test_index if candidates is None else candidates] * slope
     return lambda betas: log_likelihood(betas, expected, noise)
+
+
+DRAWING = {"ridge": fit_ridge_to_pixels, "retrieval": fit_retrieval, "mean_image": fit_mean_image}
+RANKING = {"brain_vector": fit_vector_likelihood, "encoding_model": fit_encoding_ranks}

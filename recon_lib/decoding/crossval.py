@@ -7,7 +7,7 @@ denoiser can be written down, and needs no training: its brain vector says which
 pool are probable. With more pictures, train a network on them; or bring a ready one.
 """
 
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +21,48 @@ from recon_lib.common.errors import DataError
 from recon_lib.data.loader import create_loader
 from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_leak
-from recon_lib.decoding.baselines import mean_image, retrieval, ridge_to_pixels, shuffled_brain
-from recon_lib.decoding.retrieval_prior import aids, refuse_remembered
-from recon_lib.decoding.sampling import SAMPLING, load_conditional, load_guide, sample_pictures
+from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
+from recon_lib.decoding.reconstruct import ready_sampler, vector_decoders
+from recon_lib.decoding.retrieval_prior import refuse_remembered
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.training.checkpoints import load_model
 from recon_lib.training.loop import train_conditional_diffusion
 from recon_lib.unet import UNet
+
+
+@dataclass
+class CrossValidation:
+    """How anybody's trials are cross-validated.
+
+    Attributes
+    ----------
+    folds : int or None
+        Default: each group is a fold, or ten folds where there are more groups and no ready model.
+    model_path : path or None
+        A ready conditional model with its latent beside it. It must never have seen the pictures;
+        one that was trained on them is refused.
+    train_steps : int
+        Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
+        the pool, the better choice below a few thousand pictures.
+    pool : int
+        Pictures after `cut_and_paste`; larger sets are left as they are.
+    sampling : Sampling
+        For a ready model; without one only `steps` counts.
+    device : {"cpu", "cuda"}
+        For a network.
+    out_dir : path
+        Where training writes.
+    """
+
+    folds: int | None = None
+    model_path: str | Path | None = None
+    train_steps: int = 0
+    pool: int = 4000
+    sampling: Sampling = SAMPLING
+    device: str = "cpu"
+    out_dir: str | Path = "results/own"
 
 
 def cut_and_paste(images, n, seed, shift=0.06):
@@ -88,37 +122,45 @@ def exact_sampler(decoder, pool, latents, seed, steps):
     alpha_bar = cosine_schedule()
     pictures = torch.from_numpy(pool).permute(0, 3, 1, 2).float() / 127.5 - 1
 
-    def sample(vectors):
+    def draw(vectors):
         log_prior = torch.from_numpy(decoder.log_likelihood(vectors, latents)).float()
         noise = initial_noise(len(vectors), pictures.shape[1:], seed)
         denoise = ideal_denoiser(pictures, alpha_bar, log_prior)
         return to_uint8(dpm_solver(denoise, noise, alpha_bar, steps))
 
-    return sample
+    return draw
 
 
-def trained_sampler(decoder, pool, latents, blocks, train_steps, seed, steps, device, folder):
+def trained_sampler(decoder, pool, latent, options, seed, folder):
     """Train a small conditional network on the pool, with simulated brain vectors.
 
-    Parameters as in `exact_sampler`; `blocks` as in `decoder.vector_source`; `folder` gets what
-    `loop.train` writes.
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    pool : (m, H, W, C) uint8 array
+    latent : ImageLatent
+    options : CrossValidation
+    seed : int
+    folder : path
+        Gets what `loop.train` writes.
 
     Returns
     -------
     function vectors (n, d + 1) -> uint8 (n, H, W, C)
     """
-    source = vector_source(decoder, latents, blocks, repeats=(1,))
+    source = vector_source(decoder, latent.transform(pool), latent.blocks, repeats=(1,))
     size, channels = pool.shape[1], pool.shape[3]
     loader = create_loader(size, 16, images=pool, vectors=source, seed=seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = small_unet(size, channels, latents.shape[1] + 1)
+        net = small_unet(size, channels, sum(latent.blocks) + 1)
     train_conditional_diffusion(
-        loader, train_steps, 1e-3, size, device, model=net, out_dir=folder, max_steps=train_steps,
-        seed=seed, warmup=50, grids=1, quiet=True,
+        loader, options.train_steps, 1e-3, size, options.device, model=net, out_dir=folder,
+        max_steps=options.train_steps, seed=seed, warmup=50, grids=1, quiet=True,
     )
-    model, info = load_model(Path(folder, "model.safetensors"), device)
-    return lambda vectors: sample_pictures(model, info, vectors, seed=seed, steps=steps)
+    model, info = load_model(Path(folder, "model.safetensors"), options.device)
+    plain = replace(PLAIN, steps=options.sampling.steps)
+    return lambda vectors: sample_pictures(model, info, vectors, seed, plain)
 
 
 def wrong_vectors(decoder, donors, train, betas):
@@ -147,32 +189,39 @@ def wrong_vectors(decoder, donors, train, betas):
     return vectors
 
 
-def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000, seed=0,
-                    sampling=SAMPLING, device="cpu", out_dir="results/own", say=print):
+def fit_fold(data, train, betas, ready, options, seed):
+    """The pool, the latent and what decoders are fitted to, of the training trials of a fold.
+
+    `betas` (len(train), voxels) are theirs, standardised.
+
+    Returns
+    -------
+    pool : (m, H, W, C) uint8 array
+    latent : ImageLatent
+    training : baselines.Training
+    """
+    seen = data.trial_image[train]
+    pool = data.images[np.unique(seen)]
+    most = len(pool) - 1  # no more components than these pictures can teach
+    if ready is None and len(pool) < options.pool:
+        pool = np.concatenate([pool, cut_and_paste(pool, options.pool - len(pool), seed)])
+    latent = ready.latent if ready else fit_latent(pool, load_factor_net("eye"), min(40, most),
+                                                   min(56, most))
+    shown = data.images[seen]
+    latents = latent.transform(shown)
+    decoder = fit_decoder(betas, latents, seen, seed)
+    return pool, latent, Training(betas, shown, seen, latents, decoder, seed)
+
+
+def reconstruct_own(data, options=None, seed=0, say=print):
     """Cross-validated reconstructions of every trial of `arrays.ArrayData`.
 
     Parameters
     ----------
     data : ArrayData
         See `arrays.load_trials`. Trials of one group are held out together.
-    k : int, optional
-        Number of folds; default: each group is a fold, or ten folds where there are more groups
-        and no ready model.
-    model_path : path, optional
-        A ready conditional model with its latent beside it. It must never have seen the pictures;
-        one that remembers them is refused.
-    train_steps : int
-        Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
-        the pool, the better choice below a few thousand pictures.
-    pictures : int
-        Size of the pool after `cut_and_paste`; larger sets are left as they are.
+    options : CrossValidation, optional
     seed : int
-    sampling : dict
-        Options of `sampling.sample_pictures` for a ready model; without one only `steps` counts.
-    device : {"cpu", "cuda"}
-        For a network.
-    out_dir : path
-        Where training writes.
     say : function
 
     Returns
@@ -181,17 +230,17 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`; and under `fold`
         the number of each trial's fold.
     """
+    options = options or CrossValidation()
     groups, shown = np.asarray(data.groups), data.images[data.trial_image]
-    if k is None and model_path is None:
+    k, ready = options.folds, None
+    if k is None and options.model_path is None:
         k = min(10, len(np.unique(groups)))
-    if train_steps:  # refuse pictures that it cannot take before any work is done
+    if options.train_steps:  # refuse pictures that it cannot take before any work is done
         small_unet(*data.images.shape[2:], condition_size=1)
     order = shuffled_brain(data.trial_image, seed)
-    ready, worse, eye, steps = None, None, load_factor_net("eye"), sampling["steps"]
-    if model_path is not None:
-        ready = load_conditional(model_path, device, *data.images.shape[2:])
-        worse = load_guide(model_path, *ready[:2])
-        refuse_remembered(ready[2], data.images)
+    if options.model_path is not None:
+        ready = load_conditional(options.model_path, options.device, *data.images.shape[2:])
+        refuse_remembered(ready.latent, data.images)
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
     for number, (train, test) in enumerate(splits):
@@ -200,32 +249,21 @@ def reconstruct_own(data, k=None, model_path=None, train_steps=0, pictures=4000,
         # the test trials, and for each the trial of a wrong brain
         betas, others = zscore(data.betas[train], data.betas[np.r_[test, order[test]]])
         held, wrong = np.split(others, 2)
-        seen = data.trial_image[train]
-        pool = data.images[np.unique(seen)]
-        if ready is None and len(pool) < pictures:
-            pool = np.concatenate([pool, cut_and_paste(pool, pictures - len(pool), seed)])
-        most = len(np.unique(seen)) - 1  # no more components than these pictures can teach
-        latent = ready[2] if ready else fit_latent(pool, eye, min(40, most), min(56, most))
-        latents = latent.transform(shown[train])
-        decoder = fit_decoder(betas, latents, seen, seed)
+        pool, latent, training = fit_fold(data, train, betas, ready, options, seed)
+        decoder = training.decoder
         if ready:
-            options = {"worse": worse} | aids(decoder, latent) | sampling
-            sample = partial(sample_pictures, *ready[:2], seed=seed, **options)
-        elif train_steps:
-            folder = Path(out_dir, f"fold_{number + 1}")
-            sample = trained_sampler(decoder, pool, latent.transform(pool), latent.blocks,
-                                     train_steps, seed, steps, device, folder)
+            draw = ready_sampler(ready, training, options.sampling)
+        elif options.train_steps:
+            folder = Path(options.out_dir, f"fold_{number + 1}")
+            draw = trained_sampler(decoder, pool, latent, options, seed, folder)
         else:
-            sample = exact_sampler(decoder, pool, latent.transform(pool), seed, steps)
-        vectors = decoder.vector(held)
-        parts = {
-            "diffusion": sample(vectors),
-            "shuffled_brain": sample(wrong_vectors(decoder, order[test], train, wrong)),
-            "ridge": ridge_to_pixels(betas, shown[train], seen, seed=seed)(held),
-            "retrieval": retrieval(vectors[:, :-1], latents, shown[train]),
-            "mean_image": mean_image(shown[train], len(test)),
-        }
-        for name, part in parts.items():
+            draw = exact_sampler(decoder, pool, latent.transform(pool), seed,
+                                 options.sampling.steps)
+        trials = Trials(held, decoder.vector(held),
+                        wrong_vectors(decoder, order[test], train, wrong))
+        decoders = vector_decoders(draw) | {k: fit(training) for k, fit in DRAWING.items()}
+        for name, decode in decoders.items():
+            part = decode(trials)
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part
         out["fold"][test] = number
     return out

@@ -1,5 +1,6 @@
 """A real brain: one slice of subject 1 of Haxby et al. 2001, Science 293:2425 (see `data/`)."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -8,7 +9,7 @@ from recon_lib.bold.betas import zscore
 from recon_lib.brain.decoder import fit_decoder
 from recon_lib.data.haxby import haxby_blocks
 from recon_lib.data.splits import folds
-from recon_lib.decoding.sampling import SAMPLING, load_conditional, load_guide, sample_pictures
+from recon_lib.decoding.sampling import SAMPLING, Guidance, load_conditional, sample_pictures
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
 
@@ -84,14 +85,14 @@ def drive(model_path, seed=0, steps=20, say=print):
         category of each block, and what was made of its pattern; `shuffled`, the same from
         patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
     """
-    model, info, latent = load_conditional(model_path)
-    vectors, kind, run, _ = brain_vectors(latent, seed, say)
+    net = load_conditional(model_path)
+    vectors, kind, run, _ = brain_vectors(net.latent, seed, say)
     seen = scenes_of(kind, seed + 2)
     # without the likelihood: its latents are means over scenes, which no picture can have
-    worse = load_guide(model_path, model, info)
-    sampling = SAMPLING | dict(steps=steps, strength=0.0, candidates=1, worse=worse)
-    imagine = partial(sample_pictures, model, info, seed=seed, **sampling)
-    made, wrong = imagine(vectors), imagine(vectors[others_in_run(run, seed)])
+    sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
+    draw = partial(sample_pictures, net.model, net.info, seed=seed, sampling=sampling,
+                   guidance=Guidance(net.guidance_model))
+    made, wrong = draw(vectors), draw(vectors[others_in_run(run, seed)])
     show = np.flatnonzero(run == run.max())
     rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
     return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,

@@ -1,23 +1,26 @@
-"""The main job: betas of test trials in; pictures, controls and scores out."""
+"""The main job: betas of test trials in; pictures and controls out."""
+
+from dataclasses import replace
 
 import numpy as np
 
 from recon_lib.brain.decoder import fit_decoder
-from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.common.errors import DataError
 from recon_lib.decoding.baselines import (
+    DRAWING,
+    RANKING,
+    Training,
+    Trials,
     ideal_observer,
-    mean_image,
-    retrieval,
-    ridge_to_pixels,
     shuffled_brain,
 )
-from recon_lib.decoding.retrieval_prior import aids, refuse_remembered, remembered
+from recon_lib.decoding.retrieval_prior import brain_guidance, refuse_remembered, remembered
 from recon_lib.decoding.sampling import (
     MODEL,
+    PLAIN,
     SAMPLING,
+    Guidance,
     load_conditional,
-    load_guide,
     sample_pictures,
 )
 
@@ -34,6 +37,59 @@ def refuse_other_split(path, info, experiment):
         )
 
 
+def vector_decoders(draw):
+    """A function vectors -> pictures as two decoders: of the trials, and of the shuffled brain."""
+    return {"diffusion": lambda trials: draw(trials.vectors),
+            "shuffled_brain": lambda trials: draw(trials.shuffled)}
+
+
+def ready_sampler(net, training, sampling, seed=None):
+    """A function vectors -> pictures by a ready model, with all that leads its samples.
+
+    Parameters
+    ----------
+    net : drawing.Conditional
+    training : baselines.Training
+    sampling : drawing.Sampling
+    seed : int, optional
+        Default: that of the training.
+    """
+    seed = training.seed if seed is None else seed
+    guidance = brain_guidance(training.decoder, net.latent, net.guidance_model)
+    return lambda vectors: sample_pictures(net.model, net.info, vectors, seed, sampling, guidance)
+
+
+def model_decoders(net, experiment, training, sampling):
+    """The decoders that a ready model draws for: decoder -> draw(trials).
+
+    Beside those of `vector_decoders`: the network without likelihood, prior and candidates; the
+    network without vectors; and the pictures that its retrieval prior finds, None where they
+    cannot be had.
+    """
+    model, info, n = net.model, net.info, len(experiment.test_index)
+    alone = replace(sampling, strength=0.0, candidates=1)
+    free = sample_pictures(model, info, n, training.seed + 1000,
+                           replace(PLAIN, steps=sampling.steps, batch_size=sampling.batch_size))
+    return vector_decoders(ready_sampler(net, training, sampling)) | {
+        "conditional": lambda trials: sample_pictures(
+            model, info, trials.vectors, training.seed, alone, Guidance(net.guidance_model)),
+        "unconditional": lambda trials: np.resize(free, (len(trials.betas), *free.shape[1:])),
+        "remembered": lambda trials: remembered(experiment, training.decoder, net.latent,
+                                                trials.vectors),
+    }
+
+
+def fit_observers(experiment, training, candidates, say):
+    """All decoders that rank: decoder -> rank(trials)."""
+    observers = {name: fit(training, candidates) for name, fit in RANKING.items()}
+    ideal = None if experiment.truth is None else ideal_observer(experiment)
+    if ideal is not None:
+        observers["ideal_observer"] = lambda trials: ideal(trials.betas)
+    elif experiment.truth is not None:
+        say("voxels were dropped: the ideal observer is left out")
+    return observers
+
+
 def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device="cpu", say=print):
     """Reconstruct every test trial, and the average over trials of every test picture.
 
@@ -43,11 +99,9 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     ----------
     experiment : Experiment
     model_path : path
-        A conditional model; its latent lies beside it, and its guide, if it has one.
+        A conditional model; its latent lies beside it, and its guidance model, if it has one.
     seed : int
-    sampling : dict
-        Options of `sample_pictures`. The likelihood is that of the brain decoder, the memory that
-        of the model.
+    sampling : drawing.Sampling
     device : str
     say : function
         Told what is being done.
@@ -58,40 +112,23 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
         For "single_trial" and "averaged" a dict with `target`, `pictures` (decoder -> uint8
         array) and `rankings` (decoder -> (trials, candidates) array).
     """
-    x = experiment
-    model, info, latent = load_conditional(model_path, device, x.images.shape[1])
-    refuse_other_split(model_path, info, x)
-    refuse_remembered(latent, x.images[x.test_index])
-    train = ~x.test
-    train_latents = latent.transform(x.images)[x.image[train]]
+    x, train = experiment, ~experiment.test
+    net = load_conditional(model_path, device, x.images.shape[1])
+    refuse_other_split(model_path, net.info, x)
+    refuse_remembered(net.latent, x.images[x.test_index])
+    latents = net.latent.transform(x.images)
     say("fitting the brain decoder on the training trials")
-    decoder = fit_decoder(x.betas[train], train_latents, x.image[train], seed)
+    shown = x.image[train]
+    decoder = fit_decoder(x.betas[train], latents[shown], shown, seed)
+    training = Training(x.betas[train], x.train_pictures, shown, latents[shown], decoder, seed)
     say("fitting the baselines: ridge to pixels, encoding model")
-    ridge = ridge_to_pixels(x.betas[train], x.train_pictures, x.image[train], seed=seed)
-    encoding = fit_encoding_model(train_latents, x.betas[train], x.image[train], seed=seed)
-    known = latent.transform(x.images[x.test_index])
-    observers = {
-        "brain_vector": lambda betas: decoder.log_likelihood(decoder.vector(betas), known),
-        "encoding_model": lambda betas: encoding.rank(betas, known),
-    }
-    ideal = None if x.truth is None else ideal_observer(x)
-    if ideal is not None:
-        observers["ideal_observer"] = ideal
-    elif x.truth is not None:
-        say("voxels were dropped: the ideal observer is left out")
-
-    sampling = {"worse": load_guide(model_path, model, info)} | sampling
-    options = aids(decoder, latent) | sampling
-    if latent.memory is None:
-        say(f"{model_path} has no memory: it does without")
-
-    def sample(vectors, seed, label):
-        return sample_pictures(model, info, vectors, seed=seed, label=label, **options)
-
+    decoders = {name: fit(training) for name, fit in DRAWING.items()}
+    candidates = net.latent.transform(x.images[x.test_index])
+    observers = fit_observers(x, training, candidates, say)
+    if net.latent.memory is None:
+        say(f"{model_path} has no retrieval prior: it does without")
+    decoders |= model_decoders(net, x, training, sampling)
     averaged, counts = x.averaged()
-    free = sample_pictures(model, info, n=len(x.test_index), seed=seed + 1000,
-                           steps=sampling["steps"], label="unconditional")
-    unaided = sampling | dict(strength=0.0, candidates=1)
     results = {}
     for name, betas, repeats, target in (
         ("single_trial", x.betas[x.test], 1, x.target),
@@ -99,29 +136,15 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     ):
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
         vectors = decoder.vector(betas, repeats)
-        order = shuffled_brain(target, seed)
-        n = len(betas)
-        results[name] = {
-            "target": target,
-            "pictures": {
-                "diffusion": sample(vectors, seed, "diffusion"),
-                "conditional": sample_pictures(model, info, vectors, seed=seed,
-                                               label="network alone", **unaided),
-                "ridge": ridge(betas),
-                "retrieval": retrieval(vectors[:, :-1], train_latents, x.train_pictures),
-                "mean_image": mean_image(x.train_pictures, n),
-                "unconditional": np.resize(free, (n, *free.shape[1:])),
-                "shuffled_brain": sample(vectors[order], seed, "shuffled brain"),
-            },
-            "rankings": {key: observer(betas) for key, observer in observers.items()},
-        }
-        memories = remembered(x, decoder, latent, vectors)
-        if memories is not None:
-            results[name]["pictures"]["remembered"] = memories
-        elif latent.memory is not None:
-            say("the memory is not of this experiment alone: what it recalls cannot be shown")
-    for extra in (1, 2):  # for the eye only: the scores are of the first seed
-        results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = sample(
-            decoder.vector(averaged, counts), seed + extra, f"seed {extra}"
-        )
+        trials = Trials(betas, vectors, vectors[shuffled_brain(target, seed)])
+        pictures = {key: draw(trials) for key, draw in decoders.items()}
+        if pictures["remembered"] is None:
+            del pictures["remembered"]
+            if net.latent.memory is not None:
+                say("the prior is not of this experiment alone: what it retrieves cannot be shown")
+        results[name] = {"target": target, "pictures": pictures,
+                         "rankings": {key: rank(trials) for key, rank in observers.items()}}
+    for extra in (1, 2):  # to look at only: the scores are of the first seed
+        draw = ready_sampler(net, training, sampling, seed + extra)
+        results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = draw(vectors)
     return results

@@ -5,7 +5,7 @@ its pictures is whole, but none is the one that was seen. So the likeliest of th
 many further trials: the brain vector moves towards what that picture would evoke, and is said to
 be less noisy. The network, trained on vectors of many levels of noise, then draws with more
 decision. What was really measured still steers the sampler and chooses among its pictures, see
-`posterior`. So the vector is used more than once, and the pictures are surer than it allows.
+`guidance`. So the vector is used more than once, and the pictures are surer than it allows.
 
 In Bayes' terms the memory is an empirical prior, and what is recalled its most probable picture
 after the brain has spoken (cf. Nishimoto et al. 2011, doi:10.1016/j.cub.2011.08.031).
@@ -17,10 +17,11 @@ import numpy as np
 import torch
 from scipy.spatial import KDTree
 
+from recon_lib.brain.decoder import brain_log_likelihood
 from recon_lib.common.errors import DataError
 from recon_lib.data.release import Experiment, unique_pictures
 from recon_lib.data.splits import refuse_leak
-from recon_lib.guidance import evidence
+from recon_lib.decoding.sampling import Guidance
 from recon_lib.world import scenes
 
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
@@ -201,23 +202,22 @@ def dream(decoder, memory, n, trust=60.0, seed=0):
     return decoder.simulate(some, torch.full((n,), float(trust)), generator).numpy()
 
 
-def aids(decoder, latent):
-    """What helps `sampling.sample_pictures`: the likelihood and, if there is one, the memory.
+def brain_guidance(decoder, latent, model=None):
+    """What leads samples for brain vectors: their likelihood and, if there is one, the memory.
 
     Parameters
     ----------
     decoder : BrainDecoder
     latent : ImageLatent
+    model : (model, info), optional
+        The guidance model.
 
     Returns
     -------
-    dict
-        Its options `likelihood` and `recall`.
+    drawing.Guidance
     """
-    likelihood = partial(evidence, decoder, latent)
-    if latent.memory is None:
-        return {"likelihood": likelihood}
-    return {"likelihood": likelihood, "recall": partial(recall, decoder, latent.memory)}
+    prior = None if latent.memory is None else partial(recall, decoder, latent.memory)
+    return Guidance(model, partial(brain_log_likelihood, decoder, latent), prior)
 
 
 def remembered(experiment, decoder, latent, vectors):

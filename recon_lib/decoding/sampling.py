@@ -1,29 +1,107 @@
 """Pictures drawn from a diffusion model: at will, or one for each brain vector."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from recon_lib.brain.latents import fingerprint, load_latent
-from recon_lib.common.errors import DataError, enough_memory
+from recon_lib.brain.latents import ImageLatent, fingerprint, load_latent
+from recon_lib.common.errors import DataError, check, enough_memory
 from recon_lib.diffusion import SCHEDULES, denoiser
-from recon_lib.guidance import autoguided, steer
+from recon_lib.guidance import check_guidance, guided, steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.training.checkpoints import CHECKPOINTS, load_model, located
 from recon_lib.training.run import autocast
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
-LATENT, GUIDE = "latent.safetensors", "guide.safetensors"  # stand beside the model
-# Chosen by `recipes.choose_sampling`, on training trials: see the card, data/checkpoints/README.md.
-SAMPLING = dict(
-    scale=3.0, interval=(0.3, 1.0), steps=20, strength=1.0, candidates=2, trust=60.0
-)  # fmt: skip
-# Away from the shipped "guide": chosen by `recipes.choose_guidance`, as the card says.
-AUTOGUIDANCE = dict(scale=3.0, interval=(0.3, 0.98))
+LATENT, GUIDANCE_MODEL = "latent.safetensors", "guide.safetensors"  # stand beside the model
 
 
-def load_conditional(path, device="cpu", size=None, channels=3):
-    """Read a conditional model and the latent beside it, and check that they fit.
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn. The defaults were chosen by `recipes.choose_sampling`.
+
+    Attributes
+    ----------
+    steps : int
+        Of DPM-Solver++(2M).
+    scale : float
+        Guidance scale, see `guidance.guided`; 1 is none.
+    interval : (float, float) or None
+        Noise amplitudes between which to guide and to steer.
+    strength : float
+        How strongly the likelihood steers, see `guidance.steer`; 0: not at all.
+    candidates : int
+        Pictures drawn for each vector; the one that explains it best is kept.
+    pseudo_trials : float
+        Weight of the retrieval prior, see `memory.with_prior`; 0: none.
+    batch_size : int
+        Vectors at a time.
+
+    Raises
+    ------
+    DataError
+        If a number of things is below 1, or scale, strength or interval mean nothing.
+    """
+
+    steps: int = 20
+    scale: float = 3.0
+    interval: tuple[float, float] | None = (0.3, 1.0)
+    strength: float = 1.0
+    candidates: int = 2
+    pseudo_trials: float = 60.0
+    batch_size: int = 64
+
+    def __post_init__(self):
+        for name in ("steps", "candidates", "batch_size"):
+            if getattr(self, name) < 1:
+                raise DataError(f"{name} is {getattr(self, name)}; expected 1 or more")
+        check_guidance(self.scale, self.interval)
+        check_guidance(self.strength, None, "strength")
+
+
+SAMPLING = Sampling()  # the card, data/checkpoints/README.md, says how these were chosen
+PLAIN = Sampling(scale=1.0, interval=None, strength=0.0, candidates=1, pseudo_trials=0.0)
+AUTOGUIDANCE = Sampling(scale=3.0, interval=(0.3, 0.98), strength=0.0, candidates=1,
+                        pseudo_trials=0.0)  # away from the shipped guidance model, without vectors
+
+
+@dataclass
+class Guidance:
+    """What leads samples beside the network that draws them; each part may be missing.
+
+    Attributes
+    ----------
+    model : (UNet, info) or None
+        A smaller model of the same pictures to move away from. With brain vectors it takes the
+        place of the network without its condition.
+    log_likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,), or None
+        `partial(latents.brain_log_likelihood, decoder, latent)`.
+    prior : function (vectors (n, d), pseudo_trials) -> vectors (n, d), or None
+        `partial(memory.with_prior, decoder, latent.memory)`: what the network is told in place of
+        the vectors. The likelihood stays that of the vectors.
+    """
+
+    model: tuple | None = None
+    log_likelihood: Callable | None = None
+    prior: Callable | None = None
+
+
+@dataclass
+class Conditional:
+    """A conditional model as `load_conditional` reads it, with what stands beside it."""
+
+    model: torch.nn.Module
+    info: dict
+    latent: ImageLatent
+    guidance_model: tuple | None  # (model, info)
+
+
+def load_conditional(path=MODEL, device="cpu", size=None, channels=3):
+    """Read a conditional model and the files beside it, and check that they fit.
 
     Parameters
     ----------
@@ -34,9 +112,7 @@ def load_conditional(path, device="cpu", size=None, channels=3):
 
     Returns
     -------
-    model, info
-        See `checkpoints.load_model`.
-    latent : ImageLatent
+    Conditional
 
     Raises
     ------
@@ -45,10 +121,10 @@ def load_conditional(path, device="cpu", size=None, channels=3):
     """
     model, info = load_model(path, device)
     latent = load_latent(located(path).with_name(LATENT))
-    silent = {"prediction", "schedule", "image_size"} - info.keys()
-    if silent:
+    missing = {"prediction", "schedule", "image_size"} - info.keys()
+    if missing:
         raise DataError(
-            f"{path} does not say its {', '.join(sorted(silent))}; use a model that training wrote"
+            f"{path} does not say its {', '.join(sorted(missing))}; use a model that training wrote"
         )
     width = sum(latent.blocks) + 1
     if model.config["condition_size"] != width:
@@ -67,11 +143,11 @@ def load_conditional(path, device="cpu", size=None, channels=3):
             f"{path} makes pictures of {made[0]} pixels and {made[1]} channels, yours have {size} "
             f"and {channels}; bring them to one size and colour, or train a model on them"
         )
-    return model, info, latent
+    return Conditional(model, info, latent, load_guidance_model(path, model, info))
 
 
-def load_guide(path, model, info):
-    """The worse network that stands beside a model, for `sample_pictures` to move away from.
+def load_guidance_model(path, model, info):
+    """The smaller network that stands beside a model, for samples to move away from.
 
     Parameters
     ----------
@@ -88,51 +164,73 @@ def load_guide(path, model, info):
     DataError
         If the file is damaged, or does not fit the model.
     """
-    beside = located(path).with_name(GUIDE)
+    beside = located(path).with_name(GUIDANCE_MODEL)
     if not beside.is_file():
         return None
-    worse = load_model(beside, next(model.parameters()).device)
-    refuse_misfit(model, info, *worse)
-    return worse
+    other = load_model(beside, next(model.parameters()).device)
+    refuse_misfit(model, info, *other)
+    return other
 
 
-def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interval=None, steps=20,
-                    batch_size=64, label="sample", likelihood=None, strength=1.0, candidates=1,
-                    recall=None, trust=30.0, worse=None):
+def sample(denoise, noise, alpha_bar, steps):
+    """Walk from noise to pictures (b, C, H, W) by DPM-Solver++, at the machine's best precision."""
+    noise = noise.to(alpha_bar.device, memory_format=torch.channels_last)
+    with autocast(noise.device), enough_memory("`batch_size`, the pictures drawn at a time"):
+        return dpm_solver(denoise, noise, alpha_bar, steps)
+
+
+@torch.no_grad()
+def likeliest_of(candidates, log_likelihood):
+    """The likeliest candidate of each sample.
+
+    Parameters
+    ----------
+    candidates : list of k Tensor (b, C, H, W)
+    log_likelihood : function pictures (b, C, H, W) -> (b,)
+
+    Returns
+    -------
+    Tensor (b, C, H, W)
+    """
+    best = torch.stack([log_likelihood(x0) for x0 in candidates]).argmax(0)  # (b,)
+    return torch.stack(candidates)[best, torch.arange(len(best), device=best.device)]
+
+
+def guided_denoiser(model, info, alpha_bar, condition, sampling, other=None):
+    """The network as a denoiser, guided away from `other` or from itself without a condition.
+
+    Parameters
+    ----------
+    model, info, alpha_bar
+        See `diffusion.denoiser`.
+    condition : Tensor (b, d) or None
+    sampling : Sampling
+    other : (model, info), optional
+        The guidance model.
+    """
+    guess = partial(denoiser, model, info["prediction"], alpha_bar)
+    if other is not None:
+        pair = guess(condition), denoiser(other[0], other[1]["prediction"], alpha_bar)
+    elif condition is not None:
+        pair = guess(condition, clamp=False), guess(clamp=False)
+    else:
+        return guess()
+    return guided(*pair, alpha_bar, sampling.scale, sampling.interval)
+
+
+def sample_pictures(model, info, vectors, seed=0, sampling=PLAIN, guidance=None):
     """Draw pictures from a diffusion model, one for each brain vector.
 
     Parameters
     ----------
     model, info
         From `checkpoints.load_model`.
-    vectors : (n, d) array, optional
-        Brain vectors. None: `n` unconditional pictures.
+    vectors : (n, d) array, or int
+        Brain vectors. A number: so many pictures without a condition.
     seed : int
         Picture i starts from noise that depends on (seed, i) alone.
-    scale : float
-        Guidance scale; 1 is plain sampling. It does nothing without vectors or a worse model.
-    interval : (float, float), optional
-        Noise amplitudes between which to guide and to steer; see `diffusion.denoiser`.
-    steps : int
-        Steps of DPM-Solver++(2M).
-    batch_size : int
-    label : str
-        Of the progress bar.
-    likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,), optional
-        `partial(posterior.evidence, decoder, latent)`: how well pictures explain brain vectors.
-    strength : float
-        How strongly the likelihood steers, see `guidance.steer`; 0: not at all.
-    candidates : int
-        Pictures drawn for each vector; the one that explains it best is kept.
-    recall : function (vectors (b, d), trust) -> vectors (b, d), optional
-        `partial(memory.recall, decoder, latent.memory)`: what the network is told in place of the
-        vectors. The likelihood stays that of the vectors.
-    trust : float
-        See `retrieval_prior.recall`.
-    worse : (model, info), optional
-        A worse model of the same pictures, to move away from, see `guidance.autoguided`. With
-        brain vectors it stands in for the model's own answer without them: what is moved away
-        from is then told less, too.
+    sampling : Sampling
+    guidance : Guidance, optional
 
     Returns
     -------
@@ -141,70 +239,53 @@ def sample_pictures(model, info, vectors=None, n=None, seed=0, scale=1.0, interv
     Raises
     ------
     DataError
-        If there are several candidates and nothing to choose by, there is nothing to draw,
-        vectors, scale or strength are not finite, or a worse model does not fit.
+        If there are several candidates and nothing to choose by, there is nothing to draw, vectors
+        are not finite, or a guidance model does not fit.
     """
-    wanted = {"n": n if vectors is None else len(vectors), "candidates": candidates,
-              "batch_size": batch_size}
-    for name, number in wanted.items():
-        if number is None or number < 1:
-            raise DataError(f"{name} is {number}; expected 1 or more")
-    if (likelihood is None and candidates > 1) or (likelihood is not None and vectors is None):
+    guidance = guidance or Guidance()
+    n = vectors if np.ndim(vectors) == 0 else len(vectors)
+    vectors = None if np.ndim(vectors) == 0 else vectors
+    if n is None or n < 1:
+        raise DataError(f"n is {n}; expected 1 or more")
+    likelihood = guidance.log_likelihood
+    if likelihood is None if sampling.candidates > 1 else likelihood and vectors is None:
         raise DataError(
             "found candidates without a likelihood to choose by, or a likelihood without brain "
             "vectors; give both vectors and likelihood, or neither and one candidate"
         )
-    if not np.isfinite(strength):
-        raise DataError(f"strength is {strength}; expected a number, 0 for no steering")
-    if worse is not None:
-        refuse_misfit(model, info, *worse)
+    if guidance.model is not None:
+        refuse_misfit(model, info, *guidance.model)
     device = next(model.parameters()).device
     alpha_bar = SCHEDULES[info["schedule"]]().to(device)
-    n = wanted["n"]
+    measured = told = None
     if vectors is not None:
+        vectors = check(vectors, what="the array of brain vectors")
         measured = told = np.ascontiguousarray(vectors, np.float32)
-        if not np.isfinite(measured).all():
-            raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
-                            "repair the betas that they came from, or drop those trials")
-        if recall is not None:
-            told = recall(measured, trust)
+        if guidance.prior is not None:
+            told = guidance.prior(measured, sampling.pseudo_trials)
         told, measured = (torch.from_numpy(v).to(device) for v in (told, measured))
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
     pictures = []
-    for first in tqdm(range(0, n, batch_size), label, disable=None, leave=False):
-        count = min(batch_size, n - first)
-        rows = slice(first, first + count)
-        condition = None if vectors is None else told[rows]
-        if worse is None:
-            denoise = denoiser(model, info["prediction"], alpha_bar, condition, scale, interval)
-        else:
-            denoise = autoguided(
-                denoiser(model, info["prediction"], alpha_bar, condition),
-                denoiser(worse[0], worse[1]["prediction"], alpha_bar), alpha_bar, scale, interval,
-            )
-        fit = None if likelihood is None else likelihood(measured[rows])
-        if fit is not None and strength:
-            denoise = steer(denoise, fit, alpha_bar, strength, interval)
-        drawn = []  # candidate k of sample i starts from noise number i + k n
-        for start in range(first, first + candidates * n, n):
-            noise = initial_noise(count, shape, seed, start).to(
-                device, memory_format=torch.channels_last
-            )
-            with autocast(device), enough_memory("`batch_size`, the pictures drawn at a time"):
-                drawn.append(dpm_solver(denoise, noise, alpha_bar, steps))  # (count, C, H, W)
-        if candidates > 1:
-            with torch.no_grad():
-                best = torch.stack([fit(x0) for x0 in drawn]).argmax(0)  # (count,)
-            drawn = [torch.stack(drawn)[best, torch.arange(count, device=device)]]
-        pictures.append(to_uint8(drawn[0]))
+    for first in tqdm(range(0, n, sampling.batch_size), "sample", disable=None, leave=False):
+        rows = slice(first, min(first + sampling.batch_size, n))
+        condition = None if told is None else told[rows]
+        denoise = guided_denoiser(model, info, alpha_bar, condition, sampling, guidance.model)
+        fit = likelihood and likelihood(measured[rows])
+        if fit and sampling.strength:
+            denoise = steer(denoise, fit, alpha_bar, sampling.strength, sampling.interval)
+        drawn = [  # candidate k of sample i starts from noise number i + k n
+            sample(denoise, initial_noise(rows.stop - first, shape, seed, first + k * n), alpha_bar,
+                   sampling.steps) for k in range(sampling.candidates)
+        ]
+        pictures.append(to_uint8(drawn[0] if len(drawn) == 1 else likeliest_of(drawn, fit)))
     return np.concatenate(pictures)
 
 
-def refuse_misfit(model, info, worse, its_info):
-    """Stop with a `DataError` if a worse model cannot guide: it knows other pictures or levels."""
+def refuse_misfit(model, info, other, its_info):
+    """Stop with a `DataError` if a guidance model knows other pictures or another schedule."""
     mine, its = ({"schedule": i["schedule"], "image_size": i["image_size"],
                   "image_channels": m.config["image_channels"]}
-                 for m, i in ((model, info), (worse, its_info)))
+                 for m, i in ((model, info), (other, its_info)))
     if mine != its:
-        raise DataError(f"the worse model has {its}, the model {mine}; expected the same: train "
+        raise DataError(f"the guidance model has {its}, the model {mine}; expected the same: train "
                         "it on the same pictures with the same schedule")

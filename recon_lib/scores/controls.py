@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, check
 
 
 def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
@@ -34,11 +34,10 @@ def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
     DataError
         If the shapes disagree, leaving a group out leaves nothing, or the penalty is none.
     """
-    x, y, new = (np.asarray(a, np.float64) for a in (betas, targets, new_betas))
     group, new_group = np.asarray(group), np.asarray(new_group)
-    if len({len(x), len(y), len(group)}) > 1 or len(new) != len(new_group):
-        raise DataError(f"found {len(x)} rows of betas, {len(y)} targets and {len(group)} groups, "
-                        f"and {len(new)} new rows with {len(new_group)} groups; expected one each")
+    x = check(betas, (len(group), "voxels"), what="the array of betas").astype(np.float64)
+    y = check(targets, (len(group), "d"), what="the array of targets").astype(np.float64)
+    new = check(new_betas, (len(new_group), x.shape[1]), what="the array of new betas")
     if len(np.unique(group)) < 2:
         raise DataError("found one group, expected two or more: nothing is left to learn from")
     if not 0 < penalty < np.inf:

@@ -57,7 +57,7 @@ def n_way_top_k(probabilities, target, n=50, k=1):
     own = p[np.arange(len(p)), target][:, None]
     above, equal = (p > own).sum(1), (p == own).sum(1) - 1
     scores = [hypergeom.cdf(k - 1, classes - 1, a + np.arange(e + 1), n - 1).mean()
-              for a, e in zip(above, equal, strict=True)]  # fmt: skip
+              for a, e in zip(above, equal, strict=True)]
     return float(np.mean(scores))
 
 
@@ -117,19 +117,6 @@ def clip_features(name=CLIP):
     return lambda images: in_batches(
         lambda some: net(prepared(some, side, CLIP_MEAN, CLIP_SPREAD)).image_embeds, images
     )
-
-
-def classifier(network="vit_h_14", weights="DEFAULT"):
-    """Probabilities of ImageNet's classes: a function images -> (n, 1000).
-
-    MinD-Vis takes ViT-H/14 (2.5 GB); "vit_b_16" (346 MB) or any other of torchvision's will do for
-    comparisons of one's own.
-    """
-    from torchvision.models import get_model
-
-    net = get_model(network, weights=weights).eval()
-    side = 518 if network == "vit_h_14" else 224
-    return lambda images: in_batches(lambda some: net(prepared(some, side)).softmax(1), images)
 
 
 def deep_scores(reconstructions, truth, target, say=print, make=None):

@@ -2,16 +2,23 @@
 
 import numpy as np
 
-from recon_lib.brain.features import load_factor_net, read_factors
+from recon_lib.brain.features import read_factors
 from recon_lib.brain.patterns import similarity
 from recon_lib.decoding.haxby import scenes_of
-from recon_lib.scores.hog_net import load_referee
 from recon_lib.scores.identification import two_way, two_way_within
-from recon_lib.scores.report import judge_space
+from recon_lib.scores.report import SECOND, judge_space
 
 
-def score_blocks(result, seed=0, permutations=1000):
+def score_blocks(result, classifiers, seed=0, permutations=1000):
     """How much of Haxby's subject is in the pictures: the category, and nothing within it.
+
+    Parameters
+    ----------
+    result : dict
+        See `drive`.
+    classifiers : dict
+        See `report.load_classifiers`.
+    seed, permutations : int
 
     Returns
     -------
@@ -23,19 +30,18 @@ def score_blocks(result, seed=0, permutations=1000):
         latter also for twenty other sets of scenes that might as well have been shown.
     """
     kind, eight = result["kind"], np.unique(result["kind"])
-    judge = load_factor_net("judge")
 
-    def evidence(pictures, reader=judge):  # (96, 8)
-        return np.log(read_factors(reader, pictures)["kind"][:, eight] + 1e-9)
+    def log_p(pictures, suffix=""):  # (96, 8)
+        return np.log(read_factors(classifiers[suffix], pictures)["kind"][:, eight] + 1e-9)
 
     def accuracy(matrix, target):
         return float((matrix.argmax(1) == target).mean())
 
-    target, brain = np.searchsorted(eight, kind), evidence(result["reconstruction"])
+    target, brain = np.searchsorted(eight, kind), log_p(result["reconstruction"])
     rng = np.random.default_rng(seed)
     observed = accuracy(brain, target)
     null = [accuracy(brain, rng.permutation(target)) for _ in range(permutations)]
-    features = judge_space(result["seen"])
+    features = judge_space(result["seen"], classifiers[""])
     made = features(result["reconstruction"])
     alike = similarity(made, features(result["seen"]))
     own = np.arange(len(kind))
@@ -43,9 +49,9 @@ def score_blocks(result, seed=0, permutations=1000):
               for i in range(20)]
     scores = {
         "category read": observed,
-        "category read, shuffled brain": accuracy(evidence(result["shuffled"]), target),
+        "category read, shuffled brain": accuracy(log_p(result["shuffled"]), target),
         "category read by the referee": accuracy(
-            evidence(result["reconstruction"], load_referee()), target),
+            log_p(result["reconstruction"], SECOND), target),
         "category read, chance": 1 / len(eight),
         "category read, p-value": (1 + sum(n >= observed for n in null)) / (1 + permutations),
         "two-way": two_way(alike, own),

@@ -58,7 +58,7 @@ class Referee(nn.Module):
         self.window = nn.Sequential(
             nn.LayerNorm(told), nn.Linear(told, WIDTH), nn.GELU(),
             nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU(),
-        )  # fmt: skip
+        )
         self.whole = nn.Sequential(
             nn.LayerNorm(2 * WIDTH), nn.Linear(2 * WIDTH, EMBEDDING), nn.GELU())
         self.named = nn.ModuleDict({k: nn.Linear(EMBEDDING, len(v)) for k, v in NAMED.items()})

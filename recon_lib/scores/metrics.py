@@ -1,12 +1,11 @@
-"""How much of a picture came back: pixel scores, memorisation, and all scores as one table."""
-
+"""How much of a picture came back: pixel scores, and the distance to the training pictures."""
 
 import numpy as np
 import torch
 
 from recon_lib.brain.encoding import square_distances
 from recon_lib.brain.patterns import unit_rows
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
 
 
 def pixel_correlation(reconstructions, truth):
@@ -22,7 +21,8 @@ def pixel_correlation(reconstructions, truth):
     ndarray (n,)
         Pearson's r over pixels and channels; 0 where either picture is constant.
     """
-    a, b = _same_shape(reconstructions, truth)
+    a = as_numbers(reconstructions, "the array of reconstructions")
+    b = check(truth, a.shape, finite=False, what="the array of pictures seen")
     return (unit_rows(a) * unit_rows(b)).sum(1)
 
 
@@ -50,7 +50,8 @@ def ssim(reconstructions, truth):
     # torchmetrics takes seconds to import, and only this function needs it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    a, b = _same_shape(reconstructions, truth)
+    a = as_numbers(reconstructions, "the array of reconstructions")
+    b = check(truth, a.shape, finite=False, what="the array of pictures seen")
     if a.ndim != 4 or min(a.shape[1:3]) < 11:
         raise DataError(f"found pictures of shape {a.shape[1:]}, expected (H, W, C) with sides of "
                         "11 pixels or more: enlarge them before asking for SSIM")
@@ -109,21 +110,18 @@ def nearest_training_distance(images, train_images, chunk=512):
 
 def _rows(x):
     """One float row for each item; uint8 to [0, 1]."""
-    if not np.isfinite(x).all():
-        raise DataError("images or training images hold NaN or infinite values; leave those out")
     return x.reshape(len(x), -1).astype(np.float32) / (255 if x.dtype == np.uint8 else 1)
 
 
 def _one_space(images, train_images):
     """Both as arrays, when one can be held against the other."""
-    both = as_numbers(images, "the images"), as_numbers(train_images, "the training images")
-    if any(x.ndim < 2 for x in both) or len(both[1]) == 0:
-        raise DataError(f"found images of shape {both[0].shape} and no training images (shape "
-                        f"{both[1].shape}), expected (n, …) and (m, …)")
-    sizes = [int(np.prod(x.shape[1:])) for x in both]
-    if sizes[0] != sizes[1]:
-        raise DataError(f"found images of {sizes[0]} numbers and training images of {sizes[1]}: "
-                        "bring them to one size")
+    both = [check(x, what=what) for x, what in ((images, "the array of images"),
+                                                (train_images, "the array of training images"))]
+    shapes = [x.shape for x in both]
+    if any(x.ndim < 2 for x in both) or not shapes[1][0] or len(
+            {int(np.prod(shape[1:])) for shape in shapes}) > 1:
+        raise DataError(f"found images of shape {shapes[0]} and training images of {shapes[1]}; "
+                        "expected (n, …) and (m, …) with as many numbers each, m above 0")
     bytes_ = [x.dtype == np.uint8 for x in both]
     if bytes_[0] != bytes_[1]:  # uint8 is brought to 0-1, and the others had better be there too
         other = both[bytes_.index(False)]
@@ -131,11 +129,3 @@ def _one_space(images, train_images):
             raise DataError(f"one set of images is uint8, the other has values from "
                             f"{other.min():.3g} to {other.max():.3g}; expected 0 to 1, or uint8")
     return both
-
-
-def _same_shape(a, b):
-    a, b = as_numbers(a, "reconstructions"), as_numbers(b, "truth")
-    if a.shape != b.shape:
-        raise DataError(f"found pictures of shape {a.shape} and {b.shape}, expected the same: "
-                        "give each reconstruction its picture, at one size")
-    return a, b

@@ -1,22 +1,22 @@
 """How good are generated pictures? Scores of a whole set of samples, against real pictures.
 
-Every score looks at pictures through the judge (`features.load_factor_net`), a network trained on
-TinyScenes: no download, and no eye of ImageNet's for scenes that it has never seen.
+Every score looks at pictures through a classifier, by default the judge, a network trained on
+TinyScenes: no download, and no features of ImageNet's for scenes that it has never seen.
 """
 
 import numpy as np
 
 from recon_lib.brain.encoding import square_distances
-from recon_lib.brain.features import NAMED, embed, load_factor_net, read_factors
-from recon_lib.common.errors import DataError
+from recon_lib.brain.features import NAMED, embed, read_factors
+from recon_lib.common.errors import DataError, check
 from recon_lib.scores.metrics import nearest_training_distance
 
 SURE = 0.9  # a reading is called confident from this probability on
 
 
-def judged(images):
+def judged(images, judge):
     """What the judge sees in pictures (n, H, W, C) uint8: (n, 96) float64, each in [-1, 1]."""
-    return np.tanh(embed(load_factor_net("judge"), images)).astype(float)
+    return np.tanh(embed(judge, images)).astype(float)
 
 
 def kid(real, made):
@@ -89,7 +89,7 @@ def precision_recall(real, made, k=3):
     return float(precision), float(recall)
 
 
-def read_confidently(images, sure=SURE):
+def read_confidently(images, judge, sure=SURE):
     """Share of pictures in which the judge is sure of the thing, the background and the light.
 
     It is a classifier and may be sure of nonsense, so compare with the share of real pictures.
@@ -97,6 +97,7 @@ def read_confidently(images, sure=SURE):
     Parameters
     ----------
     images : (n, H, W, C) uint8 array
+    judge : FactorNet
     sure : float
         Least probability of the best name.
 
@@ -105,7 +106,7 @@ def read_confidently(images, sure=SURE):
     dict of str to float
         For "kind", "background" and "light".
     """
-    read = read_factors(load_factor_net("judge"), images)
+    read = read_factors(judge, images)
     return {factor: float((read[factor].max(1) >= sure).mean()) for factor in NAMED}
 
 
@@ -130,7 +131,7 @@ def memorised(made, train_images, real):
     return float((distance < np.quantile(usual, 0.01)).mean()), distance, index
 
 
-def quality(made, real, train_images=None):
+def quality(made, real, judge, train_images=None):
     """All scores of a set of samples as one dict.
 
     Parameters
@@ -139,6 +140,8 @@ def quality(made, real, train_images=None):
         Samples: all that were drawn, not a selection.
     real : (m, H, W, C) uint8 array
         Real pictures that no training saw, about as many.
+    judge : FactorNet
+        Through which pictures are seen, such as `features.load_factor_net("judge")`.
     train_images : (·, H, W, C) uint8 array, optional
         What the model was trained on, or part of it, for the share of samples that are `memorised`.
 
@@ -148,23 +151,19 @@ def quality(made, real, train_images=None):
         `kid`, `kid_error`, `precision`, `recall`, `sure_kind`, `sure_background`, `sure_light`,
         and `memorised` when there are training pictures.
     """
-    x, y = judged(real), judged(made)
+    x, y = judged(real, judge), judged(made, judge)
     scores = dict(zip(("kid", "kid_error"), kid(x, y), strict=True))
     scores |= zip(("precision", "recall"), precision_recall(x, y), strict=True)
-    scores |= {f"sure_{factor}": share for factor, share in read_confidently(made).items()}
+    scores |= {f"sure_{factor}": share for factor, share in read_confidently(made, judge).items()}
     if train_images is not None:
         scores["memorised"] = memorised(made, train_images, real)[0]
     return scores
 
 
 def _pair(real, made, least):
-    x, y = (np.asarray(a, dtype=float) for a in (real, made))
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < least:
-        raise DataError(
-            f"found features of shapes {x.shape} and {y.shape}, expected (n, d) and (m, d) with at "
-            f"least {least} rows each: use one feature space, and more pictures"
-        )
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise DataError("found NaN or infinite values in the features, expected numbers: look at "
-                        "the pictures that they came from, or leave those rows out")
+    x = check(real, ("n", "d"), what="the array of real features").astype(float)
+    y = check(made, ("m", x.shape[1]), what="the array of features made").astype(float)
+    if min(len(x), len(y)) < least:
+        raise DataError(f"found {len(x)} and {len(y)} rows of features; expected at least {least} "
+                        "rows each: use more pictures")
     return x, y

@@ -1,8 +1,11 @@
-"""report."""
+"""All scores as one table: a row for each decoder that draws or ranks, and rows of constants."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from recon_lib.bold.betas import noise_ceiling
 from recon_lib.brain.features import embed, load_factor_net, read_factors
@@ -13,46 +16,78 @@ from recon_lib.scores.hog_net import load_referee
 from recon_lib.scores.identification import permutation_p, top_k, two_way, two_way_within
 from recon_lib.scores.metrics import nearest_training_distance, pixel_correlation, ssim
 
+READ = {"object": "kind", "background": "background", "light": "light"}  # what classifiers name
+SECOND = "_referee"  # ends the name of what the referee reads; without it, the judge
+METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category",
+           "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + SECOND for name in READ),
+           "nearest_train", "variance")
 
-def score_own(arrays, permutations=1000, seed=0):
-    """Score cross-validated reconstructions: every trial among all pictures shown.
 
-    Pictures are compared by the correlation of their pixels at 16 x 16.
+@dataclass
+class Criteria:
+    """What every decoder is held against.
+
+    Attributes
+    ----------
+    truth : (candidates, H, W, C) uint8 array
+        The test pictures.
+    target : (trials,) int array
+        Which of them was seen.
+    features : function images -> (n, d)
+        The space of the similarity. Fix it in advance.
+    category : (candidates,) array or None
+        Adds identification within it.
+    factors : (candidates,) structured array or None
+        What the test pictures were drawn from: adds what `factors_read` returns, and
+        ``two_way_within_scene``, two-way where the wrong candidate has the same background.
+    classifiers : dict
+        See `load_classifiers`; needed with factors.
+    train_pictures : (m, H, W, C) uint8 array or None
+        Adds ``nearest_train``, the mean distance to the nearest of them.
+    """
+
+    truth: np.ndarray
+    target: np.ndarray
+    features: Callable
+    category: np.ndarray | None = None
+    factors: np.ndarray | None = None
+    classifiers: dict | None = None
+    train_pictures: np.ndarray | None = None
+
+    def __post_init__(self):
+        self.truth, self.target = np.asarray(self.truth), np.asarray(self.target)
+        self.known = self.features(self.truth)  # (candidates, d)
+        if self.factors is not None and self.classifiers is None:
+            raise DataError("found factors and no classifiers; give those of `load_classifiers`")
+
+
+def load_classifiers():
+    """The shipped networks that read pictures: by the end of the name of what they read.
+
+    The judge, see `features`, and the `referee`, who is no relative of the eye that steers.
+    Neither had a part in making any picture.
+    """
+    return {"": load_factor_net("judge"), SECOND: load_referee()}
+
+
+def judge_space(train_pictures, classifier):
+    """The space in which pictures are compared: what the classifier sees, and the coarse pixels.
+
+    Every dimension is standardised on the training pictures; things and pixels weigh the same.
 
     Parameters
     ----------
-    arrays : dict
-        `truth` (pictures), `trial_image` (trials,) and the pictures of each decoder.
-
-    Returns
-    -------
-    dict
-        {"single_trial": {decoder: {metric: number}}, "info": {…}}.
-    """
-    shown, target = np.unique(arrays["trial_image"], return_inverse=True)
-    decoders = {k: v for k, v in arrays.items() if k not in ("truth", "trial_image", "fold")}
-    table = report(decoders, arrays["truth"][shown], target, coarse_pixels,
-                   permutations=permutations, seed=seed)
-    info = {"trials": len(target), "pictures": len(shown), "permutations": permutations,
-            "folds": int(arrays["fold"].max()) + 1}
-    return {"single_trial": table, "info": info}
-
-
-def judge_space(train_images):
-    """The space in which pictures are compared: what the judge sees, and the coarse pixels.
-
-    Every dimension is standardised on the training pictures; things and pixels weigh the same.
+    train_pictures : (m, H, W, C) uint8 array
+    classifier : FactorNet
 
     Returns
     -------
     function images (n, H, W, C) -> features (n, d)
     """
-    judge = load_factor_net("judge")
-
     def raw(images):
-        return [np.tanh(embed(judge, images)), coarse_pixels(images)]
+        return [np.tanh(embed(classifier, images)), coarse_pixels(images)]
 
-    scales = [(part.mean(0), part.std(0) + 1e-3) for part in raw(train_images)]
+    scales = [(part.mean(0), part.std(0) + 1e-3) for part in raw(train_pictures)]
 
     def features(images):
         return np.concatenate(
@@ -63,40 +98,28 @@ def judge_space(train_images):
     return features
 
 
-def score(experiment, results, permutations=1000, seed=0):
-    """Score what `reconstruct` returned.
+def factors_read(pictures, factors, classifiers):
+    """Share of pictures in which the object, background and light that were seen can be read.
+
+    Parameters
+    ----------
+    pictures : uint8 array (n, H, W, C)
+    factors : structured array (n,)
+        What was seen, see `scenes.FACTORS`.
+    classifiers : dict
+        See `load_classifiers`.
 
     Returns
     -------
-    dict
-        {"single_trial": {decoder: {metric: number}}, "averaged": {…}}.
+    dict of str to float
+        ``object``, ``background``, ``light`` by the judge; ``object_referee``, … by the referee.
     """
-    x = experiment
-    features = judge_space(x.train_pictures)
-    truth = x.images[x.test_index]
-    factors = None if x.factors is None else x.factors[x.test_index]
-    category = None if factors is None else factors["kind"]
-    shown = np.bincount(x.target).mean()  # trials of a test picture
-    tables = {}
-    for name, part in results.items():
-        pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
-        repeats = shown if name == "averaged" else 1
-        ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
-        tables[name] = report(pictures, truth, part["target"], features, category,
-                              part["rankings"], permutations, seed, factors, x.train_pictures,
-                              ceiling)
-    return tables
-
-
-READ = {"object": "kind", "background": "background", "light": "light"}  # what the readers name
-
-
-SECOND = "_referee"  # ends the name of what the referee reads; without it, the judge
-
-
-METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category",
-           "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + SECOND for name in READ),
-           "nearest_train", "variance")
+    scores = {}
+    for suffix, classifier in classifiers.items():
+        read = read_factors(classifier, np.asarray(pictures))
+        scores |= {name + suffix: float((read[key].argmax(1) == factors[key]).mean())
+                   for name, key in READ.items()}
+    return scores
 
 
 def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
@@ -121,106 +144,84 @@ def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
     return scores
 
 
-def factors_read(pictures, factors):
-    """Share of pictures in which the object, background and light that were seen can be read.
-
-    By two readers that had no part in making any picture: the judge, see `features`, and the
-    `referee`, who is no relative of the eye that steers.
-
-    Parameters
-    ----------
-    pictures : uint8 array (n, H, W, C)
-    factors : structured array (n,)
-        What was seen, see `scenes.FACTORS`.
-
-    Returns
-    -------
-    dict of str to float
-        ``object``, ``background``, ``light`` by the judge; ``object_referee``, … by the referee.
-    """
-    scores = {}
-    for reader, suffix in ((load_factor_net("judge"), ""), (load_referee(), SECOND)):
-        read = read_factors(reader, np.asarray(pictures))
-        scores |= {name + suffix: float((read[key].argmax(1) == factors[key]).mean())
-                   for name, key in READ.items()}
-    return scores
+def row_of_ranking(matrix, criteria, permutations=1000, seed=0):
+    """The row of a decoder that ranks the candidates: an encoding model, the ideal observer."""
+    row = score_ranking(matrix, criteria.target, criteria.category, permutations, seed)
+    if criteria.factors is not None:
+        row["two_way_within_scene"] = two_way_within(
+            matrix, criteria.target, criteria.factors["background"])
+    return {metric: value for metric, value in row.items() if np.isfinite(value)}
 
 
-def report(reconstructions, truth, target, features, category=None, rankings=None,
-           permutations=1000, seed=0, factors=None, train_images=None, noise_ceiling=None):
+def row_of_pictures(pictures, criteria, permutations=1000, seed=0):
+    """The row of a decoder that draws one picture for each trial. Never the best of several."""
+    seen = criteria.truth[criteria.target]
+    matrix = similarity(criteria.features(np.asarray(pictures)), criteria.known)
+    row = row_of_ranking(matrix, criteria, permutations, seed)
+    row["pixcorr"] = float(pixel_correlation(pictures, seen).mean())
+    if min(seen.shape[1:3]) >= 11:
+        row["ssim"] = float(ssim(pictures, seen).mean())
+    return row | row_without_rivals(pictures, criteria)
+
+
+def row_without_rivals(pictures, criteria):
+    """What can be said of pictures alone: what is read from them, and how near a copy they are."""
+    row = {}
+    if criteria.factors is not None:
+        row |= factors_read(pictures, criteria.factors[criteria.target], criteria.classifiers)
+    if criteria.train_pictures is not None:
+        distance, _ = nearest_training_distance(pictures, criteria.train_pictures)
+        row["nearest_train"] = float(distance.mean())
+    return row
+
+
+def chance_row(criteria, metrics):
+    """What a decoder that knows nothing scores, for those of `metrics` where that is known."""
+    row = {"top1": 1 / len(criteria.truth), "two_way": 0.5}
+    row |= {name: 0.5 for name in ("two_way_within_category", "two_way_within_scene")
+            if name in metrics}
+    if criteria.factors is not None:  # always naming the most common one
+        seen = criteria.factors[criteria.target]
+        row |= {name + suffix: float(np.bincount(seen[key]).max() / len(seen))
+                for name, key in READ.items() for suffix in criteria.classifiers}
+    return row
+
+
+def report(pictures, criteria, rankings=None, ceiling=None, permutations=1000, seed=0):
     """Score every decoder on the same trials and candidates: the reporting checklist as one table.
 
     Parameters
     ----------
-    reconstructions : dict of str to uint8 array (trials, H, W, C)
-        One picture for each trial and decoder. Never the best of several.
-    truth : uint8 array (candidates, H, W, C)
-        The test images.
-    target : array_like (trials,) of int
-        Which of them was seen.
-    features : callable
-        ``features(images) -> (n, d)``: the space of the similarity. Fix it in advance.
-    category : array_like (candidates,), optional
+    pictures : dict of str to uint8 array (trials, H, W, C)
+        Decoders that draw.
+    criteria : Criteria
     rankings : dict of str to array (trials, candidates), optional
-        Decoders that rank the candidates and draw nothing: an encoding model, the ideal observer.
-    factors : structured array (candidates,), optional
-        What the test images were drawn from: adds what `factors_read` returns, and
-        ``two_way_within_scene``, two-way where the wrong candidate has the same background.
-    train_images : uint8 array (m, H, W, C), optional
-        Adds ``nearest_train``, the mean distance to the nearest of them.
-    noise_ceiling : float, optional
+        Decoders that rank.
+    ceiling : float, optional
         Share of the betas' variance that the best model could explain, see `betas.noise_ceiling`.
+    permutations, seed : int
+        Of the p-values.
 
     Returns
     -------
     dict of dict
         ``{decoder: {metric: float}}`` with the metrics of `METRICS` that have a meaning for it;
-        ``"chance"``; where there are factors or training images ``"truth"``, the test images
-        themselves under the same yardsticks; and ``"noise_ceiling"``, if given.
+        and rows of constants: ``"truth"``, the test pictures themselves under the same yardsticks;
+        ``"chance"``; ``"noise_ceiling"``, if given.
     """
-    truth, target = np.asarray(truth), np.asarray(target)
-    known = features(truth)
-    seen = None if factors is None else factors[target]
-    table = {}
-
-    def named(matrix):
-        row = score_ranking(matrix, target, category, permutations, seed)
-        if factors is not None:
-            row["two_way_within_scene"] = two_way_within(matrix, target, factors["background"])
-        return {metric: value for metric, value in row.items() if np.isfinite(value)}
-
-    for name, pictures in reconstructions.items():
-        if len(pictures) != len(target):
-            raise DataError(f"found {len(pictures)} pictures by {name} for {len(target)} trials: "
-                            "give one for each trial")
-        matrix = similarity(features(np.asarray(pictures)), known)
-        table[name] = named(matrix)
-        table[name]["pixcorr"] = float(pixel_correlation(pictures, truth[target]).mean())
-        if min(truth.shape[1:3]) >= 11:
-            table[name]["ssim"] = float(ssim(pictures, truth[target]).mean())
-        table[name] |= _beyond_identification(pictures, seen, train_images)
-    for name, matrix in (rankings or {}).items():
-        table[name] = named(matrix)
-    itself = _beyond_identification(truth[target], seen, train_images)
-    if itself:
-        table["truth"] = itself
-    table["chance"] = {"top1": 1 / len(truth), "two_way": 0.5}
-    for within in ("two_way_within_category", "two_way_within_scene"):
-        if any(within in row for row in table.values()):
-            table["chance"][within] = 0.5
-    if seen is not None:  # always naming the most common one
-        table["chance"] |= {name + suffix: float(np.bincount(seen[key]).max() / len(seen))
-                            for name, key in READ.items() for suffix in ("", SECOND)}
-    if noise_ceiling is not None:
-        table["noise_ceiling"] = {"variance": float(noise_ceiling)}
-    return table
-
-
-def _beyond_identification(pictures, seen, train_images):
-    scores = {} if seen is None else factors_read(pictures, seen)
-    if train_images is not None:
-        scores["nearest_train"] = float(nearest_training_distance(pictures, train_images)[0].mean())
-    return scores
+    for name, drawn in pictures.items():
+        if len(drawn) != len(criteria.target):
+            raise DataError(f"found {len(drawn)} pictures by {name} for {len(criteria.target)} "
+                            "trials: give one for each trial")
+    table = {name: row_of_pictures(drawn, criteria, permutations, seed)
+             for name, drawn in pictures.items()}
+    table |= {name: row_of_ranking(matrix, criteria, permutations, seed)
+              for name, matrix in (rankings or {}).items()}
+    constants = {"truth": row_without_rivals(criteria.truth[criteria.target], criteria),
+                 "chance": chance_row(criteria, set().union(*table.values()))}
+    if ceiling is not None:
+        constants["noise_ceiling"] = {"variance": float(ceiling)}
+    return table | {name: row for name, row in constants.items() if row}
 
 
 def format_report(table, metrics=METRICS):
@@ -228,15 +229,68 @@ def format_report(table, metrics=METRICS):
 
     Two numbers in a cell are what the judge and what the referee read.
     """
-    metrics = [m for m in metrics
-               if not m.endswith(SECOND) and any(m in row for row in table.values())]
-    heads = [m.replace("_category", "").replace("two_way_within", "within") for m in metrics]
-    width = max(map(len, table)) + 2
-    room = [max(len(head) + 2, 15 if any(m + SECOND in row for row in table.values()) else 9)
-            for m, head in zip(metrics, heads, strict=True)]
-    lines = ["".ljust(width) + "".join(map(str.rjust, heads, room))]
-    for name, row in table.items():
-        cells = (" / ".join(f"{row[k]:.3f}" for k in (m, m + SECOND) if k in row) or "–"
-                 for m in metrics)
-        lines.append(name.ljust(width) + "".join(map(str.rjust, cells, room)))
-    return "\n".join(lines)
+    frame = pd.DataFrame.from_dict(table, orient="index").reindex(table)
+    cells = {}
+    for m in metrics:
+        if m in frame and not m.endswith(SECOND):
+            both = [frame[name].map("{:.3f}".format, na_action="ignore")
+                    for name in (m, m + SECOND) if name in frame]
+            head = m.replace("_category", "").replace("two_way_within", "within")
+            cells[head] = both[0] if len(both) == 1 else both[0] + " / " + both[1]
+    return pd.DataFrame(cells).fillna("–").to_string()
+
+
+def score(experiment, results, classifiers, permutations=1000, seed=0):
+    """Score what `reconstruct.reconstruct` returned.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    results : dict
+    classifiers : dict
+        See `load_classifiers`; pictures are compared in the space of the first.
+    permutations, seed : int
+
+    Returns
+    -------
+    dict
+        {"single_trial": {decoder: {metric: number}}, "averaged": {…}}.
+    """
+    x = experiment
+    features = judge_space(x.train_pictures, classifiers[""])
+    factors = None if x.factors is None else x.factors[x.test_index]
+    category = None if factors is None else factors["kind"]
+    shown = np.bincount(x.target).mean()  # trials of a test picture
+    tables = {}
+    for name, part in results.items():
+        criteria = Criteria(x.images[x.test_index], part["target"], features, category, factors,
+                            classifiers, x.train_pictures)
+        pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
+        repeats = shown if name == "averaged" else 1
+        ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
+        tables[name] = report(pictures, criteria, part["rankings"], ceiling, permutations, seed)
+    return tables
+
+
+def score_own(arrays, permutations=1000, seed=0):
+    """Score cross-validated reconstructions: every trial among all pictures shown.
+
+    Pictures are compared by the correlation of their pixels at 16 x 16.
+
+    Parameters
+    ----------
+    arrays : dict
+        `truth` (pictures), `trial_image` (trials,) and the pictures of each decoder.
+
+    Returns
+    -------
+    dict
+        {"single_trial": {decoder: {metric: number}}, "info": {…}}.
+    """
+    shown, target = np.unique(arrays["trial_image"], return_inverse=True)
+    decoders = {k: v for k, v in arrays.items() if k not in ("truth", "trial_image", "fold")}
+    criteria = Criteria(arrays["truth"][shown], target, coarse_pixels)
+    table = report(decoders, criteria, permutations=permutations, seed=seed)
+    info = {"trials": len(target), "pictures": len(shown), "permutations": permutations,
+            "folds": int(arrays["fold"].max()) + 1}
+    return {"single_trial": table, "info": info}
