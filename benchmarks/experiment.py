@@ -13,6 +13,7 @@ from pathlib import Path
 
 import _table
 
+from recon_lib.data import raw_betas
 from recon_lib.world import experiment
 
 
@@ -27,7 +28,7 @@ def rows():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder, "experiment")
         timed("build the experiment, from nothing", experiment.build, root)
-        timed("estimate its betas (LSA) and write both releases", experiment.estimate_betas, root)
+        timed("estimate its betas (LSA) and write both releases", raw_betas.estimate_betas, root)
         timed("load it", experiment.load, root)
         size = sum(p.stat().st_size for p in root.rglob("*") if p.is_file()) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -83,12 +83,20 @@ def simulate(
 
 
 @app.command()
-def betas(data: Data = EXPERIMENT, subject: Subject = "CSI1"):
+def betas(
+    data: Data = EXPERIMENT, subject: Subject = "CSI1",
+    whole_brain: Annotated[bool, typer.Option(
+        "--whole-brain", help="Every voxel of the brain mask, with an HRF and a ridge of its own."
+    )] = False,
+):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
-    from recon_lib.world import experiment
+    from recon_lib.data import raw_betas
 
-    experiment.estimate_betas(data, subject)
-    say(f"betas of {subject} are in {data}: ROIs/ (release 1), {experiment.BETAS}/ (release 2)")
+    if whole_brain:
+        say(f"betas of {subject} are in {raw_betas.estimate_whole_brain(data, subject)}")
+        return
+    raw_betas.estimate_betas(data, subject)
+    say(f"betas of {subject} are in {data}: ROIs/ (release 1), {raw_betas.BETAS}/ (release 2)")
 
 
 class Stage(StrEnum):

@@ -329,15 +329,15 @@ def test_the_streaming_benchmark_joins_every_block(shared, monkeypatch):
 
     design = streaming.subject.make_design(0, (2, 2), 8, 32)
     monkeypatch.setattr(streaming.subject, "make_design", lambda seed: design)
-    monkeypatch.setattr(streaming.streaming, "CHUNK", 16)
+    monkeypatch.setattr(streaming.whole_brain, "CHUNK", 16)
     for name, value in (("BLOCK", 16), ("BLOCKS", 3), ("VOXELS", 48)):
         monkeypatch.setattr(streaming, name, value)
-    before = streaming.streaming.estimate
+    before = streaming.whole_brain.estimate
     spooled, peak, block, rest = streaming.rows()
     assert spooled["name"] == "4 runs x 194 volumes x 48 voxels: peak memory, spooling"
     assert spooled["peer"] == pytest.approx(4 * 194 * 48 * 4 / 2**30)
     assert peak["ours"] >= spooled["ours"] > 0.1 and block["ours"] > 0 and rest["ours"] > 0
-    assert streaming.streaming.estimate is before
+    assert streaming.whole_brain.estimate is before
 
 
 def test_the_widgets_benchmark_times_every_redraw(shared, monkeypatch):

@@ -12,10 +12,12 @@ from conftest import DESIGN, VOXELS
 
 from recon_lib.bold.betas import correlate_columns
 from recon_lib.bold.glm import single_trial_betas
+from recon_lib.bold.single_trial import estimate
 from recon_lib.common import folders
 from recon_lib.common.errors import DataError
-from recon_lib.data import bids
+from recon_lib.data import bids, raw_betas
 from recon_lib.data.bold5000 import KEYS, TR, read_r1, read_r2
+from recon_lib.data.release import Experiment
 from recon_lib.world import experiment, scenes, subject, tuning
 
 PICTURES = 222 - 24 + 6
@@ -84,7 +86,7 @@ def test_own_pictures_are_told_from_other_own_pictures(tmp_path):
     assert state(root) == before
     with pytest.raises(DataError, match="other than this experiment"):
         build(root, images=255 - images)
-    experiment.estimate_betas(root)
+    raw_betas.estimate_betas(root)
     x = experiment.load(root)
     assert x.factors is None
     assert sorted(map(bytes, x.images)) == sorted(map(bytes, images))
@@ -160,7 +162,7 @@ def test_a_test_picture_in_the_training_set_is_refused(loaded):
     sneak.pop("test_index")
     sneak["images"][loaded.image[~loaded.test][0]] = loaded.images[loaded.test_index[2]]
     with pytest.raises(DataError, match="1 of 6 test pictures are in the training set"):
-        experiment.Experiment(**sneak)
+        Experiment(**sneak)
 
 
 def test_averages_are_means_over_the_trials_of_each_picture(loaded):
@@ -235,3 +237,21 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "small")
     experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
     assert not fresh.exists()  # we hold the lock, so nobody is
+
+
+def test_the_whole_brain_is_estimated_as_its_regions_would_be(tmp_path):
+    root = build(tmp_path / "experiment", runs_per_session=(3,), repeated=6, test_trials=24)
+    path = raw_betas.estimate_whole_brain(root)
+    runs = list(bids.iter_runs(root, "CSI1"))
+    names = np.concatenate([one.names for one in runs])
+    expected = estimate([(one.bold, one.onsets) for one in runs], TR, names)
+    with h5py.File(path) as file:
+        place = {tuple(ijk): i for i, ijk in enumerate(file["ijk"][:].tolist())}
+        columns = [place[tuple(ijk)] for ijk in runs[0].ijk.tolist()]
+        np.testing.assert_allclose(file["betas"][:][:, columns], expected.betas, atol=1e-3)
+        assert (file["hrf"][:][columns] == expected.hrf).all()
+        assert file["stimuli"][:].astype(str).tolist() == names.tolist()
+        assert file["run"][:].tolist() == [one.run for one in runs for _ in one.names]
+    assert [p.name for p in path.parent.iterdir() if not p.name.startswith(".")] == [path.name]
+    with pytest.raises(DataError, match="there already"):
+        raw_betas.estimate_whole_brain(root)

@@ -225,10 +225,10 @@ def test_jobs_differ_in_one_label_of_many(kind):
     labels = np.arange(3000).astype(str).astype(kind)
     other = labels.copy()
     other[1500] = labels[7]
-    mark, again, changed = (whole_brain.fingerprint([], {"labels": x})
+    mark, again, changed = (whole_brain.job_digest([], {"labels": x})
                             for x in (labels, labels.copy(), other))
     assert mark == again != changed
-    assert whole_brain.fingerprint([], {"labels": labels.reshape(2, -1)}) != mark
+    assert whole_brain.job_digest([], {"labels": labels.reshape(2, -1)}) != mark
 
 
 def test_a_damaged_run_is_told_in_one_line(tmp_path):

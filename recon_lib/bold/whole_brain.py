@@ -62,7 +62,7 @@ def _write_run(path, bold, onsets):
         file.create_dataset("onsets", data=np.asarray(onsets, float), fletcher32=True)
 
 
-def estimate_to_file(runs, path, tr, block=8192, **settings):
+def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     """`single_trial.estimate` for more voxels than fit in memory, written to an HDF5 file.
 
     Works a block of voxels at a time over all runs. Each finished block is a file of its own
@@ -80,6 +80,8 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
         Repetition time, in seconds.
     block : int
         Voxels at a time. Memory is about 4 bytes x volumes of all runs x block, three times.
+    beside : dict of str to array, optional
+        Data sets to keep in the same file: what the trials and the voxels are.
     **settings
         Passed to `estimate`.
 
@@ -95,7 +97,7 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
         counts = sorted({bold.shape[1] for bold, _ in runs})
         raise DataError(f"runs have {counts} voxels; expected the same voxels in every run")
     parts = path.with_name(path.name + ".parts")
-    job = {"tr": tr, "block": block, "fingerprint": fingerprint(runs, settings)}
+    job = {"tr": tr, "block": block, "fingerprint": job_digest(runs, settings)}
     with only_one(path.with_name(f".{path.name}.lock")):
         blocks = [slice(start, min(start + block, voxels)) for start in range(0, voxels, block)]
         with enough_memory("`block`, the voxels worked on at a time"):
@@ -105,7 +107,7 @@ def estimate_to_file(runs, path, tr, block=8192, **settings):
             for columns in blocks:
                 with enough_memory("`block`, the voxels worked on at a time"):
                     _estimate_part(_part(parts, columns), runs, columns, tr, settings)
-            _join(parts, path, sum(len(onsets) for _, onsets in runs), blocks, job)
+            _join(parts, path, sum(len(onsets) for _, onsets in runs), blocks, job, beside)
         shutil.rmtree(parts, ignore_errors=True)
 
 
@@ -143,7 +145,7 @@ def _is_whole(part, data):
         return False
 
 
-def _join(parts, path, trials, blocks, job):
+def _join(parts, path, trials, blocks, job, beside=None):
     voxels = blocks[-1].stop
     whole = parts / "whole.h5"  # goes with the parts if this is killed
     sizes = {  # name: shape, type, shape of a chunk
@@ -162,6 +164,8 @@ def _join(parts, path, trials, blocks, job):
                     file[name][..., columns] = result[name]
                 data.append(str(result["data"]))
         file["data"] = np.array(data, "S")
+        for name, value in (beside or {}).items():
+            file[name] = value
     with writing(path):
         os.replace(whole, path)
 
@@ -195,7 +199,7 @@ def digest(*values):
     return sums.hexdigest()
 
 
-def fingerprint(runs, settings):
+def job_digest(runs, settings):
     """Tells this job from others: onsets, shapes and settings; the data are told block by block."""
     values = [value for bold, onsets in runs for value in (np.asarray(onsets, float), bold.shape)]
     for name in sorted(settings):

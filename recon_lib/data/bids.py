@@ -100,8 +100,9 @@ def _write_table(path, digits, columns):
                                          float_format=digits, lineterminator="\n")
 
 
-def _events(path):
-    """Onsets and durations in seconds, and picture names, from a BIDS events file."""
+def read_events(root, subject, session, run):
+    """Onsets and durations in seconds, and picture names, of one run's trials."""
+    path = find(root, f"{run_stem(subject, session, run)}_events.tsv")
     table = read_table(path)
     name = next((c for c in ("stim_file", "ImgName") if c in table), None)
     if "onset" not in table or name is None or len(table) == 0:
@@ -143,14 +144,13 @@ def read_run(root, subject, session, run, rois=ROIS, masks=None):
         path = find(root, f"{stem}_bold.nii.gz")
     masks, image = masks or read_masks(root, subject, rois), load_volume(path)
     bold = voxels_at(path, image, masks)
-    events = find(root, f"{stem}_events.tsv")
-    onsets, durations, names = _events(events)
+    onsets, durations, names = read_events(root, subject, session, run)
     tr = float(image.header.get_zooms()[3]) or TR
     tr = tr / 1000 if tr > 100 else tr  # some converters write milliseconds
     if onsets.max() > len(bold) * tr:
         raise DataError(
-            f"{events}: a trial at {onsets.max():.0f} s, but {path.name} has {len(bold)} volumes "
-            f"({len(bold) * tr:.0f} s); is the run truncated?"
+            f"{stem}_events.tsv: a trial at {onsets.max():.0f} s, but {path.name} has {len(bold)} "
+            f"volumes ({len(bold) * tr:.0f} s); is the run truncated?"
         )
     return Run(bold, masks.roi, masks.ijk, onsets, durations, names, tr, session, run)
 

@@ -152,6 +152,17 @@ def read_masks(root, subject, rois=ROIS):
     return Masks(np.concatenate(names), np.concatenate(places), image)
 
 
+def read_brain_mask(root, subject):
+    """Read release 2's mask of the whole brain, as `Masks` with one region, "brain"."""
+    path = find(root, f"{subject}_brainmask.nii.gz")
+    image = load_volume(path)
+    with readable(path):
+        ijk = np.argwhere(np.asarray(image.dataobj) > 0)
+    if len(ijk) == 0:
+        raise DataError(f"{path}: an empty mask; expected the voxels of the brain, fetch it again")
+    return Masks(np.full(len(ijk), "brain"), ijk, image)
+
+
 def voxels_at(path, image, masks):
     """Values (volumes, voxels) of a 4-D image in the masks, after checking that the grids agree."""
     like = masks.image

@@ -1,8 +1,7 @@
 """The embedded experiment: a simulated subject looks at TinyScenes, in BOLD5000's files.
 
 `build` writes pictures, raw runs and masks as the published release has them, and beside them
-`truth.h5`, which only a simulation can have. `estimate_betas` does what the authors of the
-releases did: raw runs in, ROI betas out. `release.load` reads any release, embedded or real.
+`truth.h5`, which only a simulation can have. `release.load` reads any release, embedded or real.
 """
 
 import hashlib
@@ -12,14 +11,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from recon_lib.bold.glm import single_trial_betas
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.common.files import is_complete, mark_complete
+from recon_lib.common.files import is_complete
 from recon_lib.common.folders import build_whole, lock_of, only_one
 from recon_lib.common.paths import data_folder
 from recon_lib.data import bids, bold5000, stimuli, volumes
+from recon_lib.data.raw_betas import estimate_betas
 from recon_lib.data.release import BETAS, ROOT, SIZE, SUBJECT
-from recon_lib.data.release import Experiment as Experiment
 from recon_lib.data.release import load as load
 from recon_lib.data.release import read_truth as read_truth
 from recon_lib.data.splits import fingerprints
@@ -38,7 +36,7 @@ def picture_names(n, seed):
     return [names[i] for i in rng.permutation(n)]
 
 
-def digest(images):
+def pictures_digest(images):
     """One fingerprint of a whole set of pictures."""
     return hashlib.sha1("".join(fingerprints(images)).encode()).hexdigest()
 
@@ -77,7 +75,7 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     n = design.image.max() + 1
     info = {"simulator": SIMULATOR, "seed": seed, "subject": SUBJECT,
             "trials": len(design.image), "pictures": int(n), "voxels": {SUBJECT: voxels},
-            "own pictures": images is not None and digest(images)}
+            "own pictures": images is not None and pictures_digest(images)}
     info |= {"design": design_options} if design_options else {}
     if images is not None:
         if len(images) < n:
@@ -112,7 +110,7 @@ def write_experiment(root, design, images, voxels, seed):
             file["factors"] = factors
 
 
-def scan(root, name, person, design, response, names, seed, repeated=(), motion=False):
+def scan(root, name, person, design, response, names, seed, published=False):
     """Put a simulated subject into the scanner: write lists, masks and raw runs.
 
     Parameters
@@ -127,17 +125,16 @@ def scan(root, name, person, design, response, names, seed, repeated=(), motion=
     names : sequence of str
         Of the pictures.
     seed : int
-    repeated : collection of str
-        See `bids.write_run`.
-    motion : bool
-        Write confounds too: small movements, which leave no trace in the simulated BOLD.
+    published : bool
+        As OpenNeuro has them: repeated pictures are marked in the events, and there are confounds
+        (small movements, which leave no trace in the simulated BOLD).
 
     Returns
     -------
     (trials, voxels) float32 array
         The true betas.
     """
-    shown = [names[i] for i in design.image]
+    shown, again = [names[i] for i in design.image], {names[i] for i in design.repeated}
     stimuli.write_presentation_lists(root, name, shown, design.session, design.run)
     betas = subject.true_betas(person, response, design)
     ijk = volumes.compact_box(len(person.roi))
@@ -149,49 +146,9 @@ def scan(root, name, person, design, response, names, seed, repeated=(), motion=
         one = bids.Run(bold, person.roi, ijk, design.onset[trials],
                        np.full(len(trials), bold5000.SHOWN), [shown[i] for i in trials],
                        bold5000.TR, session, run)
-        bids.write_run(root, name, one, repeated=repeated,
-                       confounds=steps.cumsum(0) / 200 if motion else None)
+        more = {"repeated": again, "confounds": steps.cumsum(0) / 200} if published else {}
+        bids.write_run(root, name, one, **more)
     return betas
-
-
-def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
-    """Estimate single-trial betas from the raw runs and write them as the releases do.
-
-    Release 2's form holds the betas in % signal change, release 1's the signal itself at some
-    time after onset, also in % signal change.
-
-    Parameters
-    ----------
-    root : path
-    name : str
-        The subject.
-    points : sequence of {"1", …, "5", "34"}
-        Time points of release 1: the first volume after onset, the second, …; 34: the mean of the
-        third and the fourth, 4 to 8 s after onset.
-    **options
-        For `glm.single_trial_betas`.
-    """
-    values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
-    total = len(bids.list_runs(root, name))
-    for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
-        values.append(single_trial_betas(one.bold, one.onsets, one.tr, **options))
-        first = np.round(one.onsets / one.tr).astype(int)
-        percent = 100 * (one.bold / one.bold.mean(0) - 1)
-        for point in points:  # "34" averages its digits
-            signal[point].append(np.mean([percent[first + int(n) - 1] for n in point], axis=0))
-        shown += one.names
-        session += [one.session] * len(one.names)
-        run += [one.run] * len(one.names)
-        roi = one.roi
-
-    def of_subject(parts):
-        values = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
-        return bold5000.Betas(values, roi, shown, np.array(session), np.array(run), name)
-
-    for point in points:
-        bold5000.write_r1(root, of_subject(signal[point]), tr=point)
-    bold5000.write_r2(root, of_subject(values))
-    mark_complete(Path(root, BETAS), {"subject": name})
 
 
 def ready(root=None):

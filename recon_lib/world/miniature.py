@@ -16,6 +16,7 @@ from recon_lib.common.paths import data_folder
 from recon_lib.data import bold5000, stimuli, volumes
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.data.fetch import TRAINING, is_here
+from recon_lib.data.raw_betas import estimate_betas
 from recon_lib.data.release import BETAS, SIZE
 from recon_lib.world import experiment, scenes, subject, tuning
 
@@ -74,9 +75,8 @@ def write(root, sessions, voxels, seed, snr):
         brain = (seed, number)
         person = subject.make_subject(voxels[name], brain, int(plan.session.max()), snr)
         response = tuning.responses(images, factors, voxels[name], brain)
-        experiment.scan(raw, name, person, plan, response, names, seed + number,
-                        repeated={names[i] for i in plan.repeated}, motion=True)
-        experiment.estimate_betas(raw, name, POINTS)
+        experiment.scan(raw, name, person, plan, response, names, seed + number, published=True)
+        estimate_betas(raw, name, POINTS)
         betas = bold5000.read_r2(raw, name)
         volumes.write_r2_volumes(raw, betas, volumes.read_masks(raw, name).ijk, origin=ORIGIN)
         for path in raw.glob(f"{name}_*"):

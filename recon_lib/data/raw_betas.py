@@ -1,0 +1,117 @@
+"""From a subject's raw runs to betas on disk: in the regions, as releases have them, or everywhere.
+
+The betas of regions are estimated as the course does it (`glm.single_trial_betas`), those of the
+whole brain with an HRF and a ridge fraction for each voxel (`single_trial.estimate`).
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas
+from tqdm import tqdm
+
+from recon_lib.bold.glm import single_trial_betas
+from recon_lib.bold.whole_brain import estimate_to_file, spool
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import mark_complete
+from recon_lib.data import bids, bold5000
+from recon_lib.data.release import BETAS, ROOT, SUBJECT
+from recon_lib.data.volumes import read_brain_mask
+
+
+def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
+    """Estimate single-trial betas from the raw runs and write them as the releases do.
+
+    Release 2's form holds the betas in % signal change, release 1's the signal itself at some
+    time after onset, also in % signal change.
+
+    Parameters
+    ----------
+    root : path
+    name : str
+        The subject.
+    points : sequence of {"1", …, "5", "34"}
+        Time points of release 1: the first volume after onset, the second, …; 34: the mean of the
+        third and the fourth, 4 to 8 s after onset.
+    **options
+        For `glm.single_trial_betas`.
+    """
+    values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
+    total = len(bids.list_runs(root, name))
+    for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
+        values.append(single_trial_betas(one.bold, one.onsets, one.tr, **options))
+        first = np.round(one.onsets / one.tr).astype(int)
+        percent = 100 * (one.bold / one.bold.mean(0) - 1)
+        for point in points:  # "34" averages its digits
+            signal[point].append(np.mean([percent[first + int(n) - 1] for n in point], axis=0))
+        shown += one.names
+        session += [one.session] * len(one.names)
+        run += [one.run] * len(one.names)
+        roi = one.roi
+
+    def of_subject(parts):
+        values = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
+        return bold5000.Betas(values, roi, shown, np.array(session), np.array(run), name)
+
+    for point in points:
+        bold5000.write_r1(root, of_subject(signal[point]), tr=point)
+    bold5000.write_r2(root, of_subject(values))
+    mark_complete(Path(root, BETAS), {"subject": name})
+
+
+def estimate_whole_brain(root=ROOT, name=SUBJECT, block=8192):
+    """Estimate betas of every voxel of the brain mask, in little memory; killed, it goes on.
+
+    While it works the runs lie unpacked in a folder beside the file (4 bytes a volume and voxel).
+
+    Parameters
+    ----------
+    root : path
+    name : str
+        The subject.
+    block : int
+        Voxels worked on at a time.
+
+    Returns
+    -------
+    Path
+        `derivatives/betas/NAME_whole-brain.h5` under `root`: `betas` (trials, voxels) in % signal
+        change, `hrf` and `fraction` (voxels,) as `single_trial.estimate` chooses them, `ijk`
+        (voxels, 3) places in the volume, `stimuli`, `session` and `run` of each trial.
+
+    Raises
+    ------
+    DataError
+        If the file is there already, or a run's TR is not BOLD5000's.
+    """
+    path = Path(root, "derivatives/betas", f"{name}_whole-brain.h5")
+    if path.exists():
+        raise DataError(f"{path} is there already; remove it to estimate the betas anew")
+    masks = read_brain_mask(root, name)
+    numbers = bids.list_runs(root, name)
+
+    def load(session, run):
+        one = bids.read_run(root, name, session, run, masks=masks)
+        if abs(one.tr - bold5000.TR) > 1e-3:
+            raise DataError(f"session {session} run {run} has a TR of {one.tr} s; expected "
+                            f"{bold5000.TR} s as in all of BOLD5000's runs")
+        return one.bold, one.onsets
+
+    folder = path.with_suffix(".runs")
+    loaders = [lambda n=n: load(*n) for n in numbers]
+    runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder)
+    trials = pandas.DataFrame([(session, run, shown) for session, run in numbers
+                               for shown in bids.read_events(root, name, session, run)[2]],
+                              columns=["session", "run", "stimuli"])
+    again = trials.drop_duplicates().stimuli.duplicated().any()  # a picture in two runs
+    beside = {"ijk": masks.ijk, "session": trials.session.to_numpy(), "run": trials.run.to_numpy(),
+              "stimuli": trials.stimuli.to_numpy("S")}
+    try:
+        estimate_to_file(runs, path, bold5000.TR, block, beside,
+                         labels=trials.stimuli.to_numpy(str) if again else None)
+    finally:
+        for bold, _ in runs:
+            bold.file.close()
+    shutil.rmtree(folder, ignore_errors=True)
+    return path
