@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from filelock import FileLock
 
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent, save_latent
@@ -28,12 +29,32 @@ def random_unet(condition_size, image_channels=3, patch=8):
 
 
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory):
+def once(tmp_path_factory, request):
+    """`once(name, make)` is a folder that `make(folder)` filled, once for all workers of xdist."""
+    base = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        base = base.parent  # that of this run of pytest; each worker's own lies in it
+
+    def folder(name, make):
+        made = base / name
+        with FileLock(base / f"{name}.lock"):
+            if not (base / f"{name}.done").exists():
+                made.mkdir()
+                make(made)
+                (base / f"{name}.done").touch()
+        return made
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def miniature(once):
     """Folder of a whole experiment of 222 trials and 74 voxels, betas estimated. Leave it as is."""
-    root = tmp_path_factory.mktemp("experiment") / "mini"
-    experiment.build(root, 0, voxels=VOXELS, **DESIGN)
-    experiment.estimate_betas(root)
-    return root
+    def make(folder):
+        experiment.build(folder / "mini", 0, voxels=VOXELS, **DESIGN)
+        experiment.estimate_betas(folder / "mini")
+
+    return once("experiment", make) / "mini"
 
 
 @pytest.fixture(scope="session")
@@ -43,15 +64,16 @@ def loaded(miniature):
 
 
 @pytest.fixture(scope="session")
-def tiny_model(loaded, tmp_path_factory):
+def tiny_model(loaded, once):
     """Path of a random conditional model, its latent beside it."""
-    folder = tmp_path_factory.mktemp("model")
-    latent = fit_latent(loaded.train_pictures, load_factor_net("eye"), pixels=6, features=8)
-    latent.memory = latent.transform(training_pictures(loaded, extra=25))
-    save_latent(latent, folder / "latent.safetensors")
-    info = dict(prediction="x0", schedule="cosine", image_size=64)
-    save_model(random_unet(15), folder / "model.safetensors", info)
-    return folder / "model.safetensors"
+    def make(folder):
+        latent = fit_latent(loaded.train_pictures, load_factor_net("eye"), pixels=6, features=8)
+        latent.memory = latent.transform(training_pictures(loaded, extra=25))
+        save_latent(latent, folder / "latent.safetensors")
+        info = dict(prediction="x0", schedule="cosine", image_size=64)
+        save_model(random_unet(15), folder / "model.safetensors", info)
+
+    return once("model", make) / "model.safetensors"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -71,9 +93,11 @@ VOXELS_OF = {
 
 
 @pytest.fixture(scope="session")
-def mini_release(tmp_path_factory):
+def mini_release(once):
     """Folder of a miniature of BOLD5000 with three subjects. Leave it as it is."""
-    root = tmp_path_factory.mktemp("release") / "BOLD5000"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mini, "REPEATED", 4)
-        return mini.build(root, PEOPLE, VOXELS_OF)
+    def make(folder):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(mini, "REPEATED", 4)
+            mini.build(folder / "BOLD5000", PEOPLE, VOXELS_OF)
+
+    return once("release", make) / "BOLD5000"

@@ -155,6 +155,7 @@ def numbers(x):
     return x.astype(float) if x.dtype.kind in "biufO" else x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", CASES)
 def test_right_or_refused(name, change):

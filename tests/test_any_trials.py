@@ -136,6 +136,7 @@ def test_distances_that_have_no_answer_are_refused():
     refused(lambda: metrics.nearest_training_distance(a, [["x"] * 4]), "real numbers")
 
 
+@pytest.mark.slow
 @ANY
 @given(SEED, st.sampled_from(["same", "shifted", "0 to 1", "-1 to 1", "NaN", "float", "int64"]))
 def test_ssim_knows_its_scale(seed, what):

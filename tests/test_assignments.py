@@ -93,6 +93,7 @@ def test_every_test_says_what_is_wrong(name):
             assert not isinstance(last, ast.Expr), grade_id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_release_gives_nothing_away(course, name):
     release = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)
@@ -115,6 +116,7 @@ def test_release_gives_nothing_away(course, name):
             assert "raise NotImplementedError()" in known[grade_id].source
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_answers_are_told_why(name):
     """One pass through the reference; at each exercise first every wrong answer of the guide."""
@@ -180,6 +182,7 @@ def solved(notebook, name):
     return notebook
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_reference_earns_full_points(course, name):
     answers = solved(colab_copy(course, name), name)
@@ -203,6 +206,7 @@ def test_reference_earns_full_points(course, name):
     assert all("right as far as" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_untouched_release_earns_nothing(course, name):
     release = nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4)

@@ -90,6 +90,7 @@ def test_the_plain_unet_attends_at_every_level(shared):
     assert early.shape == x.shape and (early - late).abs().max() > 1e-4
 
 
+@pytest.mark.slow
 def test_gathering_one_script_keeps_the_rows_of_the_others(shared, tmp_path):
     """Also after an interruption; a script that fails now has no row from before."""
     _, gather = shared
@@ -258,6 +259,7 @@ def test_sampling_speed_counts_twenty_passes_a_picture(shared, clock):
     assert [r["peer"] for r in made] == pytest.approx([0.2, 0.2])
 
 
+@pytest.mark.slow
 def test_the_glm_benchmark_runs(shared, monkeypatch):
     """All of it on a few voxels: answers are compared within, equal work stands side by side."""
     import glm
@@ -276,6 +278,7 @@ def test_the_glm_benchmark_runs(shared, monkeypatch):
     assert all(r["ours"] > 0 for r in made.values())
 
 
+@pytest.mark.slow
 def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeypatch):
     import betas
 
@@ -305,6 +308,7 @@ def test_the_experiment_benchmark_measures_all_three_steps(shared, monkeypatch):
     assert made[4]["ours"] < 1 and made[3]["ours"] > 0.1  # torch alone takes that much
 
 
+@pytest.mark.slow
 def test_the_identification_benchmark_holds_its_score_against_all_peers(
     shared, monkeypatch, miniature, loaded
 ):

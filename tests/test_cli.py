@@ -82,6 +82,7 @@ def release_args(data, model, out, *more):
             "--device", "cpu", *more]
 
 
+@pytest.mark.slow
 def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
     code, out, err = run(*release_args(miniature, tiny_model, tmp_path, "--seed", 3))
     assert code == 0 and "reconstructions.npz" in out
@@ -102,6 +103,7 @@ def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
         "grid.png", "reconstructions.npz", "reconstructions.png", "scores.json"}
 
 
+@pytest.mark.slow
 def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path):
     code, _, _ = run(*release_args(miniature, tiny_model, tmp_path, "--release", 1))
     assert code == 0 and (tmp_path / "reconstructions.npz").exists()
@@ -127,6 +129,7 @@ def test_nan_voxels_are_dropped_and_counted(run, own, tiny_model):
     assert code == 0
 
 
+@pytest.mark.slow
 def test_nan_voxels_of_a_release_are_dropped_and_counted(run, copy, tiny_model, tmp_path):
     path = copy / NPY.format("LHLOC")
     values = np.load(path)
@@ -246,6 +249,7 @@ def test_bad_models(refused, miniature, tmp_path):
     attempt("not a readable checkpoint", folder / "virus.pt")
 
 
+@pytest.mark.slow
 def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
     """A training that is refused leaves the old pair; a pair that is none is refused."""
     train = ["train", "conditional", "--data", miniature, "--device", "cpu", "--steps", 1,
@@ -279,6 +283,7 @@ def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_p
             "--out", tmp_path / "out", "--mirror", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkeypatch):
     from recon_lib import recipes
 
@@ -302,6 +307,7 @@ def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkey
             "--dream", miniature)
 
 
+@pytest.mark.slow
 def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     """A folder, grey or in colour, becomes a model of such pictures; TensorBoard gets the log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -347,6 +353,7 @@ def test_numbers_without_a_meaning_are_refused(refused, miniature, tiny_model, t
     refused("steps is 1001; choose 1 to 1000", *base, "--steps", 1001)
 
 
+@pytest.mark.slow
 def test_the_newer_results_are_scored(run, miniature, own, tiny_model, tmp_path):
     out = tmp_path / "both"
     assert run(*release_args(miniature, tiny_model, out))[0] == 0
@@ -369,6 +376,7 @@ def test_betas_of_nothing(refused, tmp_path):
     refused("sub-CSI1", "betas", "--data", tmp_path)
 
 
+@pytest.mark.slow
 def test_as_a_program_of_its_own(tmp_path):
     """No traceback from three libraries down."""
     def program(*args):
@@ -384,6 +392,7 @@ def test_as_a_program_of_its_own(tmp_path):
                                                 "score", "haxby", "run"))
 
 
+@pytest.mark.slow
 def test_held_out_categories_and_several_subjects(run, refused, mini_release, tmp_path):
     out = ["--out", tmp_path]
     train = ["train", "conditional", "--steps", 1, "--batch", 4, "--device", "cpu",

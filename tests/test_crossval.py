@@ -59,6 +59,7 @@ def grey(tmp_path_factory):
     return data, out
 
 
+@pytest.mark.slow
 def test_grey_pictures_stay_grey(grey):
     data, out = grey
     assert set(out) == {"diffusion", "shuffled_brain", "ridge", "retrieval", "mean_image", "fold"}

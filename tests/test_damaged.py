@@ -133,6 +133,7 @@ def equal(a, b):
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_files(shelf, name):
     path, read = shelf / name, READERS[name]
@@ -160,6 +161,7 @@ def test_damaged_files(shelf, name):
         path.write_bytes(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(SUMS))
 def test_a_flipped_bit_is_noticed(shelf, name, flips=100):
     """At places all over the file: one line, or the very same values."""

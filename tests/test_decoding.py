@@ -156,6 +156,7 @@ def test_what_the_baselines_show(results, loaded):
         assert len({bytes(p) for p in pictures[name]}) > 12  # each trial has its own
 
 
+@pytest.mark.slow
 def test_the_same_again(loaded, tiny_model, results):
     again = reconstruct(loaded, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
     for name, part in results.items():
@@ -245,6 +246,7 @@ def test_judge_space_sees_things_and_pixels(loaded, classifiers):
     assert (pixels**2).sum(1).mean() == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
     """Fewer voxels than were simulated: still every decoder that makes sense."""
     part = experiment.load(miniature, rois=("LOC", "EarlyVis"))
@@ -318,6 +320,7 @@ def test_haxby_drives_a_model(haxby):
     assert kind_of(["scrambledpix", "cat"]).tolist() == [KINDS.index("scrambled"), 1]
 
 
+@pytest.mark.slow
 def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby, classifiers):
     score_blocks = partial(scores_of_blocks, classifiers=classifiers)
     perfect = score_blocks(haxby | {"reconstruction": haxby["seen"]}, permutations=100)["scores"]

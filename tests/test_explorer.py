@@ -45,6 +45,7 @@ def test_every_explorer_has_an_example():
     assert found == set(EXAMPLES)
 
 
+@pytest.mark.slow
 def test_every_control_reaches_the_picture_and_the_numbers(named):
     name, box = named
     for key, control in box.controls.items():
@@ -59,6 +60,7 @@ def test_every_control_reaches_the_picture_and_the_numbers(named):
         box.reset.click()
 
 
+@pytest.mark.slow
 def test_no_corner_of_the_controls_is_out_of_bounds(named):
     """Each control at each end, then all at random: nothing raises, every number is finite."""
     name, box = named
@@ -76,6 +78,7 @@ def test_no_corner_of_the_controls_is_out_of_bounds(named):
     box.reset.click()
 
 
+@pytest.mark.slow
 def test_a_figure_drawn_on_again_is_the_figure_drawn_anew(named):
     _, box = named
     for key, control in box.controls.items():
@@ -86,6 +89,7 @@ def test_a_figure_drawn_on_again_is_the_figure_drawn_anew(named):
     assert box.figure is not box.draw(box.numbers)
 
 
+@pytest.mark.slow
 def test_reset_and_labels(named):
     _, box = named
     start, state = shown(box), {key: c.value for key, c in box.controls.items()}

@@ -151,6 +151,7 @@ def test_the_guide_stands_beside_the_model(tmp_path):
     assert load_guidance_model("conditional", model, info)[0].config["condition_size"] is None
 
 
+@pytest.mark.slow
 def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, monkeypatch):
     """The main job, the choice of its settings, own data and Haxby's subject all do."""
     for name in ("model.safetensors", "latent.safetensors"):

@@ -28,7 +28,10 @@ from recon_lib.training.checkpoints import load_checkpoint, load_model, save_che
 from recon_lib.unet import UNet
 from recon_lib.world import experiment
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL and forkserver")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs SIGKILL and forkserver"),
+]
 
 VOXELS = dict.fromkeys(KEYS, 2)
 DESIGN = dict(runs_per_session=(1, 1), repeated=4, test_trials=12)

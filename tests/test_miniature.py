@@ -180,6 +180,7 @@ def test_a_leak_between_subjects_is_refused(mini_release):
     refuses(lambda: release.load_subjects(mini_release, ["CSI1", "CSI1"]), "expected each once")
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_path):
     subjects = release.load_subjects(mini_release, ["CSI1", "CSI4"])
     recipes.train_stage("conditional", subjects.values(), tmp_path, steps=2, batch=4, device="cpu")
@@ -191,6 +192,7 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 64, 64, 3)
 
 
+@pytest.mark.slow
 def test_another_network_for_larger_pictures(mini_release, tmp_path):
     x = release.load(mini_release, "CSI1", size=128)
     network, start = dict(channels=(8, 16), width=16, attention=(1,)), None

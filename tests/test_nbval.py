@@ -10,6 +10,7 @@ import pytest
 from test_notebooks import faults
 
 ROOT = Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.slow
 SETUP = (ROOT / "notebooks" / "_setup_cell.py").read_text(encoding="utf-8").strip()
 SLIDER = """import math
 from matplotlib.figure import Figure

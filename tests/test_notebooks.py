@@ -163,6 +163,7 @@ def fresh_session(tmp_path, env, pip="pass"):
         capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
 
 
+@pytest.mark.slow
 def test_setup_cell_fetches_the_course_and_pins_what_is_there(tmp_path, upstream):
     done = fresh_session(tmp_path, upstream)
     assert done.returncode == 0, done.stderr
@@ -200,6 +201,7 @@ def render():
     return module
 
 
+@pytest.mark.slow
 def test_the_series_is_executed_and_rendered(render, tmp_path, monkeypatch):
     monkeypatch.setattr(render, "HERE", tmp_path)
     monkeypatch.setattr(render, "BUILD", tmp_path / "build")

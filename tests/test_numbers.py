@@ -88,6 +88,7 @@ def train_on(capability, out, precision):
     train(out, precision)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs forkserver")
 def test_a_cpu_without_bf16_trains_as_well(tmp_path):
     """Full precision on an old CPU, and bf16 emulated there, end at the loss of this one."""

@@ -28,6 +28,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_render(name):
     out = io.BytesIO()

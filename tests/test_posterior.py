@@ -37,6 +37,7 @@ def world():
     return pictures, latent, decoder, decoder.vector(betas[:12], np.arange(1, 13) % 4 + 1)
 
 
+@pytest.mark.slow
 def test_a_tensor_has_the_latent_of_its_picture(world):
     pictures, latent, *_ = world
     encoded = latent.encode(to_batch(pictures[:5])).detach().numpy()

@@ -12,6 +12,7 @@ import torch
 from test_training import fit, loader, losses, network
 
 TESTS = Path(__file__).parent
+pytestmark = pytest.mark.slow
 MEMBER = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])

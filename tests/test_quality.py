@@ -111,6 +111,7 @@ def pictures():
     return [draw(sample_factors(150, seed)) for seed in (31, 32, 33)]
 
 
+@pytest.mark.slow
 def test_scores_know_scenes_from_wreckage(pictures):
     real, train, other = pictures
     good = quality.quality(other, real, JUDGE, train)
@@ -148,6 +149,7 @@ def test_confidence_counts_what_the_judge_is_sure_of(pictures):
     assert quality.read_confidently(grey, JUDGE)["kind"] in (0, 1)  # five equal pictures
 
 
+@pytest.mark.slow
 def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(recipes, "EXTRA", 50)
     save_model(random_unet(None), tmp_path / "model.safetensors",
@@ -164,6 +166,7 @@ def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "samples.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_conditional_model_draws_what_is_dreamt(
     miniature, loaded, tiny_model, tmp_path, monkeypatch
 ):

@@ -34,6 +34,7 @@ def right(net, pictures, factors):
     return {key: (read[key].argmax(1) == factors[key]).mean() for key in NAMES}
 
 
+@pytest.mark.slow
 def test_it_reads_scenes_that_it_has_not_seen(scenes):
     factors, pictures = scenes
     assert min(right(load_referee(), pictures, factors).values()) >= 0.97
@@ -43,6 +44,7 @@ def test_it_reads_scenes_that_it_has_not_seen(scenes):
         assert np.corrcoef(read[key], factors[key])[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_it_bears_an_unsteady_hand(scenes):
     factors, pictures = scenes
     poor = to_pictures(unsteady(to_batch(pictures), torch.Generator().manual_seed(1)))
@@ -50,6 +52,7 @@ def test_it_bears_an_unsteady_hand(scenes):
     assert min(right(load_referee(), poor, factors).values()) >= 0.95
 
 
+@pytest.mark.slow
 def test_it_is_not_content_with_what_contents_the_eye(scenes):
     """Pixels moved a little along the eye's gradient to another thing: sisters fall for it."""
     factors, pictures = scenes
@@ -93,6 +96,7 @@ def test_edges_do_not_care_what_is_light_and_what_is_dark(scenes):
     torch.testing.assert_close(one[:, DIRECTIONS:], -other[:, DIRECTIONS:])
 
 
+@pytest.mark.slow
 def test_the_scores_have_both_readers(scenes):
     factors, pictures = scenes
     scores = factors_read(pictures, factors, load_classifiers())
@@ -111,6 +115,7 @@ def test_a_referee_is_no_judge(tmp_path):
     assert torch.equal(again(x)["kind"], load_referee()(x)["kind"])
 
 
+@pytest.mark.slow
 def test_one_command_trains_all_readers_and_the_card_says_how(tmp_path, monkeypatch):
     seeds = [seed for seed, *_ in recipes.READERS.values()]
     assert len(set(seeds)) == 3  # no two of them learnt from the same scenes

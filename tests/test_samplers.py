@@ -24,6 +24,7 @@ def noise(n=1, shape=(1, 64, 64), seed=0):
     return initial_noise(n, shape, seed).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [linear_schedule, cosine_schedule])
 @pytest.mark.parametrize(
     "sampler, steps", [(ddpm, 1000), (ddim, 400), (dpm_solver, 50)]

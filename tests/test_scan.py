@@ -16,6 +16,7 @@ def world():
     return scan.simulate(sessions=1, voxels={"LHPPA": 30, "RHLOC": 20}, seed=1)
 
 
+@pytest.mark.slow
 def test_shapes_and_repeats(world):
     assert len(world.runs) == 10 and world.runs[0][0].shape == (194, 50)
     assert world.truth.shape == (370, 50) and world.session.tolist() == [1] * 370

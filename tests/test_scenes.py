@@ -87,6 +87,7 @@ def test_other_sizes_show_the_same_scene(size):
         assert np.corrcoef(a, b)[0, 1] > 0.95
 
 
+@pytest.mark.slow
 def test_light_tints_the_picture():
     scene = sample_factors(60, 9)
     mean = []
@@ -102,6 +103,7 @@ def test_light_tints_the_picture():
     assert blue_share[2].mean() > blue_share[0].mean()  # the night is bluer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eye", "judge"])
 def test_the_shipped_networks_read_scenes_they_have_not_seen(name):
     factors = sample_factors(150, 777)

@@ -45,6 +45,7 @@ def score(betas, truth):
     return correlate_columns(betas, truth).mean()
 
 
+@pytest.mark.slow
 def test_the_hrf_is_found(world):
     runs, _, truth, shape = world
     fit = single_trial.hrf_fit(runs, TR)
@@ -92,6 +93,7 @@ def test_the_fraction_follows_the_noise(world):
     assert clean.mean() > loud.mean() + 0.2
 
 
+@pytest.mark.slow
 def test_fraction_by_hand(world):
     """The streaming sums give the leave-one-run-out error of the definition."""
     runs, labels, _, shape = world
@@ -112,6 +114,7 @@ def test_fraction_by_hand(world):
     assert (best == chosen).mean() > 0.95
 
 
+@pytest.mark.slow
 def test_the_chain_beats_plain_lsa(world):
     runs, labels, truth, _ = world
     plain = np.concatenate([single_trial_betas(b, o, TR) for b, o in runs])
@@ -133,6 +136,7 @@ def test_noise_components_are_orthonormal_and_shared(world):
         single_trial.noise_components(runs, TR, pool, 31)
 
 
+@pytest.mark.slow
 def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monkeypatch):
     runs, labels, _, _ = world
     whole = single_trial.estimate(runs, TR, labels)
@@ -263,6 +267,7 @@ def test_a_damaged_run_is_not_left_open(tmp_path):
     assert np.array_equal(again[:], np.float32(bold)) and np.array_equal(told, onsets)
 
 
+@pytest.mark.slow
 def test_runs_may_be_h5_data_sets(world, tmp_path):
     runs, labels, _, _ = world
     with h5py.File(tmp_path / "runs.h5", "w") as file:

@@ -30,6 +30,7 @@ def test_trajectory_is_the_sampler_seen_from_inside():
     assert torch.equal(ideal(x_t[4], t), x0[4])
 
 
+@pytest.mark.slow
 def test_stepper_ends_at_the_sample(box):
     noise = initial_noise(3, (3, 8, 8), 4)
     ends = {"DPM-Solver++": dpm_solver, "DDIM": ddim, "DDPM": ddpm}

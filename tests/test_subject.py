@@ -85,6 +85,7 @@ def test_too_few_pictures_for_a_design():
         design_for(19)
 
 
+@pytest.mark.slow
 def test_responses_are_standardised_and_repeatable(pictures, base):
     assert base.shape == (200, sum(VOXELS.values())) and base.dtype == np.float32
     assert np.abs(base.mean(0)).max() < 1e-4
@@ -102,6 +103,7 @@ def test_each_hemisphere_sees_the_other_half(pictures, base):
     assert np.median(kept[columns("RHEarlyVis")]) < 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, follows, ignores",
     [("kind", ["LOC"], ["OPA", "PPA", "RSC"]), ("hue", ["LOC"], ["OPA", "PPA", "RSC"]),
@@ -116,6 +118,7 @@ def test_higher_areas_follow_their_factors_and_no_others(pictures, base, name, f
         assert kept[columns(*follows)].mean() < 0.95
 
 
+@pytest.mark.slow
 def test_pictures_without_factors_drive_every_area_by_what_they_show(pictures):
     images = pictures[0]
     plain = responses(images, None, VOXELS, 0)

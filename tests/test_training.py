@@ -55,6 +55,7 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a.values(), b.values(), strict=True))
 
 
+@pytest.mark.slow
 def test_the_loss_falls_and_the_files_are_there(tmp_path):
     fit(tmp_path, epochs=20, lr=3e-3, grids=2)
     curve = [loss for _, loss in losses(tmp_path / "run")]
@@ -69,6 +70,7 @@ def test_the_loss_falls_and_the_files_are_there(tmp_path):
     assert list((tmp_path / "run").glob(".partial*")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("conditional", [False, True])
 def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, conditional, monkeypatch):
     whole = fit(tmp_path, "whole", conditional, epochs=3)
@@ -119,6 +121,7 @@ def test_training_works_outside_the_main_thread(tmp_path):
     assert len(losses(tmp_path / "run")) == 2
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     fit(tmp_path, epochs=1)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
@@ -130,6 +133,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
     assert checkpoint.read_bytes() == kept
 
 
+@pytest.mark.slow
 def test_warm_start_is_the_unconditional_network(tmp_path):
     prior = fit(tmp_path, "prior", epochs=3)
     for name in ("checkpoint.pt", "model.safetensors"):
@@ -143,6 +147,7 @@ def test_warm_start_is_the_unconditional_network(tmp_path):
     assert losses(tmp_path / "warm")[0][0] == 1  # a new training, not a resumed one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
 def test_a_start_that_has_seen_the_test_is_refused(tmp_path, name):
     told = {kind: {"split": "category", "held": kind.split("+")} for kind in ("cat", "cat+dog")}
@@ -157,6 +162,7 @@ def test_a_start_that_has_seen_the_test_is_refused(tmp_path, name):
         fit(tmp_path, "new", True, model_in=start, info=told[then], max_steps=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
 def test_an_unconditional_start_is_the_null_branch_of_the_conditional_network(tmp_path, name):
     told = fit(tmp_path, "told", True, epochs=8, drop=0.5, lr=0.02)
@@ -173,6 +179,7 @@ def test_an_unconditional_start_is_the_null_branch_of_the_conditional_network(tm
     assert losses(tmp_path / "alone")[0][0] == 1
 
 
+@pytest.mark.slow
 def test_a_model_counts_the_steps_of_the_models_that_it_began_from(tmp_path):
     def steps(name):
         return load_model(tmp_path / name / "model.safetensors")[1]["steps"]
@@ -207,6 +214,7 @@ def test_a_training_without_an_end_or_a_step_is_refused(tmp_path):
             fit(tmp_path, **wrong)
 
 
+@pytest.mark.slow
 def test_seconds_that_are_over_stay_over(tmp_path):
     fit(tmp_path, seconds=0.5, epochs=100_000)
     curve = losses(tmp_path / "run")
@@ -225,6 +233,7 @@ class Shuffled(torch.utils.data.DataLoader):
         super().__init__(dataset, batch_size=8, shuffle=True, generator=generator)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("generator", [None, torch.Generator()])
 def test_a_dataloader_is_shuffled_by_the_seed_and_resumed_where_it_was(tmp_path, generator):
     torch.manual_seed(1)
@@ -262,6 +271,7 @@ def test_what_prepares_runs_only_when_the_training_may_write(tmp_path):
     assert called == [True]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n, shape", [(4, (2, 4)), (11, (2, 8)), (24, (4, 8))])
 def test_grids_hold_whole_rows(tmp_path, n, shape):
     from PIL import Image
@@ -297,6 +307,7 @@ def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
     assert state["last_epoch"] == 1
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_the_same_weights(tmp_path, monkeypatch):
     plain = fit(tmp_path, "plain", epochs=1, precision="no")
     real, calls = torch.compile, []
@@ -352,6 +363,7 @@ def test_a_malicious_checkpoint_is_refused_and_not_run(tmp_path, monkeypatch):
     assert not (tmp_path / "exploded").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["checkpoint.pt", "model.safetensors"])
 def test_damaged_missing_and_foreign_files_are_refused_in_one_line(tmp_path, name):
     fit(tmp_path, epochs=1)
@@ -414,6 +426,7 @@ recipes.fit(
 """
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     one = network(condition_size=3, dropout=0.0)
     fit(tmp_path, "one", True, loader=loader(batch_size=8, vectors=True), lr=3e-3, model=one)

@@ -48,6 +48,7 @@ def test_the_shipped_models_are_what_the_shell_trains(name):
         k: list(v) if isinstance(v, tuple) else v for k, v in recipes.NETWORK.items()}
 
 
+@pytest.mark.slow
 def test_the_explorer_follows_its_controls():
     box = explore_cost.cost_explorer()
     before = dict(box.numbers)

@@ -26,6 +26,7 @@ def inputs(b=3, channels=3, side=16, seed=1):
     return torch.randn(b, channels, side, side, generator=g), torch.randint(1000, (b,), generator=g)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("side", [8, 12, 32])
 @pytest.mark.parametrize("blocks, patch", [(1, 1), (2, 2)])
@@ -108,6 +109,7 @@ def test_condition_starts_without_effect():
     assert model(x, t).any()
 
 
+@pytest.mark.slow
 def test_a_colour_is_learnt_from_the_condition_alone():
     torch.manual_seed(0)
     model = UNet(**{**SMALL, "condition_size": 3})

@@ -27,6 +27,7 @@ def test_responses_in_the_explorer_add_up():
     np.testing.assert_allclose(numbers["train"], np.sum(shifted, 0), atol=1e-9)
 
 
+@pytest.mark.slow
 def test_glm_playground_reacts_as_theory_says():
     box = explore_bold.glm_playground()
     controls = box.controls

@@ -41,6 +41,7 @@ def lesion(world):
         model, info, decoder, betas, 1, roi, IMAGES, FACTORS)
 
 
+@pytest.mark.slow
 def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
     box, vectors, likelihood, recall = guidance
@@ -59,6 +60,7 @@ def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     box.reset.click()
 
 
+@pytest.mark.slow
 def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
     model, (box, *_) = world[0], guidance
     rows = []
@@ -77,6 +79,7 @@ def test_evaluations_are_those_of_the_network(world, guidance, monkeypatch):
     box.reset.click()
 
 
+@pytest.mark.slow
 def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     model, info, _, decoder, betas, _ = world
     assert explore_guidance.nimble(model) is model  # nothing is gained without fast bfloat16
@@ -97,6 +100,7 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     assert np.isfinite(box.numbers["misfit"])
 
 
+@pytest.mark.slow
 def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
     box, vectors, likelihood, _ = guidance
     box.set(scale=0.0, interval="always", picture=0, seed=1)
@@ -110,6 +114,7 @@ def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
     box.reset.click()
 
 
+@pytest.mark.slow
 def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
     whole = lesion.numbers
     assert whole["off"] == () and whole["left"] == 1
@@ -123,6 +128,7 @@ def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
     lesion.reset.click()
 
 
+@pytest.mark.slow
 def test_a_lesion_is_told_by_the_judge(world, lesion):
     _, _, latent, decoder, betas, roi = world
     lesion.set(LOC=False, picture=4)

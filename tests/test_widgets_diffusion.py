@@ -48,6 +48,7 @@ def test_costs_know_the_shapes():
     assert shapes["leave"] == (48, 16, 16)
 
 
+@pytest.mark.slow
 def test_scrubber_reads_less_and_less(judge):
     box = wd.noising_scrubber(IMAGES, judge)
     box.controls["t"].value = 0
@@ -70,6 +71,7 @@ def test_scrubber_reads_less_and_less(judge):
     assert box.numbers["t"] == 300 and box.controls["draw"].value == 0
 
 
+@pytest.mark.slow
 def test_designer_shifts_the_snr():
     box = wd.schedule_designer(IMAGES[0])
     before = box.numbers["snr"]
@@ -85,6 +87,7 @@ def test_designer_shifts_the_snr():
     np.testing.assert_array_equal(box.numbers["snr"], before)
 
 
+@pytest.mark.slow
 def test_tour_counts_the_network_it_describes():
     box = wd.unet_tour()
     start = dict(box.numbers)
