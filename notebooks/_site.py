@@ -9,6 +9,7 @@ import html
 import json
 import posixpath
 import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -16,6 +17,9 @@ from bs4 import BeautifulSoup
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import _reference  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -30,10 +34,11 @@ brain, and shows how to tell what was read from what was invented. Every page is
 runs: on a laptop (<a href="{repository}">get the code</a>) or in Colab.</p>
 <p><img src="{picture}" alt="{alt}"></p>
 <ol class="contents">{entries}</ol>
-<p><a href="teaching.html">Teaching with this course</a>: a day, two weeks, a term.</p>"""
+<p><a href="teaching.html">Teaching with this course</a>: a day, two weeks, a term.
+<a href="reference.html">Reference</a>: what the library offers, function by function.</p>"""
 PICTURE = "docs/reconstructions.png"  # as in the README, with what it says there
 NOTE = ("<p class=note>Here is an explorer in a notebook that runs: sliders, and a figure that "
-        "follows them. On this page the figure below it stands in.</p>")  # fmt: skip
+        "follows them. On this page the figure below it stands in.</p>")
 
 
 def math_to_tokens(text, found):
@@ -102,10 +107,10 @@ def to_site(soup, pages, folder):
 def sections(soup, name, title):
     """What search finds: for each heading its page, anchor, text and what follows it."""
     found = [{"page": f"{name}.html", "title": title, "head": title, "text": ""}]
-    for part in soup.select("h1, h2, p, li, td, pre"):
-        if part.name in ("h1", "h2"):
+    for part in soup.select("h1, h2, h3, p, li, td, pre, dt, dd"):
+        if part.name in ("h1", "h2", "h3"):
             found.append({"page": f"{name}.html#{part.get('id', '')}", "title": title,
-                          "head": part.get_text(" ", strip=True), "text": ""})  # fmt: skip
+                          "head": part.get_text(" ", strip=True), "text": ""})
         else:
             found[-1]["text"] += " " + part.get_text(" ", strip=True)
     return [entry for entry in found if entry["text"]]
@@ -120,9 +125,9 @@ def describe(notebook):
 def frame(name, title, content, menu, neighbours=("", "")):
     """A whole page around its content."""
     items = "".join(f'<li><a href="{page}.html"{" aria-current=page" * (page == name)}>'
-                    f"{html.escape(text)}</a>" for page, text in menu)  # fmt: skip
+                    f"{html.escape(text)}</a>" for page, text in menu)
     onward = "".join(f'<a href="{page}.html">{html.escape(text)}</a>' if page else "<span></span>"
-                     for page, text in (pair or ("", "") for pair in neighbours))  # fmt: skip
+                     for page, text in (pair or ("", "") for pair in neighbours))
     return f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -158,36 +163,42 @@ def build(notebooks, target):
     """
     target.mkdir(parents=True, exist_ok=True)
     told = {name: describe(notebook) for name, notebook in notebooks.items()}
-    menu = [*((name, title) for name, (title, _) in told.items()), ("teaching", "Teaching")]
+    menu = [*((name, title) for name, (title, _) in told.items()), ("teaching", "Teaching"),
+            ("reference", "Reference")]
     index = []
     for i, (name, notebook) in enumerate(notebooks.items()):
         soup = BeautifulSoup(body_of(notebook), "html.parser")
         to_site(soup, notebooks, "notebooks")
         index += sections(soup, name, told[name][0])
         around = (("", "") if not i else (menu[i - 1][0], "← " + menu[i - 1][1]),
-                  (menu[i + 1][0], menu[i + 1][1] + " →"))  # fmt: skip
+                  (menu[i + 1][0], menu[i + 1][1] + " →"))
         page = frame(name, told[name][0], str(soup), menu, around)
         (target / f"{name}.html").write_text(page, encoding="utf-8")
 
     text = (ROOT / "docs" / "teaching.md").read_text(encoding="utf-8")
     by_number = {name[:2]: name for name in notebooks}
     text = re.sub(r"notebook (\d\d)", lambda m: f"[{m[0]}]({by_number[m[1]]}.ipynb)"
-                  if m[1] in by_number else m[0], text)  # fmt: skip
+                  if m[1] in by_number else m[0], text)
     soup = BeautifulSoup(body_of(nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_markdown_cell(text)])), "html.parser")  # fmt: skip
+        cells=[nbformat.v4.new_markdown_cell(text)])), "html.parser")
     to_site(soup, notebooks, "docs")
     index += sections(soup, "teaching", "Teaching")
     (target / "teaching.html").write_text(frame("teaching", "Teaching", str(soup), menu),
-                                          encoding="utf-8")  # fmt: skip
+                                          encoding="utf-8")
+
+    soup = BeautifulSoup(_reference.page(), "html.parser")
+    index += sections(soup, "reference", "Reference")
+    (target / "reference.html").write_text(frame("reference", "Reference", str(soup), menu),
+                                           encoding="utf-8")
 
     entries = "".join(f'<li><a href="{name}.html">{html.escape(title)}</a>'
                       f"<small>{html.escape(question)}</small>"
-                      for name, (title, question) in told.items())  # fmt: skip
+                      for name, (title, question) in told.items())
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     alt = re.search(rf"!\[(.+?)\]\({PICTURE}\)", readme)[1]
     picture = "data:image/png;base64," + base64.b64encode((ROOT / PICTURE).read_bytes()).decode()
     home = HOME.format(title=TITLE, repository=REPOSITORY, entries=entries, picture=picture,
-                       alt=html.escape(alt))  # fmt: skip
+                       alt=html.escape(alt))
     (target / "index.html").write_text(frame("index", TITLE, home, menu), encoding="utf-8")
     code = HtmlFormatter(style="friendly").get_style_defs(".highlight")
     (target / "site.css").write_text((HERE / "_site.css").read_text() + code)

@@ -25,7 +25,10 @@ from recon_lib.training.run import log_row
 from recon_lib.unet import UNet
 from recon_lib.world import experiment
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="limits as Linux has them"),
+]
 
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = np.random.default_rng(0).integers(0, 30_000, (40, 40, 40, 4), dtype=np.int16)

@@ -16,7 +16,7 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "build" / "browser"
 NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4)
-             for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}  # fmt: skip
+             for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
 
 
 def module():
@@ -36,12 +36,20 @@ def site(tmp_path_factory):
 
 def soups(site):
     return {path.name: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-            for path in site.glob("*.html")}  # fmt: skip
+            for path in site.glob("*.html")}
 
 
-def test_every_link_leads_somewhere(site):
-    pages, outside = soups(site), set()
-    assert set(pages) == {"index.html", "teaching.html"} | {f"{name}.html" for name in NOTEBOOKS}
+@pytest.fixture(scope="module")
+def pages(site):
+    """Every page as a soup. Leave it as it is."""
+    return soups(site)
+
+
+@pytest.mark.slow
+def test_every_link_leads_somewhere(pages):
+    outside = set()
+    others = {"index.html", "teaching.html", "reference.html"}
+    assert set(pages) == others | {f"{name}.html" for name in NOTEBOOKS}
     anchors = {name: {part["id"] for part in soup.select("[id]")} for name, soup in pages.items()}
     for name, soup in pages.items():
         for link in soup.select("a[href]"):
@@ -58,24 +66,26 @@ def test_every_link_leads_somewhere(site):
             assert (ROOT / link.removeprefix(f"{repository}/blob/main/")).exists(), link
 
 
-def test_every_notebook_is_reached_from_every_page(site):
-    for name, soup in soups(site).items():
+@pytest.mark.slow
+def test_every_notebook_is_reached_from_every_page(pages):
+    for name, soup in pages.items():
         menu = [link["href"] for link in soup.select("nav ul a")]
-        assert menu == [*(f"{n}.html" for n in NOTEBOOKS), "teaching.html"], name
+        assert menu == [*(f"{n}.html" for n in NOTEBOOKS), "teaching.html", "reference.html"], name
 
 
-def test_formulas_and_figures_are_on_the_page(site):
+@pytest.mark.slow
+def test_formulas_and_figures_are_on_the_page(pages, site):
+    formulas = sum(len(soup.select("math")) for soup in pages.values())
+    assert formulas > 10
     for name, soup in soups(site).items():
         setup = soup.select("details pre")  # shown as it is
         assert soup.get_text().count("NBVAL_") == sum("NBVAL_" in p.get_text() for p in setup)
         for code in soup.select("pre, code, script, annotation"):
             code.decompose()
         assert not re.search(r"\$\S+\$|\\[a-z]+|MATH\d", soup.get_text()), name
-        assert soup.select("img") or name == "teaching.html"
+        assert soup.select("img") or name in ("teaching.html", "reference.html")
         for image in soup.select("img"):
             assert image["src"].startswith("data:") and len(image["alt"]) >= 30, name
-    formulas = sum(len(soup.select("math")) for soup in soups(site).values())
-    assert formulas > 10
 
 
 def test_math_is_not_taken_for_emphasis():
@@ -85,13 +95,14 @@ def test_math_is_not_taken_for_emphasis():
     assert "<msub>" in found[0] and 'display="block"' in found[1]
 
 
+@pytest.mark.slow
 def test_site_in_a_browser(site):
     SHOTS.mkdir(parents=True, exist_ok=True)
     with chromium.page() as (page, complaints):
         page.goto((site / "index.html").as_uri())
         page.screenshot(path=SHOTS / "site.png")
         todo = page.eval_on_selector_all("nav ul a", "all => all.map(a => a.href)")
-        assert len(todo) == len(NOTEBOOKS) + 1
+        assert len(todo) == len(NOTEBOOKS) + 2
         for address in todo:
             page.goto(address)
             blank = page.eval_on_selector_all(
