@@ -201,7 +201,7 @@ def bench_quality(nets, images, held, truth, args, precision, seconds):
         print(f"  {name}: {steps[name]}, loss {losses[name]:.4f} ± {error:.4f}", flush=True)
         if args.kid:
             pictures = draw(guess, dpm_solver, args.kid, 20)
-            distances[name], error = quality.kid(truth, quality.judged(pictures))
+            distances[name], error = quality.kid(truth, quality.classifier_features(pictures))
             print(f"      KID {distances[name]:.4f} ± {error:.4f}", flush=True)
     made = []
     for score, values in (("loss on new scenes", losses), (f"KID of {args.kid}", distances)):
@@ -229,7 +229,7 @@ def bench_sampling(n, truth, precision):
         with low(precision):
             pictures = draw(denoise, sampler, n, steps)
         seconds = time.process_time() - start
-        result[name] = n / seconds, *quality.kid(truth, quality.judged(pictures))
+        result[name] = n / seconds, *quality.kid(truth, quality.classifier_features(pictures))
         print(f"  {name}: KID of {n} {result[name][1]:.4f} ± {result[name][2]:.4f}", flush=True)
     (fast, kid, _), (slow, other, _) = result.values()
     ours, peer = result
@@ -250,7 +250,7 @@ def rows(arguments=()):
     precision = args.precision or pick_precision("cpu")
     images = to_batch(scenes.draw(scenes.sample_factors(2000, 1)))
     new = scenes.draw(scenes.sample_factors(1000, 998))
-    truth, nets = quality.judged(new), networks()
+    truth, nets = quality.classifier_features(new), networks()
     made, seconds = bench_speed(nets, images, args.batch, precision)
     made += bench_evaluations(nets, precision)
     print(_table.table(made), flush=True)

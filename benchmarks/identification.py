@@ -4,9 +4,9 @@
 
 A conditional model is trained from nothing for so many seconds on the training trials of the
 embedded experiment, and reconstructs the mean response to each test picture. Its score is top-1:
-the share of pictures that are named right among all, by the judge's features. Beside it stand the
-peers that need no network, by the same judge, and the ideal observer, who knows the subject: no
-method can name more.
+the share of pictures that are named right among all, by the evaluation classifier's features.
+Beside it stand the peers that need no network, by the same judge, and the ideal observer, who knows
+the subject: no method can name more.
 """
 
 import tempfile
@@ -52,13 +52,13 @@ def train(x, latent, decoder, seconds):
 def rows():
     x = experiment.load(experiment.ready())
     train_trials = ~x.test
-    latent = fit_latent(x.train_pictures, load_factor_net("eye"))
+    latent = fit_latent(x.train_pictures, load_factor_net("feature_encoder"))
     known = latent.transform(x.train_pictures)
     decoder = fit_decoder(x.betas[train_trials], known, x.image[train_trials], SEED)
     betas, counts = x.averaged()
     vectors = decoder.vector(betas, counts)
     target = np.arange(len(betas))
-    space = report.judge_space(x.train_pictures, load_factor_net("judge"))
+    space = report.evaluation_space(x.train_pictures, load_factor_net("evaluation_classifier"))
     candidates = space(x.images[x.test_index])
 
     def top1(pictures):

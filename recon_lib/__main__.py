@@ -27,7 +27,9 @@ Model = Annotated[Path | None, typer.Option(help="Conditional model; default: th
 Scale = Annotated[float | None, typer.Option(help="Guidance scale; 1: none.")]
 Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.", min=1)]
 Strength = Annotated[float | None, typer.Option(help="Of the likelihood's pull; 0: none.")]
-Trust = Annotated[float | None, typer.Option(help="In the likeliest memory, in trials; 0: none.")]
+PseudoTrials = Annotated[float | None, typer.Option(
+    "--pseudo-trials", "--trust", help="Weight of the retrieval prior, in trials; 0: none."
+)]
 Candidates = Annotated[
     int | None, typer.Option(help="Drawn for each picture; the likeliest is kept.", min=1)
 ]
@@ -165,9 +167,11 @@ def quality(
     model: Annotated[str, typer.Option(help="A model of TinyScenes.")] = "unconditional",
     out: Out = RESULTS / "quality", n: Annotated[int, typer.Option(help="Samples.")] = 1000,
     steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
-    dream: Annotated[Path | None, typer.Option(help="Experiment to dream with.")] = None,
+    prior: Annotated[Path | None, typer.Option(
+        "--prior", "--dream", help="Experiment whose retrieval prior gives brain vectors."
+    )] = None,
     guide: Annotated[str | None, typer.Option(
-        help="A worse model to move away from: the shipped one is 'guide'."
+        help="Guidance model to move away from: the shipped one is 'guide'."
     )] = None,
 ):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
@@ -176,8 +180,8 @@ def quality(
     from recon_lib.data.release import load
     from recon_lib.training.run import pick_device
 
-    dreamer = None if dream is None else load(dream)
-    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), dreamer,
+    experiment = None if prior is None else load(prior)
+    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), experiment,
                                          guide)
     results.write_scores(out, table)
     results.save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
@@ -200,13 +204,13 @@ def reconstruct(
     folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
     train_steps: Annotated[int, typer.Option(help="0: no network, the exact denoiser.")] = 0,
     model: Model = None, seed: Seed = 0, scale: Scale = None, steps: Steps = None,
-    strength: Strength = None, candidates: Candidates = None, trust: Trust = None,
+    strength: Strength = None, candidates: Candidates = None, pseudo_trials: PseudoTrials = None,
     device: Device = "auto",
 ):
     """Reconstruct held-out pictures: from a release (--data), or from your own arrays.
 
     How to sample was chosen on training trials; --scale, --steps, --strength, --candidates and
-    --trust choose otherwise.
+    --pseudo-trials choose otherwise.
     """
     from recon_lib import results
     from recon_lib.decoding.crossval import CrossValidation
@@ -214,7 +218,7 @@ def reconstruct(
     from recon_lib.training.run import pick_device
 
     asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates,
-                 pseudo_trials=trust)
+                 pseudo_trials=pseudo_trials)
     sampling = replace(SAMPLING, **{k: v for k, v in asked.items() if v is not None})
     device = pick_device(device)
     if (images is None) != (betas is None):
@@ -234,7 +238,7 @@ def reconstruct(
         own.groups = own.runs
     options = CrossValidation(folds, model, train_steps, sampling=sampling, device=device,
                               out_dir=out / "folds")
-    results.reconstruct_own(out, own, options, seed, say)
+    results.reconstruct_arrays(out, own, options, seed, say)
 
 
 @app.command()

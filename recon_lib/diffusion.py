@@ -68,7 +68,7 @@ def snr(alpha_bar):
     return alpha_bar / (1 - alpha_bar)
 
 
-def levels(t, alpha_bar):
+def amplitudes(t, alpha_bar):
     """Signal and noise amplitudes a and s at time t, shaped (b, 1, 1, 1) for pictures.
 
     Parameters
@@ -83,15 +83,15 @@ def levels(t, alpha_bar):
     return left.sqrt(), (1 - left).sqrt()
 
 
-def _levels_for(x, t, alpha_bar, *others):
-    """`levels` for pictures, which must be pictures: other shapes would be blown up unnoticed."""
+def _amplitudes_for(x, t, alpha_bar, *others):
+    """`amplitudes` for pictures (b, C, H, W): other shapes would be broadcast unnoticed."""
     for y in (x, *others):
         if y.ndim != 4:
             raise ValueError(f"pictures of shape {tuple(y.shape)}; expected (b, C, H, W)")
         if len(y) not in (1, t.numel()):  # one picture may be shown at many times
             raise DataError(f"{t.numel()} times for {len(y)} pictures; expected a time for each: "
                             "use t.expand(b) for one time")
-    return levels(t, alpha_bar)
+    return amplitudes(t, alpha_bar)
 
 
 def add_noise(x0, t, noise, alpha_bar):
@@ -113,13 +113,13 @@ def add_noise(x0, t, noise, alpha_bar):
     DataError
         If there is not one time for each picture.
     """
-    a, s = _levels_for(x0, t, alpha_bar, noise)
+    a, s = _amplitudes_for(x0, t, alpha_bar, noise)
     return a * x0 + s * noise
 
 
 def target(x0, t, noise, alpha_bar, prediction):
     """What a network is asked for: x0, the noise eps, or v = a eps - s x0 (Salimans & Ho 2022)."""
-    a, s = _levels_for(x0, t, alpha_bar)
+    a, s = _amplitudes_for(x0, t, alpha_bar)
     if prediction == "x0":
         return x0
     if prediction == "eps":
@@ -141,7 +141,7 @@ def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
     floor : float
         Smallest amplitude ever divided by.
     """
-    a, s = _levels_for(output, t, alpha_bar)
+    a, s = _amplitudes_for(output, t, alpha_bar)
     if prediction == "x0":
         return output
     if prediction == "eps":
@@ -153,13 +153,13 @@ def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
 
 def to_eps(x0, x_t, t, alpha_bar, floor=1e-3):
     """The noise that takes x0 to x_t: (x_t - a x0) / s, with s at least `floor`."""
-    a, s = _levels_for(x0, t, alpha_bar)
+    a, s = _amplitudes_for(x0, t, alpha_bar)
     return (x_t - a * x0) / s.clamp(min=floor)
 
 
 def to_v(x0, x_t, t, alpha_bar, floor=1e-3):
     """v = (a x_t - x0) / s, with s at least `floor`."""
-    a, s = _levels_for(x0, t, alpha_bar)
+    a, s = _amplitudes_for(x0, t, alpha_bar)
     return (a * x_t - x0) / s.clamp(min=floor)
 
 
@@ -204,7 +204,7 @@ def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=No
     output = model(x_t, t, condition, keep).float()
     error = F.mse_loss(output, target(x0, t, noise, alpha_bar, prediction), reduction="none")
     if prediction == "x0":
-        error = error / levels(t, alpha_bar)[1].square().clamp(min=FLOOR)
+        error = error / amplitudes(t, alpha_bar)[1].square().clamp(min=FLOOR)
     return error.mean()
 
 
@@ -256,7 +256,7 @@ def ideal_denoiser(images, alpha_bar, log_prior=None):
     away = flat - centre
 
     def denoise(x_t, t):
-        a, s = (level.view(-1, 1) for level in levels(t, alpha_bar))  # (b, 1)
+        a, s = (level.view(-1, 1) for level in amplitudes(t, alpha_bar))  # (b, 1)
         # log N(x_t; a x, s²) = x_t.x a/s² - a²|x|²/2s² + what does not depend on x
         fit = a * ((x_t.flatten(1) - a * centre) @ away.T) - a**2 * away.square().sum(1) / 2
         fit = fit / s.square().clamp(min=1e-8)

@@ -9,7 +9,7 @@ import math
 import torch
 
 from recon_lib.common.errors import DataError
-from recon_lib.diffusion import levels
+from recon_lib.diffusion import amplitudes
 
 
 def inside(interval, t, alpha_bar):
@@ -111,7 +111,7 @@ def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, large
             x = x_t.detach().requires_grad_()
             x0 = denoise(x, t)
             gradient, = torch.autograd.grad(log_likelihood(x0).sum(), x)
-        a, s = levels(t, alpha_bar)
+        a, s = amplitudes(t, alpha_bar)
         change = s.square() / a.clamp(min=0.05) * gradient
         size = change.square().mean((1, 2, 3), keepdim=True).sqrt()
         change = change * (largest / size.clamp(min=1e-12)).clamp(max=1)

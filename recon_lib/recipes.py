@@ -35,8 +35,8 @@ from recon_lib.decoding.retrieval_prior import (
     EXTRA,
     EXTRA_SEED,
     brain_guidance,
-    dream,
-    found,
+    prior_rows,
+    sample_prior,
     several,
     training_pictures,
 )
@@ -49,10 +49,10 @@ from recon_lib.decoding.sampling import (
     load_conditional,
     sample_pictures,
 )
-from recon_lib.scores.hog_net import Referee, unsteady
+from recon_lib.scores.hog_net import HogNet, distorted
 from recon_lib.scores.identification import top_k
 from recon_lib.scores.quality import quality
-from recon_lib.scores.report import factors_read, judge_space, load_classifiers
+from recon_lib.scores.report import evaluation_space, factors_read, load_classifiers
 from recon_lib.training.checkpoints import load_model, located, read_weights
 from recon_lib.training.cost import PLANS
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
@@ -62,16 +62,16 @@ from recon_lib.world import scenes
 READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "eye": (101, 20_000, 6, FactorNet, noisy),
     "judge": (202, 12_000, 5, FactorNet, noisy),
-    "referee": (303, 10_000, 8, Referee, unsteady),  # another architecture, poorer drawings
+    "referee": (303, 10_000, 8, HogNet, distorted),  # another architecture, poorer drawings
 }
 NETWORK = PLANS["T4"]["network"]  # of the shipped models
-GUIDE_NETWORK = dict(channels=(32, 64, 96, 128), patch=2, attention=(2, 3))  # of the worse one
-GUIDE_STEPS = 4500
+GUIDANCE_NETWORK = dict(channels=(32, 64, 96, 128), patch=2, attention=(2, 3))
+GUIDANCE_STEPS = 4500
 NEW_SEED, CHOICE_SEED = 998, 997  # pictures that no training sees: to score, to choose with
 
 
 def train_readers(out):
-    """Train the network that gives features and the two that score: `features`, `referee`."""
+    """Train the network that gives features and the two that score: `features`, `hog_net`."""
     held = scenes.sample_factors(1000, seed=999)
     pictures = scenes.draw(held)
     for name, (seed, n, epochs, kind, spoil) in READERS.items():
@@ -98,7 +98,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
     experiment : Experiment, or sequence of Experiment
     out : path
         Gets `model.safetensors` and what `loop.train` writes; for the conditional model
-        also `latent.safetensors`, without which it is of no use: the latent, and the memory.
+        also `latent.safetensors`, without which it is of no use: latent and retrieval prior.
     extra : int, optional
         See `retrieval_prior.training_pictures`.
     seed, options
@@ -113,8 +113,8 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         if start is not None and read_weights(start)[1]["condition_size"] is not None:
             latent = load_latent(located(start).with_name(LATENT))  # the one that it listens to
         else:
-            latent = fit_latent(shown, load_factor_net("eye"))
-        latent.memory = known = latent.transform(pictures)
+            latent = fit_latent(shown, load_factor_net("feature_encoder"))
+        latent.prior = known = latent.transform(pictures)
         sources = []
         for x in subjects:
             mine = latent.transform(x.train_pictures)
@@ -128,7 +128,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
 
 def plan(stage):
     """What is special about a stage: options of `fit`."""
-    return {"steps": GUIDE_STEPS, "network": GUIDE_NETWORK} if stage == "guide" else {}
+    return {"steps": GUIDANCE_STEPS, "network": GUIDANCE_NETWORK} if stage == "guide" else {}
 
 
 def train_own(pictures, out, size=64, stage="unconditional", **options):
@@ -222,8 +222,8 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     x, train = experiment, ~experiment.test
     net, decoder = with_decoder(model_path, x, seed)
     latent = net.latent
-    if x.factors is None or latent.memory is None:
-        raise DataError("found pictures without factors, or a model without a memory; use "
+    if x.factors is None or latent.prior is None:
+        raise DataError("found pictures without factors, or a model without a prior; use "
                         "TinyScenes and a model that `train conditional` made")
     order = np.random.default_rng(seed).permutation(int(train.sum()))
     _, first = np.unique(x.image[train][order], return_index=True)
@@ -237,10 +237,10 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
             torch.Generator().manual_seed(seed),
         ).numpy()
     classifiers = load_classifiers()
-    features = judge_space(x.train_pictures, classifiers[""])
-    shown = found(latent.memory, latent.transform(x.train_pictures))
-    unseen = np.delete(latent.memory, shown[shown >= 0], axis=0)  # what was seen is forgotten
-    guidance = brain_guidance(decoder, replace(latent, memory=unseen), net.guidance_model)
+    features = evaluation_space(x.train_pictures, classifiers[""])
+    shown = prior_rows(latent.prior, latent.transform(x.train_pictures))
+    unseen = np.delete(latent.prior, shown[shown >= 0], axis=0)  # what was seen is forgotten
+    guidance = brain_guidance(decoder, replace(latent, prior=unseen), net.guidance_model)
     known, rows = features(seen), []
     for setting in settings:
         pictures = sample_pictures(net.model, net.info, vectors, seed, setting, guidance)
@@ -250,7 +250,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
 
 
 def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1, device="cpu"):
-    """Scores of samples away from a worse model, for some scales and intervals.
+    """Scores of samples away from a guidance model, for some scales and intervals.
 
     Held against scenes that are there for this choice alone (`CHOICE_SEED`).
 
@@ -268,14 +268,14 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
     list of dict
         For each setting the scores of `quality.quality`.
     """
-    (model, info), worse = load_model(path, device), load_model(guide, device)
+    (model, info), other = load_model(path, device), load_model(guide, device)
     real = scenes.draw(scenes.sample_factors(n, CHOICE_SEED), info["image_size"])
-    judge = load_factor_net("judge")
-    return [quality(sample_pictures(model, info, n, seed, setting, Guidance(worse)), real, judge)
-            for setting in settings]
+    classifier = load_factor_net("evaluation_classifier")
+    return [quality(sample_pictures(model, info, n, seed, setting, Guidance(other)), real,
+                    classifier) for setting in settings]
 
 
-def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", dreamer=None,
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", experiment=None,
                    guide=None):
     """Scores of samples without a brain, for the card of a model of TinyScenes.
 
@@ -287,11 +287,11 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         Samples, and as many new scenes to compare with.
     steps : int
         Of DPM-Solver++(2M).
-    dreamer : Experiment, optional
-        Then a conditional model draws brain vectors that it dreams first, as a subject of this
-        experiment would have sent them; see `retrieval_prior.dream`.
+    experiment : Experiment, optional
+        Then a conditional model draws for vectors of its retrieval prior, as a subject of this
+        experiment would have sent them; see `retrieval_prior.sample_prior`.
     guide : path, or the name of a shipped model, optional
-        Then the samples move away from this worse model, see `guidance.guided`.
+        Then the samples move away from this guidance model, see `guidance.guided`.
 
     Returns
     -------
@@ -301,22 +301,23 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
     pictures : (n, H, W, 3) uint8 array
         The samples.
     """
-    if dreamer is not None and guide is not None:
-        raise DataError("found an experiment to dream with and a guide; give one of them: a guide "
-                        "is for samples that no vector leads")
+    if experiment is not None and guide is not None:
+        raise DataError("found an experiment and a guidance model; give one of them: the second "
+                        "is for samples without brain vectors")
     vectors, sampling, guidance = n, replace(PLAIN, steps=steps), None
-    if dreamer is None:
+    if experiment is None:
         model, info = load_model(path, device)
         if guide is not None:
             sampling = replace(AUTOGUIDANCE, steps=steps)
             guidance = Guidance(load_model(guide, device))
     else:
-        net, decoder = with_decoder(path, dreamer, seed, device)
+        net, decoder = with_decoder(path, experiment, seed, device)
         model, info, guidance = net.model, net.info, Guidance(net.guidance_model)
-        vectors = dream(decoder, net.latent.memory, n, SAMPLING.pseudo_trials, seed)
+        vectors = sample_prior(decoder, net.latent.prior, n, SAMPLING.pseudo_trials, seed)
         sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
     made = sample_pictures(model, info, vectors, seed, sampling, guidance)
-    rows, judge = {"samples": made, "new scenes": new[:n]}, load_factor_net("judge")
-    return {name: quality(pictures, new[n:], judge, known) for name, pictures in rows.items()}, made
+    classifier = load_factor_net("evaluation_classifier")
+    rows = {"samples": made, "new scenes": new[:n]}
+    return {name: quality(drawn, new[n:], classifier, known) for name, drawn in rows.items()}, made

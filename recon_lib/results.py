@@ -54,9 +54,9 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     say(f"reconstructions are in {out / RELEASE}")
 
 
-def reconstruct_own(out, own, options, seed, say):
-    """Reconstruct every trial of anybody's data into `out`; see `crossval.reconstruct_own`."""
-    pictures = crossval.reconstruct_own(own, options, seed, say)
+def reconstruct_arrays(out, own, options, seed, say):
+    """Reconstruct every trial of anybody's data into `out`; see `crossval.cross_validate`."""
+    pictures = crossval.cross_validate(own, options, seed, say)
     fold = pictures.pop("fold")
     save_arrays(out / OWN, truth=own.images, trial_image=own.trial_image, fold=fold, **pictures)
     say(f"{len(fold)} reconstructions are in {out / OWN}; score them with "
@@ -106,10 +106,10 @@ def draw_release(out, seen, pictures):
     save_figure(out / "grid.png", grid)
 
 
-def score_own(out, permutations, say):
-    """Score what `reconstruct_own` left in `out`; write the scores and the figure."""
+def score_arrays(out, permutations, say):
+    """Score what `cross_validate` left in `out`; write the scores and the figure."""
     arrays = load_arrays(out / OWN)
-    table = report.score_own(arrays, permutations)
+    table = report.score_cross_validated(arrays, permutations)
     write_scores(out, table)
     _, show = np.unique(arrays["trial_image"], return_index=True)
     show = show[spread(len(show), min(8, len(show)))]
@@ -127,7 +127,7 @@ def score(out, permutations, say):
     last = max(there, key=lambda path: path.stat().st_mtime_ns, default=out / RELEASE)
     if len(there) > 1:
         say(f"scoring {last}, the newer of the two results in {out}")
-    (score_own if last.name == OWN else score_release)(out, permutations, say)
+    (score_arrays if last.name == OWN else score_release)(out, permutations, say)
 
 
 def spread(n, some):
@@ -142,7 +142,7 @@ def save_arrays(path, **arrays):
 
 
 def load_arrays(path):
-    """Read an .npz that `reconstruct_release` or `reconstruct_own` wrote.
+    """Read an .npz that `reconstruct_release` or `cross_validate` wrote.
 
     Raises
     ------

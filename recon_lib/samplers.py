@@ -38,7 +38,7 @@ def _generators(n, seed, first, stream=0):
     ]
 
 
-def ladder(alpha_bar, steps):
+def even_times(alpha_bar, steps):
     """Times from the noisiest downwards, equally spaced.
 
     Starts at the very last time, where x_T is pure noise, and stops one step short of the
@@ -53,7 +53,7 @@ def ladder(alpha_bar, steps):
     return (torch.linspace(len(alpha_bar), 0, steps + 1)[:-1].round().long() - 1).tolist()
 
 
-def log_snr_ladder(alpha_bar, steps, noisiest=-5.0):
+def log_snr_times(alpha_bar, steps, noisiest=-5.0):
     """Times from the noisiest downwards, equally spaced in log(a / s).
 
     This is the time in which DPM-Solver's curve is smooth (Lu et al. 2022, sec. 4). On a cosine
@@ -71,9 +71,9 @@ def log_snr_ladder(alpha_bar, steps, noisiest=-5.0):
     Returns
     -------
     list of int, length `steps`, strictly falling
-        It ends where `ladder` does.
+        It ends where `even_times` does.
     """
-    equal = ladder(alpha_bar, steps)
+    equal = even_times(alpha_bar, steps)
     first, last = equal[0], equal[-1]
     log_ratio = snr(alpha_bar.double()).log().cpu() / 2  # (T,), falling with t
     log_ratio = log_ratio.clamp(max=8.5)  # infinite without noise; float32 knows no less than this
@@ -90,7 +90,7 @@ def _times(x, t):
     return torch.full((len(x),), t, dtype=torch.long, device=x.device)
 
 
-def _levels(alpha_bar, t):
+def _amplitudes(alpha_bar, t):
     """Amplitudes (a, s) at time t as floats; after the last time there is no noise."""
     if t is None:
         return 1.0, 0.0
@@ -124,13 +124,13 @@ def ddim(denoise, x_T, alpha_bar, steps=50, eta=0.0, seed=0, first=0, callback=N
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; choose 0 (no fresh noise) to 1 (DDPM)")
     generators = _generators(len(x_T), seed, first, stream=1) if eta else []
-    times = ladder(alpha_bar, steps)
+    times = even_times(alpha_bar, steps)
     x = x_T
     for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
         x0 = denoise(x, _times(x, t))
         if callback is not None:
             callback(i, t, x, x0)
-        (a, s), (a_next, s_next) = _levels(alpha_bar, t), _levels(alpha_bar, t_next)
+        (a, s), (a_next, s_next) = _amplitudes(alpha_bar, t), _amplitudes(alpha_bar, t_next)
         # the fresh noise that a Gaussian posterior of x_{t_next} given x_t and x0 asks for
         fresh = eta * (s_next / s) * max(0.0, 1 - (a / a_next) ** 2) ** 0.5 if s else 0.0
         eps = to_eps(x0, x, _times(x, t), alpha_bar)
@@ -154,10 +154,10 @@ def ddpm(denoise, x_T, alpha_bar, steps=1000, seed=0, first=0, callback=None):
 def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, one evaluation a step.
 
-    Parameters as in `ddim`; deterministic. Its steps are those of `log_snr_ladder`; the last one,
+    Parameters as in `ddim`; deterministic. Its steps are those of `log_snr_times`; the last one,
     to no noise at all, returns the estimate itself.
     """
-    times = log_snr_ladder(alpha_bar, steps)
+    times = log_snr_times(alpha_bar, steps)
     x, before, h_before = x_T, None, None
     for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
         x0 = denoise(x, _times(x, t))
@@ -165,7 +165,7 @@ def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
             callback(i, t, x, x0)
         if t_next is None:
             return x0
-        (a, s), (a_next, s_next) = _levels(alpha_bar, t), _levels(alpha_bar, t_next)
+        (a, s), (a_next, s_next) = _amplitudes(alpha_bar, t), _amplitudes(alpha_bar, t_next)
         ratio = (a * s_next) / (s * a_next)  # exp(-h), h the step in log(a / s)
         h = -torch.tensor(ratio, dtype=torch.float64).log().item()
         guess = x0

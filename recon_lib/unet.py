@@ -38,7 +38,7 @@ def normalise(channels):
     return nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)
 
 
-def zeroed(layer):
+def zero_init(layer):
     """The same layer with all its parameters at zero: a branch that starts by doing nothing."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -54,10 +54,10 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
         self.time = nn.Linear(width, 2 * channels_out)
         # at zero the conditional network is the unconditional one: an exact warm start
-        self.condition = zeroed(nn.Linear(width, 2 * channels_out)) if conditional else None
+        self.condition = zero_init(nn.Linear(width, 2 * channels_out)) if conditional else None
         self.norm2 = normalise(channels_out)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = zeroed(nn.Conv2d(channels_out, channels_out, 3, padding=1))
+        self.conv2 = zero_init(nn.Conv2d(channels_out, channels_out, 3, padding=1))
         same = channels_in == channels_out
         self.skip = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
@@ -79,7 +79,7 @@ class Attention(nn.Module):
         self.heads = max(1, channels // head)
         self.norm = normalise(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+        self.out = zero_init(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x):  # (b, c, h, w) -> (b, c, h, w)
         b, c, height, width = x.shape
@@ -213,7 +213,7 @@ class UNet(nn.Module):
         self.middle = nn.ModuleList([stage(last, last, True), stage(last, last, False)])
         last = channels[0]
         self.norm = normalise(last)
-        self.leave = zeroed(nn.Conv2d(last, pixels, 3, padding=1))
+        self.leave = zero_init(nn.Conv2d(last, pixels, 3, padding=1))
 
     def embed(self, condition, keep, n):
         """Embedding of the condition, (n, width): the null embedding where it is not kept."""

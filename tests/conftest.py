@@ -67,8 +67,9 @@ def loaded(miniature):
 def tiny_model(loaded, once):
     """Path of a random conditional model, its latent beside it."""
     def make(folder):
-        latent = fit_latent(loaded.train_pictures, load_factor_net("eye"), pixels=6, features=8)
-        latent.memory = latent.transform(training_pictures(loaded, extra=25))
+        encoder = load_factor_net("feature_encoder")
+        latent = fit_latent(loaded.train_pictures, encoder, pixels=6, features=8)
+        latent.prior = latent.transform(training_pictures(loaded, extra=25))
         save_latent(latent, folder / "latent.safetensors")
         info = dict(prediction="x0", schedule="cosine", image_size=64)
         save_model(random_unet(15), folder / "model.safetensors", info)

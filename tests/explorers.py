@@ -57,7 +57,8 @@ def denoising_stepper():
 def simple_brain(each=40):
     """The shipped model and a decoder of voxels that are noisy sums of a picture's latent.
 
-    LOC sees the eye's features only, EarlyVis the pixels only, the others a little of all.
+    LOC sees the feature encoder's features only, EarlyVis the pixels only, the others a little of
+    all.
     """
     net = load_conditional(MODEL)
     model, info, latent = net.model, net.info, net.latent
@@ -77,9 +78,9 @@ def simple_brain(each=40):
 def guidance_explorer():
     model, info, latent, decoder, betas, _ = simple_brain()
     likelihood = partial(brain_log_likelihood, decoder, latent)
-    recall = partial(retrieval_prior.recall, decoder, latent.transform(IMAGES[::-1]))
+    prior = partial(retrieval_prior.with_pseudo_trials, decoder, latent.transform(IMAGES[::-1]))
     return explore_guidance.guidance_explorer(
-        model, info, likelihood, recall, decoder.vector(betas), IMAGES)
+        model, info, likelihood, prior, decoder.vector(betas), IMAGES)
 
 
 def lesion_explorer():
@@ -93,7 +94,7 @@ EXAMPLES = {
     "glm_playground": explore_bold.glm_playground,
     "roi_explorer": roi_explorer,
     "noising_scrubber": lambda: explore_diffusion.noising_scrubber(
-        IMAGES, load_factor_net("judge")),
+        IMAGES, load_factor_net("evaluation_classifier")),
     "schedule_designer": lambda: explore_diffusion.schedule_designer(IMAGES[0]),
     "unet_tour": explore_diffusion.unet_tour,
     "denoising_stepper": denoising_stepper,

@@ -218,12 +218,12 @@ def test_guidance_goes_from_one_answer_through_the_other(batch, scale, predictio
 def test_ladders_fall_and_keep_their_ends(alpha_bar, steps, noisiest):
     if not 1 <= steps <= len(alpha_bar):
         with pytest.raises(ValueError, match=f"steps is {steps}; choose 1 to {len(alpha_bar)}"):
-            samplers.ladder(alpha_bar, steps)
+            samplers.even_times(alpha_bar, steps)
         return
-    plain = samplers.ladder(alpha_bar, steps)
+    plain = samplers.even_times(alpha_bar, steps)
     even = [len(alpha_bar) * (steps - i) / steps - 1 for i in range(steps)]
     assert max(abs(a - b) for a, b in zip(plain, even, strict=True)) < 0.501
-    for times in (plain, samplers.log_snr_ladder(alpha_bar, steps, noisiest)):
+    for times in (plain, samplers.log_snr_times(alpha_bar, steps, noisiest)):
         assert len(times) == steps and times[0] == len(alpha_bar) - 1 and times[-1] >= 0
         assert all(a > b for a, b in zip(times, times[1:], strict=False))
 
@@ -253,8 +253,8 @@ def test_a_schedule_may_end_without_any_noise(name, eta):
     alpha_bar = torch.tensor([1.0, 0.9, 0.5, 0.1, 0.0])
     x_T = samplers.initial_noise(2, (1, 2, 2))
     for steps in range(1, 6):
-        last = samplers.ladder(alpha_bar, steps)[-1]
-        assert samplers.log_snr_ladder(alpha_bar, steps)[-1] == last
+        last = samplers.even_times(alpha_bar, steps)[-1]
+        assert samplers.log_snr_times(alpha_bar, steps)[-1] == last
         made = sample(name, lambda x, t: x.tanh(), x_T, alpha_bar, steps, eta)
         assert made.isfinite().all() and made.abs().max() <= 1
 
@@ -272,7 +272,7 @@ def test_ddim_in_a_gaussian_world_is_a_product(alpha_bar, steps, seed, variance)
     def denoise(x, t):
         return share(level[t]).view(-1, 1, 1, 1) * x
 
-    factor, times = 1.0, samplers.ladder(alpha_bar, steps)
+    factor, times = 1.0, samplers.even_times(alpha_bar, steps)
     for t, later in zip(times, [*times[1:], None], strict=True):
         left, after = level[t], torch.tensor(1.0) if later is None else level[later]
         eps = (1 - left.sqrt() * share(left)) / (1 - left).sqrt()
@@ -314,7 +314,7 @@ def test_evidence_is_a_normal_density(b, d, pixels, seed):
     weights, x_mean, y_mean = rng.normal(size=(3, d)), rng.normal(size=3), rng.normal(size=d)
     encode = torch.as_tensor(rng.normal(size=(pixels, 3)), dtype=torch.float32)
     root = np.tril(rng.normal(size=(d, d)) / 4, -1) + np.diag(rng.uniform(0.5, 2, d))
-    decoder = SimpleNamespace(root=root, channel=SimpleNamespace(
+    decoder = SimpleNamespace(root=root, forward=SimpleNamespace(
         weights=weights, x_mean=x_mean, y_mean=y_mean))
     latent = SimpleNamespace(encode=lambda pictures: pictures.flatten(1) @ encode,
                              on=lambda device: latent)

@@ -19,7 +19,7 @@ from recon_lib.decoding.sampling import PLAIN, Guidance, load_conditional, sampl
 from recon_lib.training import run as runs
 from recon_lib.training.checkpoints import load_model, save_model
 
-DECODERS = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
+DECODERS = {"diffusion", "conditional", "map_retrieval", "ridge", "retrieval", "mean_image",
             "unconditional", "shuffled_brain", "brain_vector", "encoding_model", "ideal_observer",
             "chance", "truth", "noise_ceiling"}
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
@@ -292,7 +292,7 @@ def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkey
     assert code == 0, err
     path = tmp_path / "guide" / "model.safetensors"
     guide, info = load_model(path)
-    assert guide.config["channels"] == list(recipes.GUIDE_NETWORK["channels"])
+    assert guide.config["channels"] == list(recipes.GUIDANCE_NETWORK["channels"])
     assert info["steps"] == 1
     asked = []
     monkeypatch.setattr(recipes, "EXTRA", 50)
@@ -303,7 +303,7 @@ def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkey
     assert guide.config["channels"] not in asked
     assert run(*quality, "--guide", path)[0] == 0
     assert guide.config["channels"] in asked
-    refused("an experiment to dream with and a guide", *quality, "--guide", path,
+    refused("an experiment and a guidance model", *quality, "--guide", path,
             "--dream", miniature)
 
 

@@ -12,13 +12,13 @@ from recon_lib.data.arrays import load_trials
 from recon_lib.data.pictures import square_arrays
 from recon_lib.decoding.crossval import (
     CrossValidation,
+    cross_validate,
     cut_and_paste,
-    reconstruct_own,
     small_unet,
     wrong_vectors,
 )
 from recon_lib.decoding.sampling import SAMPLING
-from recon_lib.scores.report import score_own
+from recon_lib.scores.report import score_cross_validated
 
 ONE_STEP = replace(SAMPLING, steps=1, candidates=1)
 
@@ -53,7 +53,7 @@ def grey(tmp_path_factory):
     folder, said = tmp_path_factory.mktemp("folds"), []
     options = CrossValidation(folds=2, train_steps=4, pool=64, out_dir=folder,
                               sampling=replace(ONE_STEP, steps=3))
-    out = reconstruct_own(data, options, say=said.append)
+    out = cross_validate(data, options, say=said.append)
     assert len(said) == 2 and "fold 1 of 2: 24 training, 24 test" in said[0]
     assert {p.name for p in folder.iterdir()} == {"fold_1", "fold_2"}
     return data, out
@@ -87,7 +87,7 @@ def test_no_fold_shows_its_own_test_pictures(grey):
 
 def test_ridge_reads_a_linear_brain(grey):
     data, out = grey
-    scores = score_own(arrays_of(data, out), permutations=100)
+    scores = score_cross_validated(arrays_of(data, out), permutations=100)
     table, info = scores["single_trial"], scores["info"]
     assert info == {"trials": 48, "pictures": 24, "permutations": 100, "folds": 2}
     assert table["ridge"]["two_way"] > 0.75 and table["ridge"]["p_value"] < 0.02
@@ -102,30 +102,30 @@ def test_ridge_reads_a_linear_brain(grey):
 def test_a_ready_model_needs_no_training(tiny_model, tmp_path):
     data = world(n=12, side=64, repeats=1)
     options = CrossValidation(3, tiny_model, sampling=ONE_STEP, out_dir=tmp_path)
-    out = reconstruct_own(data, options, say=len)
+    out = cross_validate(data, options, say=len)
     assert out["diffusion"].shape == (12, 64, 64, 3)
     assert not any(tmp_path.iterdir())
-    again = reconstruct_own(data, options, say=len)
+    again = cross_validate(data, options, say=len)
     assert all(np.array_equal(out[name], again[name]) for name in out)
-    alone = reconstruct_own(data, replace(options, folds=None), say=len)
+    alone = cross_validate(data, replace(options, folds=None), say=len)
     assert sorted(alone["fold"]) == list(range(12))  # each picture by itself
 
 
 def test_a_ready_model_must_fit_the_pictures(tiny_model):
     options = CrossValidation(2, tiny_model, sampling=ONE_STEP)
     with pytest.raises(DataError, match="makes pictures of 64 pixels .* yours have 16"):
-        reconstruct_own(world(n=8), options, say=len)
+        cross_validate(world(n=8), options, say=len)
     with pytest.raises(DataError, match="3 channels, yours have 64 and 1"):
-        reconstruct_own(world(n=8, side=64, channels=1), options, say=len)
+        cross_validate(world(n=8, side=64, channels=1), options, say=len)
 
 
 def test_a_picture_on_both_sides_is_refused(tiny_model):
     data = world(n=6, side=64, repeats=2)
     by_run = replace(data, groups=np.arange(12) // 6)  # runs that share their pictures
     with pytest.raises(DataError, match="in the training set too"):
-        reconstruct_own(by_run, CrossValidation(None, tiny_model, sampling=ONE_STEP), say=len)
+        cross_validate(by_run, CrossValidation(None, tiny_model, sampling=ONE_STEP), say=len)
     with pytest.raises(DataError, match="13 folds of 6 groups"):
-        reconstruct_own(data, CrossValidation(13, tiny_model, sampling=ONE_STEP), say=len)
+        cross_validate(data, CrossValidation(13, tiny_model, sampling=ONE_STEP), say=len)
 
 
 def test_wrong_vectors_are_never_fitted_ones():

@@ -140,20 +140,20 @@ UNFIT = {
 @pytest.mark.parametrize("unfit", UNFIT)
 def test_pictures_on_another_scale_are_not_taken_for_uint8(unfit):
     pictures, message = UNFIT[unfit]
-    judge = load_factor_net("judge")
-    for call in (uint8_pictures, lambda x: BatchLoader(x, 4), lambda x: read_factors(judge, x),
-                 lambda x: embed(judge, x)):  # fmt: skip
+    classifier = load_factor_net("evaluation_classifier")
+    for call in (uint8_pictures, lambda x: BatchLoader(x, 4), lambda x: read_factors(classifier, x),
+                 lambda x: embed(classifier, x)):  # fmt: skip
         with pytest.raises(DataError, match=message):
             call(pictures)
 
 
 def test_whole_numbers_of_any_type_are_the_same_pictures():
     assert uint8_pictures(PICTURES) is PICTURES
-    wanted = embed(load_factor_net("judge"), PICTURES)
+    wanted = embed(load_factor_net("evaluation_classifier"), PICTURES)
     for change in (np.int64, np.float32, np.float16, torch.from_numpy, list):
         same = change(PICTURES) if change in (torch.from_numpy, list) else PICTURES.astype(change)
         assert np.array_equal(uint8_pictures(same), PICTURES)
-        assert np.array_equal(embed(load_factor_net("judge"), same), wanted)
+        assert np.array_equal(embed(load_factor_net("evaluation_classifier"), same), wanted)
         assert np.array_equal(BatchLoader(same, 4).images, PICTURES.transpose(0, 3, 1, 2))
     black = np.zeros((2, 8, 8, 1))
     assert not uint8_pictures(black).any()

@@ -17,18 +17,18 @@ from recon_lib.common.errors import DataError
 from recon_lib.decoding import baselines, sampling
 from recon_lib.decoding.haxby import drive, kind_of, others_in_run
 from recon_lib.decoding.reconstruct import reconstruct
-from recon_lib.decoding.retrieval_prior import found, likeliest
+from recon_lib.decoding.retrieval_prior import map_retrieval, prior_rows
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, sample_pictures
 from recon_lib.samplers import to_uint8
 from recon_lib.scores.haxby import score_blocks as scores_of_blocks
-from recon_lib.scores.report import METRICS, judge_space, load_classifiers, score
+from recon_lib.scores.report import METRICS, evaluation_space, load_classifiers, score
 from recon_lib.training.checkpoints import load_model, save_model
 from recon_lib.world import experiment
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
 ONE_STEP = replace(SAMPLING, steps=1, candidates=1)
 TWO_STEPS = replace(SAMPLING, steps=2)
-PICTURES = {"diffusion", "conditional", "remembered", "ridge", "retrieval", "mean_image",
+PICTURES = {"diffusion", "conditional", "map_retrieval", "ridge", "retrieval", "mean_image",
             "unconditional", "shuffled_brain"}
 VECTORS = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
 
@@ -109,7 +109,7 @@ def test_no_brain_vectors_come_from_what_is_no_number(bad):
     assert np.allclose(vectors[:, -1], [1, 0.5**0.5, 0.5, 1])
     vectors[1, 0] = bad
     with pytest.raises(DataError, match="brain vectors hold NaN"):
-        likeliest(decoder, latents.astype(np.float32), vectors)
+        map_retrieval(decoder, latents.astype(np.float32), vectors)
 
 
 def test_samples_follow_vector_noise_and_guidance(model):
@@ -237,8 +237,8 @@ def test_a_perfect_decoder_scores_one(loaded, classifiers):
     assert row["ssim"] == pytest.approx(1) and row["p_value"] < 0.1
 
 
-def test_judge_space_sees_things_and_pixels(loaded, classifiers):
-    features = judge_space(loaded.train_pictures, classifiers[""])
+def test_evaluation_space_sees_things_and_pixels(loaded, classifiers):
+    features = evaluation_space(loaded.train_pictures, classifiers[""])
     known = features(loaded.train_pictures)
     things, pixels = known[:, :96], known[:, 96:]
     assert np.abs(known.mean(0)).max() < 1e-4
@@ -311,7 +311,7 @@ def test_haxby_drives_a_model(haxby):
     assert counts.tolist() == [12] * 8
     assert set(np.array(KINDS)[names]) == {"bottle", "cat", "chair", "face", "house", "scissors",
                                            "shoe", "scrambled"}
-    read = read_factors(load_factor_net("judge"), haxby["seen"])["kind"].argmax(1)
+    read = read_factors(load_factor_net("evaluation_classifier"), haxby["seen"])["kind"].argmax(1)
     assert (read == haxby["kind"]).mean() > 0.9
     # the shuffled vectors are those of the same runs, none its own
     assert not any(np.array_equal(a, b) for a, b in
@@ -354,8 +354,8 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
         given.append(vectors)
         assert guidance.model is None  # none stands beside this model
         known = guidance.prior.args[1]
-        assert (found(known, latent.transform(shown)) < 0).all()  # what was seen is not
-        assert len(known) == 25  # remembered, and nothing else is forgotten
+        assert (prior_rows(known, latent.transform(shown)) < 0).all()  # what was seen is not
+        assert len(known) == 25  # in the prior, and nothing else is missing
         whole = np.linalg.norm(fold[:, None] - given[0][None, :, :-1], axis=2).argmin(0)
         return np.roll(shown[whole], turn, axis=0)
 
@@ -378,7 +378,7 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
 
 def test_the_shipped_model_is_found_by_its_name_and_fits_its_latent():
     net = sampling.load_conditional("conditional", size=64)
-    assert net.info["latent"] == fingerprint(net.latent) and net.latent.memory is not None
+    assert net.info["latent"] == fingerprint(net.latent) and net.latent.prior is not None
 
 
 @pytest.mark.parametrize("wrong", [dict(vectors=0), dict(vectors=None), dict(batch_size=0),

@@ -15,8 +15,8 @@ from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import ArrayData
 from recon_lib.decoding import crossval, haxby, reconstruct
 from recon_lib.decoding.sampling import PLAIN, Guidance, load_guidance_model, sample_pictures
-from recon_lib.diffusion import cosine_schedule, levels
-from recon_lib.guidance import guided as autoguided
+from recon_lib.diffusion import amplitudes, cosine_schedule
+from recon_lib.guidance import guided
 from recon_lib.samplers import dpm_solver
 from recon_lib.training.checkpoints import load_model, null_branch, save_model
 from recon_lib.world.scenes import draw, sample_factors
@@ -28,32 +28,32 @@ ALPHA_BAR = cosine_schedule()
 def gaussian(mean, sd):
     """The exact denoiser of a world of independent pixels N(mean, sd²)."""
     def denoise(x, t):
-        a, s = levels(t, ALPHA_BAR)
+        a, s = amplitudes(t, ALPHA_BAR)
         return mean + a * sd**2 / (a**2 * sd**2 + s**2) * (x - a * mean)
     return denoise
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.0, 3.5])
 def test_the_score_is_extrapolated_away_from_the_worse(scale):
-    """By Tweedie's formula x0 = (x + s² score) / a: score = worse + scale (better - worse)."""
-    better, worse = (0.1, 0.2), (0.0, 0.5)
+    """By Tweedie's formula x0 = (x + s² score) / a: score = other + scale (better - other)."""
+    better, other = (0.1, 0.2), (0.0, 0.5)
     t = torch.tensor([200, 500, 800])
     x = torch.tensor([0.15, -0.1, 0.3]).view(3, 1, 1, 1).requires_grad_()
-    a, s = (level.detach() for level in levels(t, ALPHA_BAR))
+    a, s = (level.detach() for level in amplitudes(t, ALPHA_BAR))
     scores = []
-    for mean, sd in (better, worse):
+    for mean, sd in (better, other):
         log_p = Normal(a * mean, (a**2 * sd**2 + s**2).sqrt()).log_prob(x)
         scores.append(torch.autograd.grad(log_p.sum(), x)[0])
     expected = (x + s**2 * (scores[1] + scale * (scores[0] - scores[1]))) / a
-    guided = autoguided(gaussian(*better), gaussian(*worse), ALPHA_BAR, scale)
-    torch.testing.assert_close(guided(x.detach(), t), expected.detach().clamp(-1, 1))
+    guess = guided(gaussian(*better), gaussian(*other), ALPHA_BAR, scale)
+    torch.testing.assert_close(guess(x.detach(), t), expected.detach().clamp(-1, 1))
 
 
 def test_samples_lie_closer_where_the_worse_is_too_wide():
-    """Both are too wide in the same way; the worse more. Away from it lies the truth."""
+    """Both are too wide in the same way; the other more. Away from it lies the truth."""
     x = torch.randn(2000, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    better, worse = gaussian(0.0, 0.2), gaussian(0.0, 0.3)
-    spread = [dpm_solver(autoguided(better, worse, ALPHA_BAR, scale), x, ALPHA_BAR, 50).std()
+    better, other = gaussian(0.0, 0.2), gaussian(0.0, 0.3)
+    spread = [dpm_solver(guided(better, other, ALPHA_BAR, scale), x, ALPHA_BAR, 50).std()
               for scale in (1.0, 1.5, 2.0)]
     assert spread[0] == pytest.approx(0.2, rel=0.02)
     assert spread[0] > 1.05 * spread[1] > 1.1 * spread[2]
@@ -62,17 +62,17 @@ def test_samples_lie_closer_where_the_worse_is_too_wide():
 def test_the_worse_is_asked_only_where_it_guides():
     asked = []
 
-    def worse(x, t):
-        asked.append(round(levels(t, ALPHA_BAR)[1][0].item(), 2))
+    def other(x, t):
+        asked.append(round(amplitudes(t, ALPHA_BAR)[1][0].item(), 2))
         return 0 * x
 
     x = torch.full((2, 3, 4, 4), 0.1)
-    guided = autoguided(lambda x, t: x, worse, ALPHA_BAR, 3.0, (0.3, 0.9))
-    seen = [guided(x, torch.full((2,), t)).mean().item() for t in (20, 500, 980)]
+    guess = guided(lambda x, t: x, other, ALPHA_BAR, 3.0, (0.3, 0.9))
+    seen = [guess(x, torch.full((2,), t)).mean().item() for t in (20, 500, 980)]
     assert asked == [0.71] and seen == pytest.approx([0.1, 0.3, 0.1])
-    autoguided(lambda x, t: x, worse, ALPHA_BAR, 1.0)(x, torch.full((2,), 500))
+    guided(lambda x, t: x, other, ALPHA_BAR, 1.0)(x, torch.full((2,), 500))
     assert len(asked) == 1
-    assert guided(10 * x, torch.full((2,), 500)).max() == 1
+    assert guess(10 * x, torch.full((2,), 500)).max() == 1
 
 
 @pytest.mark.parametrize(("options", "message"), [
@@ -82,58 +82,58 @@ def test_the_worse_is_asked_only_where_it_guides():
 ])
 def test_guidance_that_means_nothing_is_refused(options, message):
     with pytest.raises(DataError, match=message):
-        autoguided(gaussian(0, 1), gaussian(0, 2), ALPHA_BAR, **options)
+        guided(gaussian(0, 1), gaussian(0, 2), ALPHA_BAR, **options)
 
 
-def drawn(model, vectors=3, worse=None, **options):
+def drawn(model, vectors=3, other=None, **options):
     return sample_pictures(model, INFO, vectors, 1, replace(PLAIN, steps=3, **options),
-                           Guidance(worse))
+                           Guidance(other))
 
 
 def test_pictures_away_from_a_worse_model():
-    model, worse = random_unet(None), random_unet(None)
-    for parameter in worse.parameters():
+    model, other = random_unet(None), random_unet(None)
+    for parameter in other.parameters():
         parameter.data *= 0.9
     plain = drawn(model)
-    away = drawn(model, worse=(worse, INFO), scale=2.0)
+    away = drawn(model, other=(other, INFO), scale=2.0)
     assert not np.array_equal(away, plain)
-    same = [dict(worse=(worse, INFO), scale=1.0), dict(worse=(model, INFO), scale=2.0), {}]
+    same = [dict(other=(other, INFO), scale=1.0), dict(other=(model, INFO), scale=2.0), {}]
     for setting in same:
         again = drawn(model, **setting)
         assert np.abs(again.astype(int) - plain).max() <= 1  # w + 2 (d - w), rounded
     noise = dict(prediction="eps", schedule="cosine", image_size=16)  # may be asked for otherwise
-    other = drawn(model, worse=(worse, noise), scale=2.0)
+    other = drawn(model, other=(other, noise), scale=2.0)
     assert not np.array_equal(other, away)
 
 
 def test_with_vectors_the_worse_stands_in_for_the_null_branch():
-    """The null branch as a network of its own, for the worse one: classifier-free guidance."""
-    model, worse = random_unet(5), random_unet(None)
-    worse.load_state_dict(null_branch(model.state_dict()))
+    """The null branch as a network of its own, for the other one: classifier-free guidance."""
+    model, other = random_unet(5), random_unet(None)
+    other.load_state_dict(null_branch(model.state_dict()))
     vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     options = dict(scale=2.5, interval=(0.3, 0.99))
     plain = drawn(model, vectors, **options)
-    same = drawn(model, vectors, (worse, INFO), **options)
+    same = drawn(model, vectors, (other, INFO), **options)
     # not to the last bit: there the halves are clamped before, not after
     assert np.abs(same.astype(float) - plain).mean() < 0.1 * np.abs(
         plain.astype(float) - drawn(model, vectors)).mean()
-    for parameter in worse.parameters():
+    for parameter in other.parameters():
         parameter.data *= 0.9
-    other = drawn(model, vectors, (worse, INFO), **options)
+    other = drawn(model, vectors, (other, INFO), **options)
     assert np.abs(other.astype(float) - plain).mean() > 10 * np.abs(
         same.astype(float) - plain).mean()
 
 
-@pytest.mark.parametrize(("worse", "info", "message"), [
+@pytest.mark.parametrize(("other", "info", "message"), [
     (random_unet(None), {**INFO, "image_size": 32}, "'image_size': 32.*expected the same"),
     (random_unet(None), {**INFO, "schedule": "linear"}, "'linear'.*expected the same"),
     (random_unet(None, 1), INFO, "'image_channels': 1.*expected the same"),
 ])
-def test_a_worse_model_that_does_not_fit_is_refused(worse, info, message, tmp_path):
+def test_a_worse_model_that_does_not_fit_is_refused(other, info, message, tmp_path):
     model = random_unet(None)
     with pytest.raises(DataError, match=message):
-        drawn(model, 2, (worse, info), scale=2.0)
-    save_model(worse, tmp_path / "guide.safetensors", info)
+        drawn(model, 2, (other, info), scale=2.0)
+    save_model(other, tmp_path / "guide.safetensors", info)
     with pytest.raises(DataError, match=message):
         load_guidance_model(tmp_path / "model.safetensors", model, INFO)
 
@@ -174,7 +174,7 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
                   np.arange(9))
     for job in (lambda: reconstruct.reconstruct(x, path, say=len),
                 lambda: recipes.choose_sampling(x, path, [PLAIN], n=4),
-                lambda: crossval.reconstruct_own(own, crossval.CrossValidation(2, path), say=len),
+                lambda: crossval.cross_validate(own, crossval.CrossValidation(2, path), say=len),
                 lambda: haxby.drive(path, steps=1, say=len)):
         told.clear()
         job()

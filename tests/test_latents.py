@@ -89,7 +89,7 @@ def test_latent_joins_pixels_and_features(latent, pictures):
     assert np.allclose(vectors.mean(0), 0, atol=1e-4)
     assert np.allclose(vectors.std(0, ddof=1), 1, atol=1e-3)
     assert np.allclose(vectors[:, :5], latent.pixels.transform(coarse_pixels(pictures)))
-    assert np.allclose(vectors[:, 5:], latent.features.transform(embed(latent.eye, pictures)))
+    assert np.allclose(vectors[:, 5:], latent.features.transform(embed(latent.encoder, pictures)))
 
 
 def test_latent_survives_the_disk(latent, pictures, tmp_path):
@@ -145,8 +145,9 @@ def test_decoder_is_the_posterior_mean_of_a_linear_gaussian_world(decoder):
     shrink = np.linalg.inv(np.eye(D) + precision)
     found = decoder.vector(betas)[:, :-1]
     assert np.allclose(found, betas @ (weights.T / NOISE**2 @ shrink), atol=0.25)
-    assert close(decoder.channel.weights, precision @ shrink, 0.05)
-    assert close(decoder.root @ decoder.root.T, shrink @ precision @ shrink, 0.08)
+    assert close(decoder.forward.weights, precision @ shrink, 0.05)
+    root = decoder.noise_cholesky
+    assert close(root @ root.T, shrink @ precision @ shrink, 0.08)
 
 
 @pytest.mark.parametrize("repeats", [1, 4])
@@ -154,16 +155,16 @@ def test_fresh_trials_err_as_the_decoder_expects(decoder, repeats):
     betas, latents, _ = world(6000, 3, repeats)
     vectors = decoder.vector(betas, repeats)
     assert vectors.dtype == np.float32 and np.allclose(vectors[:, -1], repeats**-0.5)
-    error = vectors[:, :-1] - decoder.channel.predict(latents)
-    assert close(np.cov(error.T), decoder.root @ decoder.root.T / repeats, 0.12)
+    error = vectors[:, :-1] - decoder.forward.predict(latents)
+    assert close(np.cov(error.T), decoder.noise_cholesky @ decoder.noise_cholesky.T / repeats, 0.12)
 
 
 def test_errors_are_those_of_new_trials_when_trials_are_few():
     betas, latents, _ = world(60, 4)
     small = fit_decoder(betas, latents)
     betas, latents, _ = world(4000, 5)
-    error = np.var(small.vector(betas)[:, :-1] - small.channel.predict(latents), axis=0).sum()
-    assert np.trace(small.root @ small.root.T) == pytest.approx(error, rel=0.35)
+    error = np.var(small.vector(betas)[:, :-1] - small.forward.predict(latents), axis=0).sum()
+    assert np.trace(small.noise_cholesky @ small.noise_cholesky.T) == pytest.approx(error, rel=0.35)
 
 
 def test_repeats_may_differ_by_row(decoder):
@@ -177,9 +178,9 @@ def test_simulated_vectors_have_the_moments_claimed(decoder):
     for repeats in (1, 3):
         level = torch.full((40_000,), repeats)
         drawn = decoder.simulate(one.expand(40_000, -1), level, generator).numpy().astype(float)
-        covariance = decoder.root @ decoder.root.T / repeats
+        covariance = decoder.noise_cholesky @ decoder.noise_cholesky.T / repeats
         standard_error = np.sqrt(np.diag(covariance) / 40_000)
-        away = drawn[:, :-1].mean(0) - decoder.channel.predict(one.numpy())[0]
+        away = drawn[:, :-1].mean(0) - decoder.forward.predict(one.numpy())[0]
         assert (np.abs(away) < 4 * standard_error).all()
         assert close(np.cov(drawn[:, :-1].T), covariance, 0.03)
         assert np.allclose(drawn[:, -1], repeats**-0.5)
@@ -190,10 +191,10 @@ def test_log_likelihood_is_the_normal_density_up_to_a_constant(decoder):
     repeats = np.array([1, 2, 3, 4, 1])
     vectors = decoder.vector(betas, repeats)
     candidates = world(9, 8)[1]
-    found = decoder.log_likelihood(vectors, candidates)  # (5, 9)
+    found, root = decoder.log_likelihood(vectors, candidates), decoder.noise_cholesky  # (5, 9)
     expected = np.array([[
-        multivariate_normal(mean, decoder.root @ decoder.root.T / n).logpdf(vector[:-1])
-        for mean in decoder.channel.predict(candidates)
+        multivariate_normal(mean, root @ root.T / n).logpdf(vector[:-1])
+        for mean in decoder.forward.predict(candidates)
     ] for vector, n in zip(vectors, repeats, strict=True)])
     difference = found - expected
     assert np.allclose(difference, difference[:, :1], rtol=1e-4, atol=1e-3)

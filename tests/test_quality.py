@@ -12,13 +12,13 @@ from recon_lib import __main__ as shell
 from recon_lib import recipes
 from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.common.errors import DataError
-from recon_lib.decoding.retrieval_prior import dream
+from recon_lib.decoding.retrieval_prior import sample_prior
 from recon_lib.scores import quality
 from recon_lib.training import checkpoints
 from recon_lib.training.checkpoints import save_model
 from recon_lib.world.scenes import draw, sample_factors
 
-JUDGE = load_factor_net("judge")
+CLASSIFIER = load_factor_net("evaluation_classifier")
 
 
 @pytest.fixture
@@ -114,17 +114,18 @@ def pictures():
 @pytest.mark.slow
 def test_scores_know_scenes_from_wreckage(pictures):
     real, train, other = pictures
-    good = quality.quality(other, real, JUDGE, train)
+    good = quality.quality(other, real, CLASSIFIER, train)
     assert abs(good["kid"]) < 4 * good["kid_error"] + 1e-3
     assert good["precision"] > 0.6 and good["recall"] > 0.6 and good["sure_kind"] > 0.8
     assert good["memorised"] < 0.06
 
     noise = np.random.default_rng(0).normal(0, 120, other.shape)
-    noisy = quality.quality(np.clip(other + noise, 0, 255).astype(np.uint8), real, JUDGE, train)
+    noisy = quality.quality(
+        np.clip(other + noise, 0, 255).astype(np.uint8), real, CLASSIFIER, train)
     assert noisy["kid"] > good["kid"] + 5 * noisy["kid_error"]
     assert noisy["precision"] < good["precision"] and noisy["sure_kind"] < good["sure_kind"]
 
-    one = quality.quality(np.repeat(other[:1], 150, 0), real, JUDGE)
+    one = quality.quality(np.repeat(other[:1], 150, 0), real, CLASSIFIER)
     assert one["recall"] < 0.1 and one["kid"] > 5 * one["kid_error"] and "memorised" not in one
 
 
@@ -140,13 +141,13 @@ def test_copies_are_found(pictures):
 
 
 def test_confidence_counts_what_the_judge_is_sure_of(pictures):
-    share = quality.read_confidently(pictures[0], JUDGE)
-    best = read_factors(JUDGE, pictures[0])["light"].max(1)
+    share = quality.read_confidently(pictures[0], CLASSIFIER)
+    best = read_factors(CLASSIFIER, pictures[0])["light"].max(1)
     assert share["light"] == pytest.approx(sum(p >= 0.9 for p in best) / 150)
     everything = {"kind": 1, "background": 1, "light": 1}
-    assert quality.read_confidently(pictures[0], JUDGE, 0.0) == everything
+    assert quality.read_confidently(pictures[0], CLASSIFIER, 0.0) == everything
     grey = np.full((5, 64, 64, 3), 128, np.uint8)
-    assert quality.read_confidently(grey, JUDGE)["kind"] in (0, 1)  # five equal pictures
+    assert quality.read_confidently(grey, CLASSIFIER)["kind"] in (0, 1)  # five equal pictures
 
 
 @pytest.mark.slow
@@ -170,7 +171,7 @@ def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
 def test_a_conditional_model_draws_what_is_dreamt(
     miniature, loaded, tiny_model, tmp_path, monkeypatch
 ):
-    """The sampler is given one dreamt vector a sample, and draws without them otherwise."""
+    """The sampler is given one vector of the prior a sample, and draws without them otherwise."""
     given = []
 
     def noted(model, info, vectors, seed, sampling, guidance):
@@ -187,7 +188,7 @@ def test_a_conditional_model_draws_what_is_dreamt(
     (without, _), (vectors, sampling) = given
     assert without == len(vectors) == 40 and sampling.scale == recipes.SAMPLING.scale
     net, decoder = recipes.with_decoder(tiny_model, loaded)
-    expected = dream(decoder, net.latent.memory, 40, recipes.SAMPLING.pseudo_trials)
+    expected = sample_prior(decoder, net.latent.prior, 40, recipes.SAMPLING.pseudo_trials)
     assert np.array_equal(vectors, expected) and np.ptp(vectors[:, 0]) > 0
 
 
@@ -217,4 +218,4 @@ def test_quality_refuses_pictures_from_0_to_1(rng, which):
     pair = [rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
     pair[which] = (pair[which] / 255).astype(np.float32)
     with pytest.raises(DataError, match="values from 0 to 1, expected whole numbers"):
-        quality.quality(*pair, JUDGE)
+        quality.quality(*pair, CLASSIFIER)

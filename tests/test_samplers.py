@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from recon_lib.diffusion import cosine_schedule, ideal_denoiser, levels, linear_schedule, snr
-from recon_lib.samplers import ddim, ddpm, dpm_solver, initial_noise, ladder, log_snr_ladder
+from recon_lib.diffusion import amplitudes, cosine_schedule, ideal_denoiser, linear_schedule, snr
+from recon_lib.samplers import ddim, ddpm, dpm_solver, even_times, initial_noise, log_snr_times
 
 MEAN, SD = 0.4, 0.3
 
@@ -13,7 +13,7 @@ def gaussian_denoiser(alpha_bar):
     """E[x0 | x_t] when every pixel is N(MEAN, SD²)."""
 
     def denoise(x_t, t):
-        a, s = levels(t, alpha_bar)
+        a, s = amplitudes(t, alpha_bar)
         gain = a * SD**2 / (a**2 * SD**2 + s**2)
         return MEAN + gain * (x_t - a * MEAN)
 
@@ -101,20 +101,20 @@ def test_ddpm_is_ddim_with_fresh_noise():
 
 def test_ladder_starts_at_pure_noise_and_can_take_every_step():
     alpha_bar = cosine_schedule()
-    assert ladder(alpha_bar, 1000) == list(range(999, -1, -1))
-    assert ladder(alpha_bar, 4) == [999, 749, 499, 249]
-    assert ladder(alpha_bar, 1) == [999]
+    assert even_times(alpha_bar, 1000) == list(range(999, -1, -1))
+    assert even_times(alpha_bar, 4) == [999, 749, 499, 249]
+    assert even_times(alpha_bar, 1) == [999]
     for steps in (0, 1001):
         with pytest.raises(ValueError, match="1 to 1000"):
-            ladder(alpha_bar, steps)
+            even_times(alpha_bar, steps)
 
 
 @pytest.mark.parametrize("schedule", [linear_schedule, cosine_schedule])
 @pytest.mark.parametrize("steps", [1, 2, 16, 20, 100, 999, 1000])
 def test_log_snr_ladder_is_even_in_log_snr(schedule, steps):
     alpha_bar = schedule()
-    times = torch.tensor(log_snr_ladder(alpha_bar, steps))
-    assert len(times) == steps and times[0] == 999 and times[-1] == ladder(alpha_bar, steps)[-1]
+    times = torch.tensor(log_snr_times(alpha_bar, steps))
+    assert len(times) == steps and times[0] == 999 and times[-1] == even_times(alpha_bar, steps)[-1]
     assert (times.diff() < 0).all()
     if steps in (16, 20):
         level = snr(alpha_bar.double()[times]).log() / 2
@@ -142,7 +142,7 @@ def test_callback_sees_every_step(sampler):
         gaussian_denoiser(alpha_bar), noise(1), alpha_bar, 7,
         callback=lambda i, t, x_t, x0: seen.append((i, t, x_t.std().item(), x0)),
     )  # fmt: skip
-    times = log_snr_ladder if sampler is dpm_solver else ladder
+    times = log_snr_times if sampler is dpm_solver else even_times
     assert [(i, t) for i, t, *_ in seen] == list(enumerate(times(alpha_bar, 7)))
     assert seen[0][2] > seen[-1][2]
     torch.testing.assert_close(x, seen[-1][3])  # the last step, to no noise, is the estimate

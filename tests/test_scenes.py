@@ -104,7 +104,7 @@ def test_light_tints_the_picture():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["eye", "judge"])
+@pytest.mark.parametrize("name", ["feature_encoder", "evaluation_classifier"])
 def test_the_shipped_networks_read_scenes_they_have_not_seen(name):
     factors = sample_factors(150, 777)
     read = read_factors(load_factor_net(name), draw(factors))

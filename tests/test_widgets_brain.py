@@ -29,9 +29,9 @@ def guidance(world):
     model, info, latent, decoder, betas, _ = world
     vectors = decoder.vector(betas)
     likelihood = partial(brain_log_likelihood, decoder, latent)
-    recall = partial(retrieval_prior.recall, decoder, latent.transform(IMAGES))
-    box = explore_guidance.guidance_explorer(model, info, likelihood, recall, vectors, IMAGES)
-    return box, vectors, likelihood, recall
+    prior = partial(retrieval_prior.with_pseudo_trials, decoder, latent.transform(IMAGES))
+    box = explore_guidance.guidance_explorer(model, info, likelihood, prior, vectors, IMAGES)
+    return box, vectors, likelihood, prior
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,17 @@ def lesion(world):
 @pytest.mark.slow
 def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
-    box, vectors, likelihood, recall = guidance
+    box, vectors, likelihood, prior = guidance
     for settings, options in (
         ({"steps": 5}, {"scale": SAMPLING.scale, "interval": SAMPLING.interval}),
         ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3}, {"strength": 1.0}),
-        ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "trust": 20},
+        ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "pseudo_trials": 20},
          {"scale": 2.0, "interval": (0.0, 1.0), "strength": 1.0, "pseudo_trials": 20}),
     ):
         box.set(**settings)
         expected = sample_pictures(model, info, vectors[:1], settings.get("seed", 0),
                                    replace(PLAIN, steps=5, **options),
-                                   Guidance(None, likelihood, recall))[0]
+                                   Guidance(None, likelihood, prior))[0]
         assert np.abs(box.numbers["made"].astype(int) - expected).max() <= 2
         assert np.array_equal(box.numbers["guesses"][-1], box.numbers["made"])
     box.reset.click()
@@ -93,8 +93,8 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     other = sample_pictures(model, info, vectors, seed=1, sampling=GUIDED) - exact
     assert 0 < np.sqrt((off**2).mean()) < 0.12 * np.sqrt((other**2).mean())
     latent = world[2]
-    recall = partial(retrieval_prior.recall, decoder, latent.memory)
-    aids = partial(brain_log_likelihood, decoder, latent), recall
+    prior = partial(retrieval_prior.with_pseudo_trials, decoder, latent.prior)
+    aids = partial(brain_log_likelihood, decoder, latent), prior
     box = explore_guidance.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
     box.set(steps=5, strength=1.0)  # its gradient passes through such a network
     assert np.isfinite(box.numbers["misfit"])
@@ -132,7 +132,7 @@ def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
 def test_a_lesion_is_told_by_the_judge(world, lesion):
     _, _, latent, decoder, betas, roi = world
     lesion.set(LOC=False, picture=4)
-    read = read_factors(load_factor_net("judge"), lesion.numbers["pictures"])
+    read = read_factors(load_factor_net("evaluation_classifier"), lesion.numbers["pictures"])
     expected = read["background"][1:, FACTORS["background"][4]]
     assert np.allclose(lesion.numbers["right"]["scene"], expected)
     lesion.reset.click()

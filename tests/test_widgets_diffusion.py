@@ -26,8 +26,8 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def judge():
-    return load_factor_net("judge")
+def classifier():
+    return load_factor_net("evaluation_classifier")
 
 
 @pytest.mark.parametrize("config, size", CONFIGS.values(), ids=CONFIGS)
@@ -49,8 +49,8 @@ def test_costs_know_the_shapes():
 
 
 @pytest.mark.slow
-def test_scrubber_reads_less_and_less(judge):
-    box = wd.noising_scrubber(IMAGES, judge)
+def test_scrubber_reads_less_and_less(classifier):
+    box = wd.noising_scrubber(IMAGES, classifier)
     box.controls["t"].value = 0
     names = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
     for factor, values in names.items():

@@ -22,15 +22,15 @@ class BrainDecoder:
     ----------
     ridge : Ridge
         From betas to the latent.
-    channel : Ridge
+    forward : Ridge
         From the latent to out-of-fold estimates of it: the gain.
-    root : (d, d) array
+    noise_cholesky : (d, d) array
         Cholesky factor of the covariance of the errors.
     """
 
     ridge: Ridge
-    channel: Ridge
-    root: np.ndarray
+    forward: Ridge
+    noise_cholesky: np.ndarray
 
     def vector(self, betas, repeats=1):
         """Brain vectors (n, d + 1) float32 of betas (n, voxels).
@@ -76,18 +76,19 @@ class BrainDecoder:
         -------
         Tensor (b, d + 1)
         """
-        weights, x_mean, y_mean, root = (
+        model = self.forward
+        weights, x_mean, y_mean, noise_cholesky = (
             torch.from_numpy(np.asarray(a, np.float32))
-            for a in (self.channel.weights, self.channel.x_mean, self.channel.y_mean, self.root)
+            for a in (model.weights, model.x_mean, model.y_mean, self.noise_cholesky)
         )
         level = repeats.float().rsqrt()[:, None]  # (b, 1)
-        error = torch.randn(latents.shape, generator=generator) @ root.T
+        error = torch.randn(latents.shape, generator=generator) @ noise_cholesky.T
         return torch.cat([(latents - x_mean) @ weights + y_mean + level * error, level], 1)
 
     def log_likelihood(self, vectors, latents):
         """How well each brain vector (n, d + 1) fits each candidate's latent (m, d): (n, m)."""
-        expected = self.channel.predict(latents)  # (m, d)
-        white = [np.linalg.solve(self.root, a.T).T for a in (vectors[:, :-1], expected)]
+        expected = self.forward.predict(latents)  # (m, d)
+        white = [np.linalg.solve(self.noise_cholesky, a.T).T for a in (vectors[:, :-1], expected)]
         return -square_distances(*white) / (2 * vectors[:, -1:] ** 2)
 
 
@@ -110,10 +111,10 @@ def fit_decoder(betas, latents, groups=None, seed=0):
     """
     betas, latents = np.asarray(betas, np.float32), np.asarray(latents, np.float32)
     ridge = fit_ridge(betas, latents, groups, seed=seed)
-    channel = fit_ridge(latents, ridge.out_of_fold, groups, seed=seed)
-    covariance, _ = ledoit_wolf(ridge.out_of_fold - channel.out_of_fold)
+    forward = fit_ridge(latents, ridge.out_of_fold, groups, seed=seed)
+    covariance, _ = ledoit_wolf(ridge.out_of_fold - forward.out_of_fold)
     covariance += 1e-6 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
-    return BrainDecoder(ridge, channel, np.linalg.cholesky(covariance))
+    return BrainDecoder(ridge, forward, np.linalg.cholesky(covariance))
 
 
 def brain_log_likelihood(decoder, latent, vectors):
@@ -138,9 +139,9 @@ def brain_log_likelihood(decoder, latent, vectors):
     def tensor(array):
         return torch.as_tensor(array, dtype=torch.float32, device=vectors.device)
 
-    channel = decoder.channel
-    gain, x_mean, y_mean = map(tensor, (channel.weights, channel.x_mean, channel.y_mean))
-    root = tensor(decoder.root)
+    forward = decoder.forward
+    gain, x_mean, y_mean = map(tensor, (forward.weights, forward.x_mean, forward.y_mean))
+    noise_cholesky = tensor(decoder.noise_cholesky)
     level = vectors[:, -1]  # (b,) 1 / √repeats
     latent = latent.on(vectors.device)
 
@@ -148,7 +149,7 @@ def brain_log_likelihood(decoder, latent, vectors):
         with torch.autocast(vectors.device.type, enabled=False):  # its gradient needs all digits
             expected = (latent.encode(pictures) - x_mean) @ gain + y_mean  # (b, d)
             error = (vectors[:, :-1] - expected).T  # (d, b)
-            white = torch.linalg.solve_triangular(root, error, upper=False)
+            white = torch.linalg.solve_triangular(noise_cholesky, error, upper=False)
         return -white.square().sum(0) / (2 * level.square())
 
     return log_likelihood
@@ -170,8 +171,8 @@ def vector_source(decoder, latents, blocks, repeats=(1, 2, 3, 4, 16, 64, 256), w
         Sizes of the blocks of the latent; they sum to d.
     repeats : sequence of int
         Numbers of averaged trials to simulate, drawn with equal probability. Few experiments
-        average more than four; the others are for `retrieval_prior.recall`, and teach the network
-        what a vector means.
+        average more than four; the others are for `retrieval_prior.with_pseudo_trials`, and teach
+        the network what a vector means.
     weaken : float
         Share of blocks to weaken.
 

@@ -1,8 +1,8 @@
 """What is in a picture: a small network that names the thing, the background and the light.
 
 It is trained on TinyScenes, whose factors are known. Two of these are shipped, trained on
-different pictures from different seeds: the *eye* gives the features that betas are decoded to,
-the *judge* only ever scores. A reader of another kind is in `referee`.
+different pictures from different seeds: the *feature encoder* gives the features that betas are
+decoded to, the *evaluation classifier* only ever scores. A reader of another kind is in `hog_net`.
 """
 
 import json
@@ -23,6 +23,9 @@ from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
 NAMED = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
 MEASURED = ("hue", "x", "y", "size")
 EMBEDDING = 96
+SHIPPED = {  # name: file in data/checkpoints, which is found under its own name too
+    "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee",
+}
 
 
 class FactorNet(nn.Module):
@@ -129,7 +132,7 @@ def embed(net, images, batch_size=64):
 
 @torch.no_grad()
 def read_factors(net, images, batch_size=64):
-    """What a `FactorNet`, or the referee, reads from pictures.
+    """What a `FactorNet`, or the independent classifier, reads from pictures.
 
     Returns
     -------
@@ -152,15 +155,15 @@ def save_factor_net(net, path, **card):
 
 
 def load_factor_net(path, kind=FactorNet):
-    """Read a `FactorNet`, or a network of another kind; "eye" and "judge" are shipped.
+    """Read a `FactorNet`, or a network of another kind, from a file or under a name of `SHIPPED`.
 
     Raises
     ------
     DataError
         If the file is missing, damaged or holds another network.
     """
-    if path in ("eye", "judge", "referee"):
-        path = CHECKPOINTS / f"{path}.safetensors"
+    if path in {*SHIPPED, *SHIPPED.values()}:
+        path = CHECKPOINTS / f"{SHIPPED.get(path, path)}.safetensors"
     try:
         with safe_open(path, "pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

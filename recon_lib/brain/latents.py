@@ -1,6 +1,6 @@
 """From a picture to a short latent vector, and from betas to an estimate of it.
 
-The latent keeps what betas can tell: the coarse layout of the pixels and what the *eye*
+The latent keeps what betas can tell: the coarse layout of the pixels and what the *feature encoder*
 (`features.FactorNet`) makes of the things in them. `BrainDecoder` turns betas into the *brain
 vector* that conditions the diffusion model, and knows how wrong it is: out-of-fold predictions on
 training trials show the errors that new trials will have. With that knowledge a brain vector can be
@@ -53,20 +53,21 @@ def coarse_pixels(images):
 
 @dataclass
 class ImageLatent:
-    """Picture -> latent vector: principal components of coarse pixels and of the eye's features.
+    """Picture -> latent vector: principal components of coarse pixels and of an encoder's features.
 
     Attributes
     ----------
-    eye : FactorNet
+    encoder : FactorNet
     pixels, features : Basis
-    memory : (n, d) array or None
-        Latents of the pictures that a diffusion model was trained on, see `retrieval_prior.recall`.
+    prior : (n, d) array or None
+        Latents of the pictures that a diffusion model was trained on, see
+        `retrieval_prior.with_pseudo_trials`.
     """
 
-    eye: torch.nn.Module
+    encoder: torch.nn.Module
     pixels: Basis
     features: Basis
-    memory: np.ndarray | None = None
+    prior: np.ndarray | None = None
 
     @property
     def blocks(self):
@@ -75,31 +76,32 @@ class ImageLatent:
 
     def transform(self, images):
         """Latents (n, d) float32 of uint8 pictures (n, H, W, C)."""
-        seen = self.features.transform(embed(self.eye, images))
+        seen = self.features.transform(embed(self.encoder, images))
         return np.concatenate([self.pixels.transform(coarse_pixels(images)), seen], axis=1)
 
     def on(self, device):
-        """The same latent with a copy of the eye on a device, for `encode` there."""
-        return replace(self, eye=copy.deepcopy(self.eye).to(device))
+        """The same latent with a copy of the encoder on a device, for `encode` there."""
+        return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
 
     def encode(self, x):
         """Latents (b, d) of a tensor (b, C, H, W) in [-1, 1], differentiable."""
         x = fitted(x)
         coarse = F.adaptive_avg_pool2d(x, PIXEL_SIDE).flatten(1)
         parts = []
-        for basis, values in ((self.pixels, coarse), (self.features, self.eye.embed(x).float())):
+        features = self.encoder.embed(x).float()
+        for basis, values in ((self.pixels, coarse), (self.features, features)):
             mean, axes = (torch.from_numpy(a).to(x.device) for a in (basis.mean, basis.axes))
             parts.append((values - mean) @ axes)
         return torch.cat(parts, dim=1)
 
 
-def fit_latent(train_images, eye, pixels=40, features=56):
+def fit_latent(train_images, encoder, pixels=40, features=56):
     """Fit an `ImageLatent` on training pictures.
 
     Parameters
     ----------
     train_images : (n, H, W, C) uint8 array
-    eye : FactorNet
+    encoder : FactorNet
         See `features.load_factor_net`.
     pixels, features : int
         Most components of each kind; fewer where there are fewer pictures.
@@ -109,15 +111,15 @@ def fit_latent(train_images, eye, pixels=40, features=56):
     ImageLatent
     """
     return ImageLatent(
-        eye,
+        encoder,
         fit_basis(coarse_pixels(train_images), pixels),
-        fit_basis(embed(eye, train_images), features),
+        fit_basis(embed(encoder, train_images), features),
     )
 
 
 def arrays_of(latent):
-    """The eye's weights and both bases by name: all that makes a latent of a picture."""
-    arrays = {f"eye.{k}": v.cpu().numpy() for k, v in latent.eye.state_dict().items()}
+    """The encoder's weights and both bases by name: all that makes a latent of a picture."""
+    arrays = {f"eye.{k}": v.cpu().numpy() for k, v in latent.encoder.state_dict().items()}
     for name in ("pixels", "features"):
         basis = getattr(latent, name)
         arrays[f"{name}.mean"], arrays[f"{name}.axes"] = basis.mean, basis.axes
@@ -135,11 +137,11 @@ def fingerprint(latent):
 def save_latent(latent, path):
     """Write an `ImageLatent` as safetensors: a model conditioned on it is of no use without it.
 
-    The memory is kept in half precision.
+    The retrieval prior is kept in half precision.
     """
     arrays = arrays_of(latent)
-    if latent.memory is not None:
-        arrays["memory"] = latent.memory.astype(np.float16)
+    if latent.prior is not None:
+        arrays["memory"] = latent.prior.astype(np.float16)
     with atomic_write(path) as partial:
         partial.write_bytes(sealed(save({k: np.ascontiguousarray(v) for k, v in arrays.items()})))
 
@@ -155,12 +157,12 @@ def load_latent(path):
     try:
         arrays = load_file(path)
         refuse_broken_seal(path)
-        eye = FactorNet()
+        encoder = FactorNet()
         prefix = "eye."
-        eye.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
+        encoder.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
                              for k, v in arrays.items() if k.startswith(prefix)})
         parts = [Basis(arrays[f"{n}.mean"], arrays[f"{n}.axes"]) for n in ("pixels", "features")]
-        memory = arrays["memory"].astype(np.float32) if "memory" in arrays else None
+        prior = arrays["memory"].astype(np.float32) if "memory" in arrays else None
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; it stands beside the conditional model") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -168,7 +170,7 @@ def load_latent(path):
             f"{path} does not hold a latent ({type(error).__name__}); use a file that training "
             "wrote"
         ) from error
-    latent = ImageLatent(eye.eval(), *parts, memory)
+    latent = ImageLatent(encoder.eval(), *parts, prior)
     for name, width in (("pixels", 3 * PIXEL_SIDE**2), ("features", EMBEDDING)):
         mean, axes = getattr(latent, name).mean, getattr(latent, name).axes
         if mean.shape != (width,) or axes.ndim != 2 or len(axes) != width:
@@ -176,9 +178,9 @@ def load_latent(path):
                 f"{path}: {name} have a mean of shape {mean.shape} and axes of shape {axes.shape}; "
                 f"expected ({width},) and ({width}, components); use a file that training wrote"
             )
-    if memory is not None and (memory.ndim != 2 or memory.shape[1] != sum(latent.blocks)):
+    if prior is not None and (prior.ndim != 2 or prior.shape[1] != sum(latent.blocks)):
         raise DataError(
-            f"{path}: the memory has shape {memory.shape}; expected (pictures, "
+            f"{path}: the prior has shape {prior.shape}; expected (pictures, "
             f"{sum(latent.blocks)}); use a file that training wrote"
         )
     return latent

@@ -39,7 +39,7 @@ def nimble(model):
     return swift.requires_grad_(False)
 
 
-def guidance_explorer(model, info, likelihood, recall, vectors, seen):
+def guidance_explorer(model, info, likelihood, prior, vectors, seen):
     """One picture, sampled anew at each change: how loudly should the brain speak?
 
     Parameters
@@ -47,7 +47,7 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
     model, info
         A conditional model, see `checkpoints.load_model`.
     likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,)
-    recall : function (vectors, trust) -> vectors
+    prior : function (vectors, pseudo_trials) -> vectors
         See `sampling.Guidance`.
     vectors : (n, d) array
         Brain vectors to choose from.
@@ -67,14 +67,14 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
 
     @functools.lru_cache(256)
-    def told(picture, trust):  # a search among all that is remembered: once is enough
-        return torch.from_numpy(recall(vectors[picture : picture + 1].numpy(), trust))
+    def told(picture, pseudo_trials):  # a search of the whole prior: once is enough
+        return torch.from_numpy(prior(vectors[picture : picture + 1].numpy(), pseudo_trials))
 
     @functools.lru_cache(256)
-    def way(picture, scale, interval, strength, trust, seed, steps):
+    def way(picture, scale, interval, strength, pseudo_trials, seed, steps):
         vector = vectors[picture : picture + 1]
         guided = replace(PLAIN, scale=scale, interval=INTERVALS[interval])
-        denoise = guided_denoiser(model, info, alpha_bar, told(picture, trust), guided)
+        denoise = guided_denoiser(model, info, alpha_bar, told(picture, pseudo_trials), guided)
         if strength:
             denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
         noise = initial_noise(1, shape, seed, picture)
@@ -84,8 +84,8 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
             fit = float(likelihood(vector)(path.x0[-1]))
         return path.times, path.x0[:, 0], fit
 
-    def numbers(picture, scale, interval, strength, trust, seed, steps):
-        times, x0, fit = way(picture, scale, interval, strength, trust, seed, steps)
+    def numbers(picture, scale, interval, strength, pseudo_trials, seed, steps):
+        times, x0, fit = way(picture, scale, interval, strength, pseudo_trials, seed, steps)
         s = (1 - alpha_bar[torch.from_numpy(times)]).sqrt()
         low, high = INTERVALS[interval]
         twice = int(((s >= low) & (s <= high)).sum()) if scale != 1 else 0
@@ -101,7 +101,7 @@ def guidance_explorer(model, info, likelihood, recall, vectors, seen):
         "scale": slider("guidance scale", SAMPLING.scale, 0.0, 10.0, 0.5),
         "interval": choice("guide", list(INTERVALS), "not at the end"),
         "strength": slider("steering strength", 0.0, 0.0, 2.0, 0.25),
-        "trust": slider("trust in memory", 0, 0, 100, 5),
+        "pseudo_trials": slider("pseudo-trials", 0, 0, 100, 5),
         "seed": slider("another noise", 0, 0, 20, 1),
         "steps": slider("steps", STEPS, 4, 24, 1),
         "picture": slider("test picture", 0, 0, len(seen) - 1, 1),
@@ -142,11 +142,11 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
     -------
     Explorer
         `numbers`: `pictures` (3, H, W, C): seen, from the whole brain, from what is left;
-        `right`: for thing, scene and light the probability that the judge gives to the right
-        name, for the whole brain and for what is left; `names`: what it reads, for all three;
-        `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
+        `right`: for thing, scene and light the probability that the evaluation classifier gives to
+        the right name, for the whole brain and for what is left; `names`: what it reads, for all
+        three; `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
-    model, judge = nimble(model), load_factor_net("judge")
+    model, classifier = nimble(model), load_factor_net("evaluation_classifier")
     guided = replace(PLAIN, scale=SAMPLING.scale, interval=SAMPLING.interval, steps=STEPS)
     area_of = areas_of(roi)
     areas = list(dict.fromkeys(area_of.tolist()))
@@ -157,9 +157,9 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
         row = silence(betas[picture : picture + 1], roi, *off)
         vector = decoder.vector(row, repeats[picture : picture + 1])
         drawn = sample_pictures(model, info, vector, seed, guided)
-        return drawn[0], read_factors(judge, drawn), float(np.linalg.norm(vector[0, :-1]))
+        return drawn[0], read_factors(classifier, drawn), float(np.linalg.norm(vector[0, :-1]))
 
-    shown = read_factors(judge, seen)
+    shown = read_factors(classifier, seen)
 
     def numbers(picture, seed, **on):
         off = tuple(area for area in areas if not on[area])

@@ -15,7 +15,7 @@ LABELS = {  # how the decoders of scores.json are called in figures
     "truth": "seen",
     "diffusion": "diffusion",
     "conditional": "the network alone",
-    "remembered": "likeliest memory",
+    "map_retrieval": "MAP retrieval",
     "ridge": "ridge to pixels",
     "retrieval": "nearest training image",
     "mean_image": "mean image",

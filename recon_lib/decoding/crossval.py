@@ -23,7 +23,7 @@ from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
 from recon_lib.decoding.reconstruct import ready_sampler, vector_decoders
-from recon_lib.decoding.retrieval_prior import refuse_remembered
+from recon_lib.decoding.retrieval_prior import refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
@@ -205,15 +205,15 @@ def fit_fold(data, train, betas, ready, options, seed):
     most = len(pool) - 1  # no more components than these pictures can teach
     if ready is None and len(pool) < options.pool:
         pool = np.concatenate([pool, cut_and_paste(pool, options.pool - len(pool), seed)])
-    latent = ready.latent if ready else fit_latent(pool, load_factor_net("eye"), min(40, most),
-                                                   min(56, most))
+    latent = ready.latent if ready else fit_latent(
+        pool, load_factor_net("feature_encoder"), min(40, most), min(56, most))
     shown = data.images[seen]
     latents = latent.transform(shown)
     decoder = fit_decoder(betas, latents, seen, seed)
     return pool, latent, Training(betas, shown, seen, latents, decoder, seed)
 
 
-def reconstruct_own(data, options=None, seed=0, say=print):
+def cross_validate(data, options=None, seed=0, say=print):
     """Cross-validated reconstructions of every trial of `arrays.ArrayData`.
 
     Parameters
@@ -240,7 +240,7 @@ def reconstruct_own(data, options=None, seed=0, say=print):
     order = shuffled_brain(data.trial_image, seed)
     if options.model_path is not None:
         ready = load_conditional(options.model_path, options.device, *data.images.shape[2:])
-        refuse_remembered(ready.latent, data.images)
+        refuse_trained_on(ready.latent, data.images)
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
     for number, (train, test) in enumerate(splits):

@@ -14,7 +14,7 @@ from recon_lib.decoding.baselines import (
     ideal_observer,
     shuffled_brain,
 )
-from recon_lib.decoding.retrieval_prior import brain_guidance, refuse_remembered, remembered
+from recon_lib.decoding.retrieval_prior import brain_guidance, map_pictures, refuse_trained_on
 from recon_lib.decoding.sampling import (
     MODEL,
     PLAIN,
@@ -74,7 +74,7 @@ def model_decoders(net, experiment, training, sampling):
         "conditional": lambda trials: sample_pictures(
             model, info, trials.vectors, training.seed, alone, Guidance(net.guidance_model)),
         "unconditional": lambda trials: np.resize(free, (len(trials.betas), *free.shape[1:])),
-        "remembered": lambda trials: remembered(experiment, training.decoder, net.latent,
+        "map_retrieval": lambda trials: map_pictures(experiment, training.decoder, net.latent,
                                                 trials.vectors),
     }
 
@@ -115,7 +115,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     x, train = experiment, ~experiment.test
     net = load_conditional(model_path, device, x.images.shape[1])
     refuse_other_split(model_path, net.info, x)
-    refuse_remembered(net.latent, x.images[x.test_index])
+    refuse_trained_on(net.latent, x.images[x.test_index])
     latents = net.latent.transform(x.images)
     say("fitting the brain decoder on the training trials")
     shown = x.image[train]
@@ -125,7 +125,7 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
     decoders = {name: fit(training) for name, fit in DRAWING.items()}
     candidates = net.latent.transform(x.images[x.test_index])
     observers = fit_observers(x, training, candidates, say)
-    if net.latent.memory is None:
+    if net.latent.prior is None:
         say(f"{model_path} has no retrieval prior: it does without")
     decoders |= model_decoders(net, x, training, sampling)
     averaged, counts = x.averaged()
@@ -138,9 +138,9 @@ def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device=
         vectors = decoder.vector(betas, repeats)
         trials = Trials(betas, vectors, vectors[shuffled_brain(target, seed)])
         pictures = {key: draw(trials) for key, draw in decoders.items()}
-        if pictures["remembered"] is None:
-            del pictures["remembered"]
-            if net.latent.memory is not None:
+        if pictures["map_retrieval"] is None:
+            del pictures["map_retrieval"]
+            if net.latent.prior is not None:
                 say("the prior is not of this experiment alone: what it retrieves cannot be shown")
         results[name] = {"target": target, "pictures": pictures,
                          "rankings": {key: rank(trials) for key, rank in observers.items()}}

@@ -1,14 +1,13 @@
-"""Memory: which of all the pictures that training showed explains a brain vector best?
+"""The retrieval prior: which of all the pictures that training showed explains a brain vector best?
 
-A network that hesitates between two things draws a bit of both. A memory does not hesitate: each of
-its pictures is whole, but none is the one that was seen. So the likeliest of them is taken for so
-many further trials: the brain vector moves towards what that picture would evoke, and is said to
-be less noisy. The network, trained on vectors of many levels of noise, then draws with more
-decision. What was really measured still steers the sampler and chooses among its pictures, see
-`guidance`. So the vector is used more than once, and the pictures are surer than it allows.
-
-In Bayes' terms the memory is an empirical prior, and what is recalled its most probable picture
-after the brain has spoken (cf. Nishimoto et al. 2011, doi:10.1016/j.cub.2011.08.031).
+In Bayes' terms the training pictures are an empirical prior, and the likeliest of them is its
+maximum a posteriori (MAP) picture (cf. Nishimoto et al. 2011, doi:10.1016/j.cub.2011.08.031).
+A network that hesitates between two categories draws a bit of both; a retrieved picture is whole,
+but it is never the one that was seen. So the MAP picture is counted as so many further trials
+(pseudo-trials): the brain vector moves towards what that picture would evoke, and its noise is said
+to be lower. The network, trained on vectors of many levels of noise, then draws with more decision.
+What was really measured still steers the sampler and chooses among its pictures, see `guidance`. So
+the vector is used more than once, and the pictures are surer than it allows.
 """
 
 from functools import partial
@@ -71,25 +70,25 @@ def training_pictures(experiment, extra=None, rows=None):
     return pictures
 
 
-def found(memory, latents):
-    """Which row of the memory is each picture, if any.
+def prior_rows(prior, latents):
+    """Which picture of a retrieval prior is each picture, if any.
 
     Parameters
     ----------
-    memory : (m, d) array
+    prior : (m, d) array
     latents : (n, d) array
 
     Returns
     -------
     (n,) int array
-        -1 for pictures that are not remembered.
+        -1 for pictures that are not in it.
     """
-    distance, index = KDTree(memory).query(latents, p=np.inf, distance_upper_bound=SAME)
+    distance, index = KDTree(prior).query(latents, p=np.inf, distance_upper_bound=SAME)
     return np.where(np.isfinite(distance), index, -1)
 
 
-def refuse_remembered(latent, images):
-    """Stop if a model remembers one of these pictures, which it is to be tested on.
+def refuse_trained_on(latent, images):
+    """Stop if a model was trained on one of these pictures, which it is to be tested on.
 
     Parameters
     ----------
@@ -100,110 +99,112 @@ def refuse_remembered(latent, images):
     ------
     DataError
     """
-    known = [] if latent.memory is None else found(latent.memory, latent.transform(images)) >= 0
+    known = [] if latent.prior is None else prior_rows(latent.prior, latent.transform(images)) >= 0
     if np.any(known):
         raise DataError(
-            f"the model was trained on {np.sum(known)} of the {len(images)} test pictures: it "
-            "remembers them; test it on others, or train one without them"
+            f"the model was trained on {np.sum(known)} of the {len(images)} test pictures; test it "
+            "on others, or train one without them"
         )
 
 
-def check_memory(memory, width):
-    """Stop unless there is a memory of so many numbers a picture."""
-    if memory is None or not len(memory) or memory.shape[1:] != (width,):
+def check_prior(prior, width):
+    """Stop unless there is a retrieval prior of so many numbers a picture."""
+    if prior is None or not len(prior) or prior.shape[1:] != (width,):
         raise DataError(
-            f"found a memory of shape {np.shape(memory)} for brain vectors of {width} numbers; "
-            f"expected (pictures, {width}): use the latent that the vectors came from, of a model "
-            "trained with `train conditional`"
+            f"found a retrieval prior of shape {np.shape(prior)} for brain vectors of {width} "
+            f"numbers; expected (pictures, {width}): use the latent that the vectors came from, of "
+            "a model trained with `train conditional`"
         )
 
 
-def likeliest(decoder, memory, vectors):
-    """Which remembered picture explains each brain vector best.
+def map_retrieval(decoder, prior, vectors):
+    """Which picture of the retrieval prior explains each brain vector best.
 
     Parameters
     ----------
     decoder : BrainDecoder
-    memory : (m, d) array
-        Latents of the pictures remembered.
+    prior : (m, d) array
+        Latents of the pictures of the prior.
     vectors : (n, d + 1) array
         Brain vectors, see `BrainDecoder.vector`.
 
     Returns
     -------
     (n,) int array
-        Rows of `memory`.
+        Rows of `prior`.
 
     Raises
     ------
     DataError
-        If there is no memory of that width, or brain vectors are not finite.
+        If there is no prior of that width, or brain vectors are not finite.
     """
-    check_memory(memory, vectors.shape[1] - 1)
+    check_prior(prior, vectors.shape[1] - 1)
     if not np.isfinite(vectors).all():
         raise DataError("the brain vectors hold NaN or infinite values; expected numbers: drop "
                         "those trials, or nothing is likeliest")
-    few = np.array_split(vectors, len(vectors) // 512 + 1)  # a number for each of all memories
-    return np.concatenate([decoder.log_likelihood(v, memory).argmax(1) for v in few])
+    few = np.array_split(vectors, len(vectors) // 512 + 1)  # a number for each picture of the prior
+    return np.concatenate([decoder.log_likelihood(v, prior).argmax(1) for v in few])
 
 
-def recall(decoder, memory, vectors, trust):
-    """Brain vectors after the likeliest memory has been taken for `trust` further trials.
+def with_pseudo_trials(decoder, prior, vectors, pseudo_trials):
+    """Brain vectors after the MAP picture has been counted as `pseudo_trials` further trials.
 
-    The new vector is the mean over r measured and `trust` imagined trials, each of which says
-    exactly what the remembered picture evokes; its last number becomes 1/√(r + trust).
+    The new vector is the mean over r measured and `pseudo_trials` pseudo-trials, each of which
+    says exactly what the MAP picture evokes; its last number becomes 1/√(r + pseudo_trials).
 
     Parameters
     ----------
-    decoder, memory, vectors
-        As for `likeliest`.
-    trust : float
-        Finite; 0 leaves the vectors as they are, whatever the memory.
+    decoder, prior, vectors
+        As for `map_retrieval`.
+    pseudo_trials : float
+        Finite; 0 leaves the vectors as they are, whatever the prior.
 
     Returns
     -------
     (n, d + 1) float32 array
     """
-    if not 0 <= trust < np.inf:
-        raise DataError(f"trust is {trust}; expected 0 or more imagined trials")
-    if trust == 0:
+    if not 0 <= pseudo_trials < np.inf:
+        raise DataError(f"pseudo_trials is {pseudo_trials}; expected 0 or more pseudo-trials")
+    if pseudo_trials == 0:
         return vectors
-    best = memory[likeliest(decoder, memory, vectors)]
+    best = prior[map_retrieval(decoder, prior, vectors)]
     trials = vectors[:, -1:] ** -2.0  # (n, 1) measured
-    mean = (trials * vectors[:, :-1] + trust * decoder.channel.predict(best)) / (trials + trust)
-    return np.column_stack([mean, (trials + trust) ** -0.5]).astype(np.float32)
+    imagined, total = decoder.forward.predict(best), trials + pseudo_trials
+    mean = (trials * vectors[:, :-1] + pseudo_trials * imagined) / total
+    return np.column_stack([mean, total**-0.5]).astype(np.float32)
 
 
-def dream(decoder, memory, n, trust=60.0, seed=0):
-    """Brain vectors that no brain sent: what memories drawn at random would evoke.
+def sample_prior(decoder, prior, n, pseudo_trials=60.0, seed=0):
+    """Brain vectors of pictures drawn at random from the retrieval prior.
 
-    Each is a mean over `trust` trials of one remembered picture, errors included; together they are
-    draws from a kernel density estimate over the memory. A conditional network that is told them
-    draws new pictures in two stages: first what, then how (cf. Li et al. 2024, arXiv 2312.03701).
+    Each is a mean over `pseudo_trials` trials of one picture, errors included; together
+    they are draws from a kernel density estimate over the prior. A conditional network that is
+    told them draws new pictures in two stages: first what, then how (cf. Li et al. 2024, arXiv
+    2312.03701).
 
     Parameters
     ----------
     decoder : BrainDecoder
-    memory : (m, d) array
+    prior : (m, d) array
     n : int
-    trust : float
-        Above 0: the more trials, the closer to the remembered picture.
+    pseudo_trials : float
+        Above 0: the more trials, the closer to the picture of the prior.
     seed : int
 
     Returns
     -------
     (n, d + 1) float32 array
     """
-    if not 0 < trust < np.inf:
-        raise DataError(f"trust is {trust}; expected more than 0 imagined trials")
-    check_memory(memory, len(decoder.root))
+    if not 0 < pseudo_trials < np.inf:
+        raise DataError(f"pseudo_trials is {pseudo_trials}; expected more than 0 pseudo-trials")
+    check_prior(prior, len(decoder.noise_cholesky))
     generator = torch.Generator().manual_seed(seed)
-    some = torch.from_numpy(memory)[torch.randint(len(memory), (n,), generator=generator)]
-    return decoder.simulate(some, torch.full((n,), float(trust)), generator).numpy()
+    some = torch.from_numpy(prior)[torch.randint(len(prior), (n,), generator=generator)]
+    return decoder.simulate(some, torch.full((n,), float(pseudo_trials)), generator).numpy()
 
 
 def brain_guidance(decoder, latent, model=None):
-    """What leads samples for brain vectors: their likelihood and, if there is one, the memory.
+    """What leads samples for brain vectors: their likelihood and the retrieval prior, if any.
 
     Parameters
     ----------
@@ -216,12 +217,12 @@ def brain_guidance(decoder, latent, model=None):
     -------
     drawing.Guidance
     """
-    prior = None if latent.memory is None else partial(recall, decoder, latent.memory)
+    prior = None if latent.prior is None else partial(with_pseudo_trials, decoder, latent.prior)
     return Guidance(model, partial(brain_log_likelihood, decoder, latent), prior)
 
 
-def remembered(experiment, decoder, latent, vectors):
-    """The likeliest pictures of a model's memory, as far as they can be had: a baseline.
+def map_pictures(experiment, decoder, latent, vectors):
+    """The MAP pictures of a model's retrieval prior, as far as they can be had: a baseline.
 
     Parameters
     ----------
@@ -229,20 +230,20 @@ def remembered(experiment, decoder, latent, vectors):
         The one that the model was trained on.
     decoder : BrainDecoder
     latent : ImageLatent
-        With its `memory`.
+        With its `prior`.
     vectors : (n, d + 1) array
 
     Returns
     -------
     (n, size, size, 3) uint8 array or None
-        None where the memory is not that of this experiment, or there is none.
+        None where the prior is not that of this experiment, or there is none.
     """
-    if latent.memory is None:
+    if latent.prior is None:
         return None
-    index = likeliest(decoder, latent.memory, vectors)
+    index = map_retrieval(decoder, latent.prior, vectors)
     try:
         pictures = training_pictures(experiment, None, index)
     except IndexError:
         return None
-    same = np.abs(latent.transform(pictures) - latent.memory[index]).max() < SAME
+    same = np.abs(latent.transform(pictures) - latent.prior[index]).max() < SAME
     return pictures if same else None

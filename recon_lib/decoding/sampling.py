@@ -37,7 +37,7 @@ class Sampling:
     candidates : int
         Pictures drawn for each vector; the one that explains it best is kept.
     pseudo_trials : float
-        Weight of the retrieval prior, see `memory.with_prior`; 0: none.
+        Weight of the retrieval prior, see `retrieval_prior.with_pseudo_trials`; 0: none.
     batch_size : int
         Vectors at a time.
 
@@ -79,10 +79,10 @@ class Guidance:
         A smaller model of the same pictures to move away from. With brain vectors it takes the
         place of the network without its condition.
     log_likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,), or None
-        `partial(latents.brain_log_likelihood, decoder, latent)`.
+        `partial(decoder.brain_log_likelihood, decoder, latent)`.
     prior : function (vectors (n, d), pseudo_trials) -> vectors (n, d), or None
-        `partial(memory.with_prior, decoder, latent.memory)`: what the network is told in place of
-        the vectors. The likelihood stays that of the vectors.
+        `partial(retrieval_prior.with_pseudo_trials, decoder, latent.prior)`: what the network is
+        told in place of the vectors. The likelihood stays that of the vectors.
     """
 
     model: tuple | None = None

@@ -6,7 +6,7 @@ from recon_lib.brain.features import read_factors
 from recon_lib.brain.patterns import similarity
 from recon_lib.decoding.haxby import scenes_of
 from recon_lib.scores.identification import two_way, two_way_within
-from recon_lib.scores.report import SECOND, judge_space
+from recon_lib.scores.report import INDEPENDENT, evaluation_space
 
 
 def score_blocks(result, classifiers, seed=0, permutations=1000):
@@ -23,11 +23,11 @@ def score_blocks(result, classifiers, seed=0, permutations=1000):
     Returns
     -------
     dict
-        `scores`: share of reconstructions in which the judge reads the right one of the eight
-        categories, for the brain and for shuffled patterns, with a permutation p-value, and what
-        the referee reads; and
-        identification of the scene shown for a block, among all and within its category; the
-        latter also for twenty other sets of scenes that might as well have been shown.
+        `scores`: share of reconstructions in which the evaluation classifier reads the right one of
+        the eight categories, for the brain and for shuffled patterns, with a permutation p-value,
+        and what the independent classifier reads; and identification of the scene shown for a
+        block, among all and within its category; the latter also for twenty other sets of scenes
+        that might as well have been shown.
     """
     kind, eight = result["kind"], np.unique(result["kind"])
 
@@ -41,7 +41,7 @@ def score_blocks(result, classifiers, seed=0, permutations=1000):
     rng = np.random.default_rng(seed)
     observed = accuracy(brain, target)
     null = [accuracy(brain, rng.permutation(target)) for _ in range(permutations)]
-    features = judge_space(result["seen"], classifiers[""])
+    features = evaluation_space(result["seen"], classifiers[""])
     made = features(result["reconstruction"])
     alike = similarity(made, features(result["seen"]))
     own = np.arange(len(kind))
@@ -50,8 +50,8 @@ def score_blocks(result, classifiers, seed=0, permutations=1000):
     scores = {
         "category read": observed,
         "category read, shuffled brain": accuracy(log_p(result["shuffled"]), target),
-        "category read by the referee": accuracy(
-            log_p(result["reconstruction"], SECOND), target),
+        "category read by the independent classifier": accuracy(
+            log_p(result["reconstruction"], INDEPENDENT), target),
         "category read, chance": 1 / len(eight),
         "category read, p-value": (1 + sum(n >= observed for n in null)) / (1 + permutations),
         "two-way": two_way(alike, own),

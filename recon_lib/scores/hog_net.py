@@ -1,14 +1,15 @@
-"""The referee: a second opinion on what can be seen in a picture, by a network of another kind.
+"""The independent classifier: what can be seen in a picture, by a network of another kind.
 
-The eye and the judge are sisters: both are a `features.FactorNet`, convolutions on pixels. A
-picture that was steered until the eye is content may content the judge too, though no person sees
-anything in it. The referee shares nothing with them but the names that it may give. It is told how
-strong the edges of each direction are in small cells, and their mean colour (histograms of
-oriented gradients, Dalal and Triggs 2005, doi:10.1109/CVPR.2005.177); it slides a window of the
-size of a thing over the cells and keeps what it is most sure of. It learnt from scenes of its own,
-drawn with an unsteady hand, so that it bears a poor drawing as a person does.
+The feature encoder and the evaluation classifier are of one architecture, `features.FactorNet`:
+convolutions on pixels. A picture that was steered until the feature encoder finds what it should
+may deceive the evaluation classifier too, though no person sees anything in it. This network shares
+nothing with them but the names that it may give. Its input are the strength of the edges of each
+direction in small cells, and their mean colour (histograms of oriented gradients, Dalal and Triggs
+2005, doi:10.1109/CVPR.2005.177); a window of the size of a thing slides over the cells, and the
+strongest answers are kept. It was trained on scenes of its own, distorted, so that it reads poor
+drawings as a person does.
 
-It reports; nothing is chosen by it, and no score of identification looks through it.
+It only reports: nothing is chosen by it, and no score of identification uses it.
 """
 
 import torch
@@ -24,7 +25,7 @@ WIDTH, EMBEDDING = 256, 128
 
 
 def edges_and_colours(x):
-    """What the referee is told of pictures.
+    """What a `HogNet` is told of pictures.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def edges_and_colours(x):
     return torch.cat([F.avg_pool2d(votes, CELL).sqrt(), F.avg_pool2d(x, CELL)], 1)
 
 
-class Referee(nn.Module):
+class HogNet(nn.Module):
     """One small network looks into every window; the strongest and the mean answers are read."""
 
     def __init__(self):
@@ -72,8 +73,8 @@ class Referee(nn.Module):
         return {k: head(e) for k, head in self.named.items()} | {"measured": self.measured(e)}
 
 
-def unsteady(x, generator):
-    """Pictures (b, 3, 64, 64) as an unsteady hand would draw them.
+def distorted(x, generator):
+    """Pictures (b, 3, 64, 64) as a poor drawing would show them, for training.
 
     Each is moved (by 1.3 pixels or so each way) and bent (by 0.6 or so), blurred between not at
     all and to half the resolution, and gets noise of up to a fifth of the range's half.
@@ -91,6 +92,6 @@ def unsteady(x, generator):
     return x + noise * torch.randn(x.shape, generator=generator)
 
 
-def load_referee(path="referee"):
-    """Read a `Referee`, by default the shipped one; `features.read_factors` asks it."""
-    return load_factor_net(path, Referee)
+def load_independent_classifier(path="independent_classifier"):
+    """Read a `HogNet`, by default the shipped one; `features.read_factors` asks it."""
+    return load_factor_net(path, HogNet)

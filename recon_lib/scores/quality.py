@@ -1,7 +1,7 @@
 """How good are generated pictures? Scores of a whole set of samples, against real pictures.
 
-Every score looks at pictures through a classifier, by default the judge, a network trained on
-TinyScenes: no download, and no features of ImageNet's for scenes that it has never seen.
+Every score looks at pictures through a classifier, by default the evaluation classifier, a network
+trained on TinyScenes: no download, and no features of ImageNet's for scenes that it has never seen.
 """
 
 import numpy as np
@@ -14,9 +14,9 @@ from recon_lib.scores.metrics import nearest_training_distance
 SURE = 0.9  # a reading is called confident from this probability on
 
 
-def judged(images, judge):
-    """What the judge sees in pictures (n, H, W, C) uint8: (n, 96) float64, each in [-1, 1]."""
-    return np.tanh(embed(judge, images)).astype(float)
+def classifier_features(images, classifier):
+    """Features of pictures (n, H, W, C) uint8: (n, 96) float64, each in [-1, 1]."""
+    return np.tanh(embed(classifier, images)).astype(float)
 
 
 def kid(real, made):
@@ -89,15 +89,15 @@ def precision_recall(real, made, k=3):
     return float(precision), float(recall)
 
 
-def read_confidently(images, judge, sure=SURE):
-    """Share of pictures in which the judge is sure of the thing, the background and the light.
+def read_confidently(images, classifier, sure=SURE):
+    """Share of pictures in which a classifier is sure of the thing, the background and the light.
 
     It is a classifier and may be sure of nonsense, so compare with the share of real pictures.
 
     Parameters
     ----------
     images : (n, H, W, C) uint8 array
-    judge : FactorNet
+    classifier : FactorNet
     sure : float
         Least probability of the best name.
 
@@ -106,7 +106,7 @@ def read_confidently(images, judge, sure=SURE):
     dict of str to float
         For "kind", "background" and "light".
     """
-    read = read_factors(judge, images)
+    read = read_factors(classifier, images)
     return {factor: float((read[factor].max(1) >= sure).mean()) for factor in NAMED}
 
 
@@ -131,7 +131,7 @@ def memorised(made, train_images, real):
     return float((distance < np.quantile(usual, 0.01)).mean()), distance, index
 
 
-def quality(made, real, judge, train_images=None):
+def quality(made, real, classifier, train_images=None):
     """All scores of a set of samples as one dict.
 
     Parameters
@@ -140,8 +140,8 @@ def quality(made, real, judge, train_images=None):
         Samples: all that were drawn, not a selection.
     real : (m, H, W, C) uint8 array
         Real pictures that no training saw, about as many.
-    judge : FactorNet
-        Through which pictures are seen, such as `features.load_factor_net("judge")`.
+    classifier : FactorNet
+        Its features are compared; `features.load_factor_net("evaluation_classifier")`.
     train_images : (·, H, W, C) uint8 array, optional
         What the model was trained on, or part of it, for the share of samples that are `memorised`.
 
@@ -151,10 +151,11 @@ def quality(made, real, judge, train_images=None):
         `kid`, `kid_error`, `precision`, `recall`, `sure_kind`, `sure_background`, `sure_light`,
         and `memorised` when there are training pictures.
     """
-    x, y = judged(real, judge), judged(made, judge)
+    x, y = classifier_features(real, classifier), classifier_features(made, classifier)
     scores = dict(zip(("kid", "kid_error"), kid(x, y), strict=True))
     scores |= zip(("precision", "recall"), precision_recall(x, y), strict=True)
-    scores |= {f"sure_{factor}": share for factor, share in read_confidently(made, judge).items()}
+    confident = read_confidently(made, classifier)
+    scores |= {f"sure_{factor}": share for factor, share in confident.items()}
     if train_images is not None:
         scores["memorised"] = memorised(made, train_images, real)[0]
     return scores

@@ -12,14 +12,14 @@ from recon_lib.brain.features import embed, load_factor_net, read_factors
 from recon_lib.brain.latents import coarse_pixels
 from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
-from recon_lib.scores.hog_net import load_referee
+from recon_lib.scores.hog_net import load_independent_classifier
 from recon_lib.scores.identification import permutation_p, top_k, two_way, two_way_within
 from recon_lib.scores.metrics import nearest_training_distance, pixel_correlation, ssim
 
 READ = {"object": "kind", "background": "background", "light": "light"}  # what classifiers name
-SECOND = "_referee"  # ends the name of what the referee reads; without it, the judge
+INDEPENDENT = "_independent"  # ends the name of what the independent classifier reads
 METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category",
-           "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + SECOND for name in READ),
+           "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + INDEPENDENT for name in READ),
            "nearest_train", "variance")
 
 
@@ -64,13 +64,14 @@ class Criteria:
 def load_classifiers():
     """The shipped networks that read pictures: by the end of the name of what they read.
 
-    The judge, see `features`, and the `referee`, who is no relative of the eye that steers.
-    Neither had a part in making any picture.
+    The evaluation classifier, see `features`, and the independent classifier, see `hog_net`, of
+    another architecture than the feature encoder that steers. Neither had a part in any picture.
     """
-    return {"": load_factor_net("judge"), SECOND: load_referee()}
+    evaluation = load_factor_net("evaluation_classifier")
+    return {"": evaluation, INDEPENDENT: load_independent_classifier()}
 
 
-def judge_space(train_pictures, classifier):
+def evaluation_space(train_pictures, classifier):
     """The space in which pictures are compared: what the classifier sees, and the coarse pixels.
 
     Every dimension is standardised on the training pictures; things and pixels weigh the same.
@@ -112,7 +113,8 @@ def factors_read(pictures, factors, classifiers):
     Returns
     -------
     dict of str to float
-        ``object``, ``background``, ``light`` by the judge; ``object_referee``, … by the referee.
+        ``object``, ``background``, ``light`` by the evaluation classifier; ``object_independent``,
+        … by the independent classifier.
     """
     scores = {}
     for suffix, classifier in classifiers.items():
@@ -227,14 +229,14 @@ def report(pictures, criteria, rankings=None, ceiling=None, permutations=1000, s
 def format_report(table, metrics=METRICS):
     """The table of `report` as lines of text, one decoder a row, for some of its metrics or all.
 
-    Two numbers in a cell are what the judge and what the referee read.
+    Two numbers in a cell are what the evaluation and the independent classifier read.
     """
     frame = pd.DataFrame.from_dict(table, orient="index").reindex(table)
     cells = {}
     for m in metrics:
-        if m in frame and not m.endswith(SECOND):
+        if m in frame and not m.endswith(INDEPENDENT):
             both = [frame[name].map("{:.3f}".format, na_action="ignore")
-                    for name in (m, m + SECOND) if name in frame]
+                    for name in (m, m + INDEPENDENT) if name in frame]
             head = m.replace("_category", "").replace("two_way_within", "within")
             cells[head] = both[0] if len(both) == 1 else both[0] + " / " + both[1]
     return pd.DataFrame(cells).fillna("–").to_string()
@@ -257,7 +259,7 @@ def score(experiment, results, classifiers, permutations=1000, seed=0):
         {"single_trial": {decoder: {metric: number}}, "averaged": {…}}.
     """
     x = experiment
-    features = judge_space(x.train_pictures, classifiers[""])
+    features = evaluation_space(x.train_pictures, classifiers[""])
     factors = None if x.factors is None else x.factors[x.test_index]
     category = None if factors is None else factors["kind"]
     shown = np.bincount(x.target).mean()  # trials of a test picture
@@ -272,7 +274,7 @@ def score(experiment, results, classifiers, permutations=1000, seed=0):
     return tables
 
 
-def score_own(arrays, permutations=1000, seed=0):
+def score_cross_validated(arrays, permutations=1000, seed=0):
     """Score cross-validated reconstructions: every trial among all pictures shown.
 
     Pictures are compared by the correlation of their pixels at 16 x 16.

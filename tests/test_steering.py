@@ -13,7 +13,7 @@ from recon_lib.brain.features import FactorNet, to_batch
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError
 from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
-from recon_lib.diffusion import cosine_schedule, levels
+from recon_lib.diffusion import amplitudes, cosine_schedule
 from recon_lib.guidance import steer
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.unet import UNet
@@ -53,7 +53,7 @@ def test_evidence_goes_where_the_vectors_are(world, monkeypatch):
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # knows no "meta"
     fit = brain_log_likelihood(decoder, latent, torch.from_numpy(vectors).to("meta"))
     assert fit(torch.zeros(12, 3, 64, 64, device="meta")).shape == (12,)
-    assert {p.device.type for p in latent.eye.parameters()} == {"cpu"}  # others use it there
+    assert {p.device.type for p in latent.encoder.parameters()} == {"cpu"}  # others use it there
 
 
 def test_evidence_is_the_decoders_log_likelihood(world):
@@ -82,12 +82,12 @@ def test_steering_is_bayes_rule_in_a_gaussian_world():
     alpha_bar = cosine_schedule()
 
     def prior_mean(x_t, t):
-        a, s = levels(t, alpha_bar)
+        a, s = amplitudes(t, alpha_bar)
         return a * v / (a**2 * v + s**2) * x_t
 
     t = torch.tensor([200, 500, 800])
     x_t = torch.tensor([0.2, -0.1, 0.4]).view(3, 1, 1, 1)
-    a, s = levels(t, alpha_bar)
+    a, s = amplitudes(t, alpha_bar)
     left = v * s**2 / (a**2 * v + s**2)  # variance of x0 given x_t
     # p(y | x_t) is taken at the estimate of x0, so without that estimate's own variance
     expected = prior_mean(x_t, t) + left * (y - prior_mean(x_t, t)) / w
@@ -122,7 +122,7 @@ def test_the_steered_and_the_best_of_several_explain_the_vector_better(world):
     fit = brain_log_likelihood(decoder, latent, v)
 
     def prior_mean(x_t, t):
-        a, s = levels(t, alpha_bar)
+        a, s = amplitudes(t, alpha_bar)
         return centre + a * 0.1 / (a**2 * 0.1 + s**2) * (x_t - a * centre)
 
     noise = initial_noise(12, (3, 64, 64))

@@ -1,4 +1,4 @@
-"""The referee reads what is there, by other means than the eye and the judge."""
+"""The independent classifier reads what is there, by other means than the other two networks."""
 
 import json
 
@@ -11,8 +11,14 @@ from safetensors import safe_open
 from recon_lib import recipes
 from recon_lib.brain.features import load_factor_net, read_factors, save_factor_net, to_batch
 from recon_lib.common.errors import DataError
-from recon_lib.scores.hog_net import CELL, DIRECTIONS, edges_and_colours, load_referee, unsteady
-from recon_lib.scores.report import SECOND, factors_read, load_classifiers
+from recon_lib.scores.hog_net import (
+    CELL,
+    DIRECTIONS,
+    distorted,
+    edges_and_colours,
+    load_independent_classifier,
+)
+from recon_lib.scores.report import INDEPENDENT, factors_read, load_classifiers
 from recon_lib.training.checkpoints import CHECKPOINTS
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
@@ -37,8 +43,8 @@ def right(net, pictures, factors):
 @pytest.mark.slow
 def test_it_reads_scenes_that_it_has_not_seen(scenes):
     factors, pictures = scenes
-    assert min(right(load_referee(), pictures, factors).values()) >= 0.97
-    read = read_factors(load_referee(), pictures)
+    assert min(right(load_independent_classifier(), pictures, factors).values()) >= 0.97
+    read = read_factors(load_independent_classifier(), pictures)
     assert np.allclose(read["kind"].sum(1), 1, atol=1e-4)
     for key in ("x", "y", "size"):
         assert np.corrcoef(read[key], factors[key])[0, 1] > 0.8
@@ -47,29 +53,31 @@ def test_it_reads_scenes_that_it_has_not_seen(scenes):
 @pytest.mark.slow
 def test_it_bears_an_unsteady_hand(scenes):
     factors, pictures = scenes
-    poor = to_pictures(unsteady(to_batch(pictures), torch.Generator().manual_seed(1)))
+    poor = to_pictures(distorted(to_batch(pictures), torch.Generator().manual_seed(1)))
     assert np.abs(poor.astype(float) - pictures).mean() > 5  # they are not what they were
-    assert min(right(load_referee(), poor, factors).values()) >= 0.95
+    assert min(right(load_independent_classifier(), poor, factors).values()) >= 0.95
 
 
 @pytest.mark.slow
-def test_it_is_not_content_with_what_contents_the_eye(scenes):
-    """Pixels moved a little along the eye's gradient to another thing: sisters fall for it."""
+def test_it_is_not_deceived_by_what_deceives_the_encoder(scenes):
+    """Pixels moved a little along the encoder's gradient: its own architecture falls for it."""
     factors, pictures = scenes
     factors, pictures = factors[:100], pictures[:100]
-    eye, wrong = load_factor_net("eye"), (factors["kind"] + 5) % len(KINDS)
+    encoder, wrong = load_factor_net("feature_encoder"), (factors["kind"] + 5) % len(KINDS)
     start, most = to_batch(pictures), 16 / 127.5  # of 255 levels, at most 16 in any pixel
     x = start.clone()
     for _ in range(20):
         x.requires_grad_(True)
-        away = F.cross_entropy(eye(x)["kind"], torch.from_numpy(wrong.astype(np.int64)))
+        away = F.cross_entropy(encoder(x)["kind"], torch.from_numpy(wrong.astype(np.int64)))
         x = x.detach() - most / 6 * torch.autograd.grad(away, x)[0].sign()
         x = start + (x - start).clamp(-most, most)
     bribed = {name: (read_factors(net, to_pictures(x))["kind"].argmax(1) == wrong).mean()
-              for name, net in (("eye", eye), ("judge", load_factor_net("judge")),
-                                ("referee", load_referee()))}
-    assert bribed["eye"] > 0.95
-    assert bribed["referee"] < 0.5 * bribed["judge"]
+              for name, net in (
+                  ("feature_encoder", encoder),
+                  ("evaluation_classifier", load_factor_net("evaluation_classifier")),
+                  ("independent_classifier", load_independent_classifier()))}
+    assert bribed["feature_encoder"] > 0.95
+    assert bribed["independent_classifier"] < 0.5 * bribed["evaluation_classifier"]
 
 
 def test_edges_of_a_ramp_by_hand():
@@ -100,19 +108,21 @@ def test_edges_do_not_care_what_is_light_and_what_is_dark(scenes):
 def test_the_scores_have_both_readers(scenes):
     factors, pictures = scenes
     scores = factors_read(pictures, factors, load_classifiers())
-    assert scores["object" + SECOND] == right(load_referee(), pictures, factors)["kind"]
-    assert scores["object"] == right(load_factor_net("judge"), pictures, factors)["kind"]
+    evaluation, independent = (
+        load_factor_net("evaluation_classifier"), load_independent_classifier())
+    assert scores["object" + INDEPENDENT] == right(independent, pictures, factors)["kind"]
+    assert scores["object"] == right(evaluation, pictures, factors)["kind"]
 
 
-def test_a_referee_is_no_judge(tmp_path):
+def test_a_hog_net_is_no_factor_net(tmp_path):
     with pytest.raises(DataError, match="does not hold a FactorNet"):
-        load_factor_net("referee")
-    with pytest.raises(DataError, match="does not hold a Referee"):
-        load_referee("judge")
-    save_factor_net(load_referee(), tmp_path / "net.safetensors", seed=1)
+        load_factor_net("independent_classifier")
+    with pytest.raises(DataError, match="does not hold a HogNet"):
+        load_independent_classifier("evaluation_classifier")
+    save_factor_net(load_independent_classifier(), tmp_path / "net.safetensors", seed=1)
     x = torch.rand(2, 3, 64, 64)
-    again = load_referee(tmp_path / "net.safetensors")
-    assert torch.equal(again(x)["kind"], load_referee()(x)["kind"])
+    again = load_independent_classifier(tmp_path / "net.safetensors")
+    assert torch.equal(again(x)["kind"], load_independent_classifier()(x)["kind"])
 
 
 @pytest.mark.slow
@@ -128,6 +138,6 @@ def test_one_command_trains_all_readers_and_the_card_says_how(tmp_path, monkeypa
     recipes.train_readers(tmp_path)
     grey = np.full((1, 64, 64, 3), 128, np.uint8)
     for name, load in (("eye", load_factor_net), ("judge", load_factor_net),
-                       ("referee", load_referee)):
+                       ("referee", load_independent_classifier)):  # the files' names
         read = read_factors(load(tmp_path / f"{name}.safetensors"), grey)
         assert read["kind"].shape == (1, len(KINDS)) and np.isfinite(read["hue"]).all()

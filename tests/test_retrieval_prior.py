@@ -1,4 +1,4 @@
-"""Memory: the likeliest picture against scipy, its vote against a plain mean over trials."""
+"""The retrieval prior: MAP picture against scipy, pseudo-trials against a mean over trials."""
 
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ D, VOXELS, EXTRA = 5, 30, 25
 
 @pytest.fixture(scope="module")
 def world():
-    """A decoder of noisy linear voxels, sixty remembered latents, vectors of seven trials."""
+    """A decoder of noisy linear voxels, sixty latents of a prior, vectors of seven trials."""
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(D, VOXELS))
     latents = rng.normal(size=(600, D)).astype(np.float32)
@@ -34,22 +34,22 @@ def world():
 
 def test_the_likeliest_is_the_one_of_the_largest_density(world):
     decoder, known, vectors = world
-    covariance = decoder.root @ decoder.root.T
+    covariance = decoder.noise_cholesky @ decoder.noise_cholesky.T
     expected = [
         np.argmax([multivariate_normal.logpdf(v[:-1], mean, covariance * v[-1] ** 2)
-                   for mean in decoder.channel.predict(known)])
+                   for mean in decoder.forward.predict(known)])
         for v in vectors.astype(float)
     ]  # fmt: skip
-    found = retrieval_prior.likeliest(decoder, known, vectors)
+    found = retrieval_prior.map_retrieval(decoder, known, vectors)
     assert found.tolist() == expected
     assert (found == [3, 59, 0, 17, 17, 8, 30]).sum() >= 5  # and it is mostly the one seen
 
 
 def test_what_was_seen_without_noise_is_recalled(world):
     decoder, known, _ = world
-    vectors = np.column_stack([decoder.channel.predict(known), np.ones(60)]).astype(np.float32)
-    assert retrieval_prior.likeliest(decoder, known, vectors).tolist() == list(range(60))
-    told = retrieval_prior.recall(decoder, known, vectors, 8)
+    vectors = np.column_stack([decoder.forward.predict(known), np.ones(60)]).astype(np.float32)
+    assert retrieval_prior.map_retrieval(decoder, known, vectors).tolist() == list(range(60))
+    told = retrieval_prior.with_pseudo_trials(decoder, known, vectors, 8)
     assert np.allclose(told[:, :-1], vectors[:, :-1], atol=1e-5)
     assert np.allclose(told[:, -1], 1 / 3)
 
@@ -57,58 +57,59 @@ def test_what_was_seen_without_noise_is_recalled(world):
 def test_a_memory_counts_as_so_many_trials(world):
     """Against the mean over a list of trials, measured and imagined."""
     decoder, known, vectors = world
-    told = retrieval_prior.recall(decoder, known, vectors, 6)
-    likeliest = retrieval_prior.likeliest(decoder, known, vectors)
+    told = retrieval_prior.with_pseudo_trials(decoder, known, vectors, 6)
+    likeliest = retrieval_prior.map_retrieval(decoder, known, vectors)
     for v, new, best in zip(vectors, told, likeliest, strict=True):
-        imagined = decoder.channel.predict(known[best : best + 1])[0]
+        imagined = decoder.forward.predict(known[best : best + 1])[0]
         trials = [v[:-1]] * round(v[-1] ** -2) + [imagined] * 6
         assert np.allclose(new[:-1], np.mean(trials, axis=0), atol=1e-5)
         assert np.isclose(new[-1], 1 / np.sqrt(len(trials)))
     assert told.dtype == np.float32
-    assert np.array_equal(retrieval_prior.recall(decoder, None, vectors, 0), vectors)
-    assert np.allclose(retrieval_prior.recall(decoder, known, vectors, 1e-9), vectors, atol=1e-6)
-    sure = retrieval_prior.recall(decoder, known, vectors, 1e9)
-    best = decoder.channel.predict(known[retrieval_prior.likeliest(decoder, known, vectors)])
+    assert np.array_equal(retrieval_prior.with_pseudo_trials(decoder, None, vectors, 0), vectors)
+    hardly = retrieval_prior.with_pseudo_trials(decoder, known, vectors, 1e-9)
+    assert np.allclose(hardly, vectors, atol=1e-6)
+    sure = retrieval_prior.with_pseudo_trials(decoder, known, vectors, 1e9)
+    best = decoder.forward.predict(known[retrieval_prior.map_retrieval(decoder, known, vectors)])
     assert np.allclose(sure[:, :-1], best, atol=1e-5) and (sure[:, -1] < 1e-4).all()
 
 
 def test_what_is_dreamt_has_the_moments_of_the_density_it_is_drawn_from(world):
     """Mean and covariance of a kernel density estimate, in closed form."""
     decoder, known, _ = world
-    made = retrieval_prior.dream(decoder, known, 20_000, trust=4, seed=3)
-    centres = decoder.channel.predict(known)
-    spread = np.cov(centres.T, ddof=0) + decoder.root @ decoder.root.T / 4
+    made = retrieval_prior.sample_prior(decoder, known, 20_000, pseudo_trials=4, seed=3)
+    centres = decoder.forward.predict(known)
+    spread = np.cov(centres.T, ddof=0) + decoder.noise_cholesky @ decoder.noise_cholesky.T / 4
     deviation = np.sqrt(np.diag(spread))
     assert made.dtype == np.float32 and (made[:, -1] == 0.5).all()
     assert np.abs((made[:, :-1].mean(0) - centres.mean(0)) / deviation).max() < 0.04
     error = np.cov(made[:, :-1].T) - spread
     assert np.abs(error / np.outer(deviation, deviation)).max() < 0.05
-    assert np.array_equal(made, retrieval_prior.dream(decoder, known, 20_000, trust=4, seed=3))
-    assert not np.array_equal(made, retrieval_prior.dream(decoder, known, 20_000, trust=4, seed=4))
+    again, other = (retrieval_prior.sample_prior(decoder, known, 20_000, 4, s) for s in (3, 4))
+    assert np.array_equal(made, again) and not np.array_equal(made, other)
 
 
 def test_nothing_can_be_dreamt_without_memory_or_trust(world):
     decoder, known, _ = world
-    for trust in (0, -1, np.nan, np.inf):
+    for pseudo_trials in (0, -1, np.nan, np.inf):
         with pytest.raises(DataError, match="more than 0"):
-            retrieval_prior.dream(decoder, known, 3, trust)
+            retrieval_prior.sample_prior(decoder, known, 3, pseudo_trials)
     for other in (None, known[:0], known[:, :-1]):
         with pytest.raises(DataError, match="expected \\(pictures, 5\\)"):
-            retrieval_prior.dream(decoder, other, 3)
+            retrieval_prior.sample_prior(decoder, other, 3)
 
 
-@pytest.mark.parametrize("trust", [-1, np.nan, np.inf])
-def test_no_fewer_than_no_trials(world, trust):
+@pytest.mark.parametrize("pseudo_trials", [-1, np.nan, np.inf])
+def test_no_fewer_than_no_trials(world, pseudo_trials):
     with pytest.raises(DataError, match="expected 0 or more"):
-        retrieval_prior.recall(*world, trust)
+        retrieval_prior.with_pseudo_trials(*world, pseudo_trials)
 
 
 @pytest.mark.parametrize("rows", [np.s_[:0], np.s_[:, :-1]])
 def test_a_memory_of_something_else_is_refused(world, rows):
     decoder, known, vectors = world
     for other in (known[rows], None):
-        with pytest.raises(DataError, match="found a memory of shape"):
-            retrieval_prior.likeliest(decoder, other, vectors)
+        with pytest.raises(DataError, match="found a retrieval prior of shape"):
+            retrieval_prior.map_retrieval(decoder, other, vectors)
 
 
 def test_some_rows_are_those_rows(loaded):
@@ -135,12 +136,12 @@ def test_no_scene_of_a_category_that_is_held_out(loaded):
 def test_a_model_that_remembers_the_test_is_refused(loaded, tiny_model):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
     test = loaded.images[loaded.test_index]
-    retrieval_prior.refuse_remembered(latent, test)
-    retrieval_prior.refuse_remembered(replace(latent, memory=None), test)
-    seen = np.concatenate([latent.memory, latent.transform(test[3:5])]).astype(np.float16)
+    retrieval_prior.refuse_trained_on(latent, test)
+    retrieval_prior.refuse_trained_on(replace(latent, prior=None), test)
+    seen = np.concatenate([latent.prior, latent.transform(test[3:5])]).astype(np.float16)
     with pytest.raises(DataError, match=f"trained on 2 of the {len(test)} test pictures"):
-        retrieval_prior.refuse_remembered(replace(latent, memory=seen.astype(np.float32)), test)
-    where = retrieval_prior.found(seen, latent.transform(test))
+        retrieval_prior.refuse_trained_on(replace(latent, prior=seen.astype(np.float32)), test)
+    where = retrieval_prior.prior_rows(seen, latent.transform(test))
     assert where[3:5].tolist() == [len(seen) - 2, len(seen) - 1]
     assert (np.delete(where, [3, 4]) == -1).all()
 
@@ -162,22 +163,22 @@ def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
     decoder = fit_decoder(loaded.betas[~loaded.test], latent.transform(loaded.train_pictures))
     pictures = retrieval_prior.training_pictures(loaded, 25)
     vectors = decoder.vector(loaded.betas[loaded.test])
-    found = retrieval_prior.remembered(loaded, decoder, latent, vectors)
-    likeliest = retrieval_prior.likeliest(decoder, latent.memory, vectors)
+    found = retrieval_prior.map_pictures(loaded, decoder, latent, vectors)
+    likeliest = retrieval_prior.map_retrieval(decoder, latent.prior, vectors)
     assert np.array_equal(found, pictures[likeliest])
-    many = np.concatenate([*[latent.memory + 100] * 250, latent.memory])  # more than there are
-    for other in (None, latent.memory[::-1], latent.memory[5:], many):
-        changed = replace(latent, memory=other)
-        assert retrieval_prior.remembered(loaded, decoder, changed, vectors) is None
+    many = np.concatenate([*[latent.prior + 100] * 250, latent.prior])  # more than there are
+    for other in (None, latent.prior[::-1], latent.prior[5:], many):
+        changed = replace(latent, prior=other)
+        assert retrieval_prior.map_pictures(loaded, decoder, changed, vectors) is None
 
 
 def test_a_latent_keeps_its_memory(tiny_model, tmp_path):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
-    assert latent.memory.dtype == np.float32
+    assert latent.prior.dtype == np.float32
     save_latent(latent, tmp_path / "a.safetensors")
-    assert np.array_equal(load_latent(tmp_path / "a.safetensors").memory, latent.memory)
-    save_latent(replace(latent, memory=None), tmp_path / "b.safetensors")
-    assert load_latent(tmp_path / "b.safetensors").memory is None
+    assert np.array_equal(load_latent(tmp_path / "a.safetensors").prior, latent.prior)
+    save_latent(replace(latent, prior=None), tmp_path / "b.safetensors")
+    assert load_latent(tmp_path / "b.safetensors").prior is None
 
 
 def test_the_network_is_told_and_the_likelihood_is_not(tiny_model):
@@ -186,18 +187,18 @@ def test_the_network_is_told_and_the_likelihood_is_not(tiny_model):
     other = vectors[::-1].copy()
     two = replace(PLAIN, steps=2)
     draw_some = partial(sample_pictures, model, info, seed=1, sampling=two)
-    told = draw_some(vectors, guidance=Guidance(prior=lambda v, trust: other[: len(v)]))
+    told = draw_some(vectors, guidance=Guidance(prior=lambda v, pseudo_trials: other[: len(v)]))
     assert np.array_equal(told, draw_some(other))
-    asked, trusted = [], []
+    asked, counted = [], []
 
     def likelihood(v):
         asked.append(v)
         return lambda pictures: torch.zeros(len(pictures))
 
-    def recall(v, trust):
-        trusted.append(trust)
+    def prior(v, pseudo_trials):
+        counted.append(pseudo_trials)
         return other
 
     draw_some(vectors, sampling=replace(two, candidates=2, pseudo_trials=3.0),
-              guidance=Guidance(None, likelihood, recall))
-    assert np.array_equal(asked[0].numpy(), vectors) and trusted == [3.0]
+              guidance=Guidance(None, likelihood, prior))
+    assert np.array_equal(asked[0].numpy(), vectors) and counted == [3.0]
