@@ -6,17 +6,23 @@ import unicodedata
 import warnings
 
 import h5py
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
 from PIL import Image
 
+from recon_lib.bold.glm import single_trial_betas
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_array, read_dict, read_table
+from recon_lib.data import bids, bold5000, release, stimuli, volumes
 from recon_lib.data.arrays import load_betas, load_labels, load_trials, read_glmsingle
+from recon_lib.data.bold5000 import KEYS
 from recon_lib.data.loader import create_loader
 from recon_lib.data.pictures import as_uint8, read_picture, square_arrays
+from recon_lib.data.volumes import compact_box
+from recon_lib.world import experiment
 
 RNG = np.random.default_rng(0)
 BETAS = RNG.standard_normal((6, 4))
@@ -316,3 +322,227 @@ def test_a_transparent_colour_becomes_white(tmp_path, mode):
 def test_tables_are_not_read_for_ever(tmp_path):
     os.mkfifo(tmp_path / "a.csv")
     refuses(lambda: read_table(tmp_path / "a.csv"), "not a file")
+
+
+# Runs, masks and events ------------------------------------------------------------------
+
+ROI = np.repeat(KEYS, 3)
+IJK = compact_box(len(ROI))
+ONSETS = np.array([6.0, 16.0, 26.0])
+NAMES = ["n01234567_1.JPEG", "airport1.jpg", "COCO_train2014_000000000001.jpg"]
+BOLD = (800 + 10 * RNG.standard_normal((20, len(ROI)))).astype(np.float32)
+STEM = bids.run_stem("CSI1", 1, 1)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    volumes.write_masks(tmp_path, "CSI1", ROI, IJK, (4, 5, 6))
+    run = bids.Run(BOLD, ROI, IJK, ONSETS, np.ones(3), NAMES, 2.0, 1, 1)
+    bids.write_run(tmp_path, "CSI1", run, (4, 5, 6), confounds=np.full((20, 6), 2.5))
+    return tmp_path
+
+
+def read(root):
+    return bids.read_run(root, "CSI1", 1, 1)
+
+
+@pytest.mark.parametrize("axes", ["LAS", "RPI", "PSR", "AIL"])
+def test_a_run_stored_the_other_way_round_is_read_by_its_affine(raw, axes):
+    """The same run with flipped and swapped axes; nilearn's masker is the oracle."""
+    from nilearn.maskers import NiftiMasker
+
+    path = raw / f"{STEM}_bold.nii.gz"
+    image = nibabel.load(path)
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(axes))
+    image.as_reoriented(turn).to_filename(path)
+    assert "".join(nibabel.aff2axcodes(nibabel.load(path).affine)) == axes
+    one = read(raw)
+    assert np.abs(one.bold - BOLD).max() < 0.05
+    mask = raw / volumes.mask_path("CSI1", "RHPPA")
+    theirs = NiftiMasker(mask_img=mask, standardize=None).fit_transform(str(path))
+    assert np.allclose(one.bold[:, ROI == "RHPPA"], theirs, rtol=1e-5)
+
+
+def test_grids_that_lie_elsewhere(raw):
+    path = raw / f"{STEM}_bold.nii.gz"
+    image = nibabel.load(path)
+    away, tilted, unknown = (image.affine.copy() for _ in range(3))
+    away[:3, 3] = 40, 0, 0
+    tilted[:3, :3] = [[2, 0.4, 0], [-0.4, 2, 0], [0, 0, 2]]
+    for affine, match in ((away, r"\[40.  0.  0.\] mm away; expected volumes in their place"),
+                          (tilted, "of other axes"), (np.diag([3.0, 3, 3, 1]), "of other axes")):
+        nibabel.Nifti1Image(image.get_fdata(), affine).to_filename(path)
+        refuses(lambda: read(raw), f"run-01_bold.nii.gz: .*{match}")
+    new = nibabel.Nifti1Image(image.get_fdata(), unknown)
+    new.set_sform(None, 0)
+    new.set_qform(None, 0)
+    new.header["pixdim"][4] = 2.0
+    new.to_filename(path)
+    with pytest.warns(UserWarning, match="says nothing of its orientation; .* by index"):
+        assert np.abs(read(raw).bold - BOLD).max() < 0.05
+    mask = raw / volumes.mask_path("CSI1", "LHLOC")
+    one = nibabel.load(mask)
+    nibabel.Nifti1Image(one.get_fdata(), away).to_filename(mask)
+    refuses(lambda: read(raw), "mask-LHLOC.nii.gz: .*the other masks have")
+
+
+def test_release_2_volumes_are_turned_but_not_moved(tmp_path):
+    values = RNG.standard_normal((3, len(ROI))).astype(np.float32)
+    betas = bold5000.Betas(values, ROI, NAMES, np.ones(3, int), np.ones(3, int), "CSI1")
+    volumes.write_masks(tmp_path, "CSI1", ROI, IJK, (4, 5, 6))
+    volumes.write_r2_volumes(tmp_path, betas, IJK, (4, 5, 6), origin=(-70, -88, -71))
+    path = next(tmp_path.glob("CSI1_GLMbetas*"))
+    image = nibabel.load(path)
+    image.as_reoriented([[0, -1], [1, 1], [2, 1]]).to_filename(path)
+    with pytest.warns(UserWarning, match=r"origins differ by \[-70. -88. -71.\] mm"):
+        found = volumes.read_r2_volumes(tmp_path, "CSI1")
+    assert np.array_equal(found.values, values)
+    nibabel.Nifti1Image(image.get_fdata(), np.diag([3.0, 2, 2, 1])).to_filename(path)
+    refuses(lambda: volumes.read_r2_volumes(tmp_path, "CSI1"), "ses-01.nii.gz: .*of other axes")
+
+
+def test_masks_of_other_makes(raw):
+    path = raw / volumes.mask_path("CSI1", "LHPPA")
+    image = nibabel.load(path)
+    ones, affine = image.get_fdata() > 0, image.affine
+    want = np.argwhere(ones)
+    blurred = np.where(ones, 0.8, 0.01).astype(np.float32)
+    for array, said in ((ones[..., None].astype("u1"), None), (ones * np.float32(255), None),
+                        (np.where(ones, 1, np.nan), None), (blurred, "an interpolated mask")):
+        nibabel.Nifti1Image(array, affine).to_filename(path)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert np.array_equal(volumes.read_masks(raw, "CSI1", ("PPA",)).ijk[:3], want)
+        assert [str(w.message) for w in caught if said is None or said not in str(w.message)] == []
+        assert bool(caught) == bool(said)
+    nibabel.Nifti1Image((ones * 2 + 1).astype("u1"), affine).to_filename(path)
+    refuses(lambda: volumes.read_masks(raw, "CSI1", ("PPA",)), "values from 1 to 3; expected a mas")
+
+
+@pytest.mark.parametrize("name", ["_space-T1w_desc-preproc_bold", "_bold_space-T1w_preproc",
+                                  "_space-T1w_res-2_desc-preproc_bold"])
+def test_every_fmriprep_comes_before_the_raw_run(raw, name):
+    folder = raw / "derivatives/fmriprep/sub-CSI1/ses-01/func"
+    stem = STEM.rpartition("/")[2]
+    image = nibabel.load(raw / f"{STEM}_bold.nii.gz")
+    clean = nibabel.Nifti1Image(image.get_fdata() + 50, image.affine)
+    clean.header["pixdim"][4] = 2.0
+    clean.to_filename(folder / f"{stem}{name}.nii.gz")
+    other = f"{stem}_space-MNI152NLin2009cAsym_desc-preproc_bold.nii.gz"
+    clean.to_filename(folder / other)
+    run = read(raw)
+    assert np.abs(run.bold - BOLD - 50).max() < 0.05 and run.path == folder / f"{stem}{name}.nii.gz"
+    run.path.unlink()
+    refuses(lambda: read(raw), f"{other}; expected one run in space-T1w")
+    (folder / other).unlink()
+    assert read(raw).path == raw / f"{STEM}_bold.nii.gz"
+
+
+@pytest.mark.parametrize("name", ["regressors", "timeseries"])
+def test_confounds_of_a_newer_fmriprep(raw, name):
+    old = raw / f"derivatives/fmriprep/{STEM}_bold_confounds.tsv"
+    table = pd.read_csv(old, sep="\t").set_axis(bids.NEW_MOTION, axis=1)
+    table.insert(0, "framewise_displacement", [np.nan] + [0.1] * 19)
+    new = old.with_name(old.name.replace("_bold_confounds", f"_desc-confounds_{name}"))
+    table.to_csv(new, sep="\t", na_rep="n/a", index=False)
+    old.unlink()
+    assert np.array_equal(bids.read_confounds(raw, "CSI1", 1, 1), np.full((20, 6), 2.5))
+    more = bids.read_confounds(raw, "CSI1", 1, 1, ["framewise_displacement", "RotZ"])
+    assert np.allclose(more[:2], [[0, 2.5], [0.1, 2.5]])
+
+
+@pytest.mark.parametrize("where", ["beside", "above"])
+def test_the_json_knows_the_repetition_time(raw, where):
+    path = raw / (f"{STEM}_bold.json" if where == "beside" else "task-5000scenes_bold.json")
+    image = nibabel.load(raw / f"{STEM}_bold.nii.gz")
+    image.header["pixdim"][4] = 1.0
+    image.to_filename(raw / f"{STEM}_bold.nii.gz")
+    path.write_text('{"RepetitionTime": 2.0, "TaskName": "x"}')
+    with pytest.warns(UserWarning, match="a volume every 2 s, as .*json says; the header says 1 s"):
+        assert read(raw).tr == 2.0
+    path.write_text('{"RepetitionTime": 2000}')
+    refuses(lambda: read(raw), "json: RepetitionTime 2000; expected seconds")
+    path.write_text('{"RepetitionTime": ')
+    refuses(lambda: read(raw), "json")
+
+
+def events(root, **columns):
+    path = root / f"{STEM}_events.tsv"
+    table = pd.read_csv(path, sep="\t")
+    for name, cells in columns.items():
+        table[name] = cells
+    table.to_csv(path, sep="\t", index=False, na_rep="n/a")
+    return bids.read_events(root, "CSI1", 1, 1)
+
+
+def test_events_forget_no_column(raw):
+    path = raw / f"{STEM}_events.tsv"
+    table = pd.read_csv(path, sep="\t")
+    table.to_csv(path, sep="\t", na_rep="n/a")  # with pandas' index
+    with pytest.warns(UserWarning, match="left out as an index"):
+        found = bids.read_events(raw, "CSI1", 1, 1)
+    assert found.onsets.tolist() == ONSETS.tolist() and found.names == NAMES
+    table["Response"] = ["", "b", ""]
+    table.drop(columns="stim_file").to_csv(path, sep="\t", index=False, na_rep="")
+    assert bids.read_events(raw, "CSI1", 1, 1).names == NAMES
+    path.write_text("onset\tduration\tstim_file\n6\t1\n")
+    refuses(lambda: read(raw), "2 cells in row 2, 3 in the first")
+
+
+def test_durations_are_used_or_refused(raw):
+    assert events(raw, duration=[1.0, 4.0, 0.5]).durations.tolist() == [1, 4, 0.5]
+    with pytest.warns(UserWarning, match="1 durations not known: 1 s each"):
+        assert events(raw, duration=[2.0, None, 2.0]).durations.tolist() == [2, 1, 2]
+    for bad in ([1, -4, 1], [1, np.inf, 1], [1, "long", 1]):
+        refuses(lambda bad=bad: events(raw, duration=bad), "duration")
+
+
+def test_events_that_are_no_trials_are_left_out_and_counted(raw):
+    with pytest.warns(UserWarning, match="1 events without a picture left out"):
+        found = events(raw, stim_file=[NAMES[0], None, NAMES[2]])
+    assert found.names == [NAMES[0], NAMES[2]] and found.onsets.tolist() == [6, 26]
+    with pytest.warns(UserWarning, match="1 events without an onset .*; 1 events before the first"):
+        found = events(raw, onset=[-3.0, None, 26], stim_file=NAMES)
+    assert found.names == NAMES[2:]
+    with pytest.warns(UserWarning, match="1 events that are there twice"):
+        found = events(raw, onset=[6, 6, 26.0], stim_file=[NAMES[0], NAMES[0], NAMES[2]])
+    assert found.onsets.tolist() == [6, 26]
+    refuses(lambda: events(raw, onset=[6, 6, 26.0], stim_file=NAMES), "3 pictures at 2 times")
+    refuses(lambda: events(raw, onset=["soon", 6, 26], stim_file=NAMES), "onset 'soon'; expected")
+
+
+def test_longer_pictures_and_short_scans_in_betas(raw):
+    events(raw, duration=[4.0, 4.0, 4.0])
+    experiment.estimate_betas(raw, "CSI1")
+    found, run = bold5000.read_r2(raw, "CSI1"), read(raw)
+    want = single_trial_betas(run.bold, ONSETS, 2.0, durations=4.0)
+    assert np.allclose(found.values, want, atol=1e-5)
+    events(raw, onset=[6.0, 16.0, 36.0])
+    refuses(lambda: experiment.estimate_betas(raw, "CSI1"), "ends 2 volumes too soon for time poin")
+
+
+# Lists of a release ----------------------------------------------------------------------
+
+
+def test_repeated_pictures_are_found_however_the_list_spells_them(mini_release, tmp_path):
+    shutil.copytree(mini_release, tmp_path / "r")
+    root, path = tmp_path / "r", next((tmp_path / "r").rglob("repeated_stimuli_113_list.txt"))
+    want, names = release.load(root, "CSI1").test, path.read_text().split()
+    for change in (lambda n: n.upper(), lambda n: n.rpartition(".")[0], lambda n: f"stimuli/{n}",
+                   lambda n: f"stimuli\\{n}", lambda n: n.replace(".JPEG", ".jpg")):
+        path.write_text("\n".join(map(change, names)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert np.array_equal(release.load(root, "CSI1").test, want)
+    path.write_text("\n".join([*names[1:], "x" + names[0]]))
+    refuses(lambda: release.load(root, "CSI1"), "1 names on the list of repeated pictures are no p")
+
+
+def test_pictures_of_a_release_are_found_however_the_disk_spells_them(tmp_path):
+    name = unicodedata.normalize("NFC", "café1.png")
+    stimuli.write_images(tmp_path, [unicodedata.normalize("NFD", name), "Desert.PNG"], PICTURES[:2])
+    assert np.array_equal(stimuli.read_images(tmp_path, [name, "desert.png"], 8), PICTURES[:2])
+    (tmp_path / "list.txt").write_text(f"stimuli/rep_{name}\nstimuli\\a.png\n")
+    found = stimuli.read_stimuli(tmp_path, "CSI1", "list.txt").stimuli
+    assert found == [name, "a.png"]

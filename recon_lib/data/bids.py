@@ -1,6 +1,8 @@
 """BOLD5000's raw runs in BIDS, as OpenNeuro ds001499 has them: BOLD, events, confounds."""
 
+import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +12,11 @@ import pandas
 from recon_lib.common.errors import DataError, atomic_write, check
 from recon_lib.common.files import find, read_table, readable
 from recon_lib.data.bold5000 import ROIS, SHOWN, TR
-from recon_lib.data.splits import plain_name
-from recon_lib.data.stimuli import picture_folder
+from recon_lib.data.stimuli import picture_folder, picture_name
 from recon_lib.data.volumes import load_volume, read_masks, save_volume, voxels_at
 
 MOTION = ("X", "Y", "Z", "RotX", "RotY", "RotZ")
+NEW_MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # since fMRIPrep 1.2
 TYPE_NAMES = {"COCO": "coco", "ImageNet": "imagenet", "Scene": "scenes"}
 
 
@@ -36,6 +38,8 @@ class Run:
     tr : float
         Seconds.
     session, run : int
+    path : Path, optional
+        The file that was read.
     """
 
     bold: np.ndarray
@@ -47,6 +51,16 @@ class Run:
     tr: float
     session: int
     run: int
+    path: Path | None = None
+
+
+@dataclass
+class Events:
+    """When which picture was shown in a run: see `Run`."""
+
+    onsets: np.ndarray
+    durations: np.ndarray
+    names: list
 
 
 def run_stem(subject, session, run):
@@ -101,16 +115,100 @@ def _write_table(path, digits, columns):
 
 
 def read_events(root, subject, session, run):
-    """Onsets and durations in seconds, and picture names, of one run's trials."""
+    """Read the events of a run that show a picture, as `Events`.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, an onset or duration is no time, or two pictures come at once.
+
+    Warns
+    -----
+    UserWarning
+        If events are left out: without a picture or an onset, before the first volume, or twice;
+        or if a duration is not known and taken for one second.
+    """
     path = find(root, f"{run_stem(subject, session, run)}_events.tsv")
-    table = read_table(path)
-    name = next((c for c in ("stim_file", "ImgName") if c in table), None)
-    if "onset" not in table or name is None or len(table) == 0:
-        raise DataError(f"{path}: columns {list(table)}; expected onset and ImgName or stim_file")
-    with readable(path):
-        onsets = table["onset"].to_numpy(float)
-        durations = table.get("duration", pandas.Series(SHOWN, table.index)).to_numpy(float)
-        return onsets, durations, [plain_name(Path(one).name) for one in table[name]]
+    table = read_table(path, heading=True, dtype=str)
+    known = [c for c in ("stim_file", "ImgName") if c in table and table[c].notna().any()]
+    if "onset" not in table or not known:
+        raise DataError(f"{path}: columns {', '.join(table)}; expected onset, and ImgName or "
+                        "stim_file with the pictures")
+    names = table[known[0]].map(picture_name, na_action="ignore")
+    onsets = _seconds(path, table["onset"])
+    durations = _seconds(path, table["duration"]) if "duration" in table else (
+        pandas.Series(SHOWN, table.index))
+    if (durations < 0).any():
+        raise DataError(f"{path}: a duration of {durations.min():g} s; expected 0 or more")
+    out = {"without a picture": names.isna(), "without an onset": onsets.isna(),
+           "before the first volume": onsets < 0,
+           "that are there twice": pandas.concat([names, onsets], axis=1).duplicated()}
+    keep = ~np.logical_or.reduce(list(out.values()))
+    notes = [f"{rows.sum()} events {what} left out" for what, rows in out.items() if rows.any()]
+    if durations[keep].isna().any():
+        notes.append(f"{durations[keep].isna().sum()} durations not known: {SHOWN:g} s each")
+    if notes:
+        warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=2)
+    onsets = onsets[keep].to_numpy()
+    if not keep.any() or len(np.unique(onsets)) < len(onsets):
+        raise DataError(f"{path}: {len(onsets)} pictures at {len(np.unique(onsets))} times; "
+                        "expected one picture at a time")
+    return Events(onsets, durations[keep].fillna(SHOWN).to_numpy(), names[keep].tolist())
+
+
+def _seconds(path, cells):
+    """A column of times; NaN where a cell holds nothing."""
+    times = pandas.to_numeric(cells, errors="coerce")
+    bad = cells[cells.notna() & ~np.isfinite(times)]
+    if len(bad):
+        raise DataError(f"{path}: {cells.name} {bad.iloc[0]!r}; expected seconds, or n/a")
+    return times.astype(float)
+
+
+def find_run(root, subject, session, run):
+    """Where a run lies: fMRIPrep's in T1w space where it has made any, else the raw one.
+
+    Raises
+    ------
+    DataError
+        If there is none, none in T1w space, or more than one.
+    """
+    stem = run_stem(subject, session, run)
+    try:
+        folder = find(root, f"derivatives/fmriprep/{Path(stem).parent}")
+    except DataError:
+        return find(root, f"{stem}_bold.nii.gz")
+    made = [path for path in sorted(folder.glob(f"{Path(stem).name}_*.nii.gz"))
+            if "_bold" in path.name and "preproc" in path.name]  # its names have changed
+    in_place = [path for path in made if "space-T1w" in path.name]
+    if made and len(in_place) != 1:
+        raise DataError(f"{folder}: holds {', '.join(path.name for path in in_place or made)}; "
+                        "expected one run in space-T1w, where the masks are")
+    return in_place[0] if made else find(root, f"{stem}_bold.nii.gz")
+
+
+def _repetition_time(root, path, image):
+    """Seconds between volumes: what the run's JSON says, else its header."""
+    header = float(image.header.get_zooms()[3])
+    header = header / 1000 if header > 100 else header  # some converters write milliseconds
+    for sidecar in (path.parent / path.name.replace(".nii.gz", ".json"),
+                    Path(root, "task-5000scenes_bold.json")):
+        try:
+            sidecar = find(sidecar.parent, sidecar.name)
+        except DataError:
+            continue
+        with readable(sidecar):
+            told = json.loads(sidecar.read_text(encoding="utf-8")).get("RepetitionTime")
+            if told is None:
+                continue
+            tr = float(told)
+            if not 0 < tr < 100:
+                raise DataError(f"{sidecar}: RepetitionTime {told}; expected seconds")
+        if abs(tr - header) > 1e-3:
+            warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the "
+                          f"header says {header:g} s", stacklevel=3)
+        return tr
+    return header or TR
 
 
 def read_run(root, subject, session, run, rois=ROIS, masks=None):
@@ -137,32 +235,35 @@ def read_run(root, subject, session, run, rois=ROIS, masks=None):
     DataError
         Missing or damaged file, another grid than the masks, events after the end.
     """
-    stem = run_stem(subject, session, run)
-    try:
-        path = find(root, f"derivatives/fmriprep/{stem}_bold_space-T1w_preproc.nii.gz")
-    except DataError:
-        path = find(root, f"{stem}_bold.nii.gz")
+    path = find_run(root, subject, session, run)
     masks, image = masks or read_masks(root, subject, rois), load_volume(path)
     bold = voxels_at(path, image, masks)
-    onsets, durations, names = read_events(root, subject, session, run)
-    tr = float(image.header.get_zooms()[3]) or TR
-    tr = tr / 1000 if tr > 100 else tr  # some converters write milliseconds
-    if onsets.max() > len(bold) * tr:
+    events, tr = read_events(root, subject, session, run), _repetition_time(root, path, image)
+    if events.onsets.max() > len(bold) * tr:
         raise DataError(
-            f"{stem}_events.tsv: a trial at {onsets.max():.0f} s, but {path.name} has {len(bold)} "
-            f"volumes ({len(bold) * tr:.0f} s); is the run truncated?"
+            f"{run_stem(subject, session, run)}_events.tsv: a trial at {events.onsets.max():.0f} "
+            f"s, but {path.name} has {len(bold)} volumes ({len(bold) * tr:.0f} s); is the run "
+            "truncated?"
         )
-    return Run(bold, masks.roi, masks.ijk, onsets, durations, names, tr, session, run)
+    return Run(bold, masks.roi, masks.ijk, events.onsets, events.durations, events.names, tr,
+               session, run, path)
 
 
 def read_confounds(root, subject, session, run, columns=MOTION):
-    """Read fMRIPrep's confounds of a run: (volumes, columns) float32, NaN as 0."""
-    stem = f"derivatives/fmriprep/{run_stem(subject, session, run)}"
-    try:
-        path = find(root, f"{stem}_bold_confounds.tsv")
-    except DataError:  # its name since fMRIPrep 1.2
-        path = find(root, f"{stem}_desc-confounds_regressors.tsv")
-    table = read_table(path)
+    """Read fMRIPrep's confounds of a run: (volumes, columns) float32, NaN as 0.
+
+    The six columns of motion are found under their new names too.
+    """
+    stem, path = f"derivatives/fmriprep/{run_stem(subject, session, run)}", None
+    for ending in ("_bold_confounds", "_desc-confounds_regressors", "_desc-confounds_timeseries"):
+        try:
+            path = path or find(root, f"{stem}{ending}.tsv")
+        except DataError as missing:
+            error = missing
+    if path is None:
+        raise error
+    table = read_table(path, heading=True)
+    table = table.rename(columns=dict(zip(NEW_MOTION, MOTION, strict=True)))
     absent = [column for column in columns if column not in table]
     if absent:
         raise DataError(f"{path}: no column {', '.join(absent)}; it holds "

@@ -40,10 +40,15 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
     values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
     total = len(bids.list_runs(root, name))
     for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
-        values.append(single_trial_betas(one.bold, one.onsets, one.tr, **options))
-        first = np.round(one.onsets / one.tr).astype(int)
-        percent = 100 * (one.bold / one.bold.mean(0) - 1)
+        settings = {"durations": one.durations} | options
+        values.append(single_trial_betas(one.bold, one.onsets, one.tr, **settings))
+        first, mean = np.round(one.onsets / one.tr).astype(int), one.bold.mean(0)
+        percent = 100 * (one.bold / np.where(mean > 0, mean, np.nan) - 1)
         for point in points:  # "34" averages its digits
+            late = first.max() + int(point[-1]) - len(percent)
+            if late > 0:
+                raise DataError(f"{one.path}: ends {late} volumes too soon for time point {point} "
+                                "of its last picture; leave that event out, or fetch the run again")
             signal[point].append(np.mean([percent[first + int(n) - 1] for n in point], axis=0))
         shown += one.names
         session += [one.session] * len(one.names)
@@ -102,7 +107,7 @@ def estimate_whole_brain(root=ROOT, name=SUBJECT, block=8192):
     loaders = [lambda n=n: load(*n) for n in numbers]
     runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder)
     trials = pandas.DataFrame([(session, run, shown) for session, run in numbers
-                               for shown in bids.read_events(root, name, session, run)[2]],
+                               for shown in bids.read_events(root, name, session, run).names],
                               columns=["session", "run", "stimuli"])
     again = trials.drop_duplicates().stimuli.duplicated().any()  # a picture in two runs
     beside = {"ijk": masks.ijk, "session": trials.session.to_numpy(), "run": trials.run.to_numpy(),

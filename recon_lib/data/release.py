@@ -127,6 +127,30 @@ def trial_categories(data, factors=None):
     return [stimuli.category(name) for name in data.stimuli]
 
 
+def repeated_pictures(root, names, image):
+    """Those of a subject's pictures that are on the list of repeated ones, however it spells them.
+
+    Parameters
+    ----------
+    root : path
+    names : (n,) str array
+    image : (trials,) int array
+        Index into `names`.
+
+    Raises
+    ------
+    DataError
+        If pictures of the list are missing while others are shown again: they would be trained on.
+    """
+    found, missing = stimuli.listed(stimuli.read_repeated(root), names.tolist())
+    again = sorted(set(names[np.bincount(image) > 1].tolist()) - set(found))
+    if missing and again:
+        raise DataError(f"{len(missing)} names on the list of repeated pictures are no picture's "
+                        f"({missing[0]}), and {len(again)} pictures that are shown again are not "
+                        f"on it ({again[0]}); expected the same spelling in both")
+    return found
+
+
 def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE, split="repeated",
          held=None):
     """Read one subject of a release, embedded or real.
@@ -156,7 +180,7 @@ def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE, spli
     names, image = np.unique(data.stimuli, return_inverse=True)
     factors, truth = read_factors(root, names), Path(root, "truth.h5")
     if split == "repeated":
-        _, tested = split_by_group(data.stimuli, stimuli.read_repeated(root))
+        _, tested = split_by_group(data.stimuli, repeated_pictures(root, names, image))
     elif split == "category":
         categories = trial_categories(data, factors)
         held = sorted(some_categories(categories) if held is None else held)

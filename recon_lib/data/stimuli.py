@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import find, read_lines
 from recon_lib.data.pictures import read_picture, squared
-from recon_lib.data.splits import plain_name
+from recon_lib.data.splits import composed, plain_name
 
 TRIALS_PER_RUN = 37
 RUNS_PER_SESSION = {
@@ -63,6 +64,44 @@ def trial_runs(subject, trials):
     return session[:trials], run[:trials]
 
 
+def picture_name(line):
+    """The name of a picture in a list: without folders before it and without `rep_`."""
+    path = composed(line)
+    return plain_name(path if ".." in path.split("/") else path.rpartition("/")[2])
+
+
+def listed(wanted, names):
+    """Which of `names` a list means; case, endings and spelling of accents are overlooked.
+
+    Parameters
+    ----------
+    wanted, names : sequence of str
+
+    Returns
+    -------
+    found : list of str
+        Some of `names`.
+    missing : list of str
+        The wanted ones that are none of them.
+    """
+    same = {}
+    for name in names:
+        same.setdefault(_key(name), []).append(name)
+    exact, found, missing = set(names), [], []
+    for one in wanted:
+        some = [one] if one in exact else same.get(_key(one), [])
+        found += some
+        missing += [] if some else [one]
+    if set(found) - set(wanted):
+        warnings.warn(f"{len(set(found) - set(wanted))} pictures are spelt otherwise on the list "
+                      f"({min(set(found) - set(wanted))}): matched all the same", stacklevel=3)
+    return found, missing
+
+
+def _key(name):
+    return Path(composed(name)).stem.lower()
+
+
 def write_lines(path, lines):
     """Write one entry a line, whole or not at all."""
     with atomic_write(path) as partial:
@@ -96,7 +135,7 @@ def read_presentation_lists(root, subject):
     for path in sorted(folder.glob("*/*_run*.txt")):
         match = re.search(r"sess(\d+)_run(\d+)\.txt$", path.name)
         if match:
-            lines = [plain_name(line) for line in read_lines(path)]
+            lines = [picture_name(line) for line in read_lines(path)]
             names += lines
             session += [int(match[1])] * len(lines)
             run += [int(match[2])] * len(lines)
@@ -111,7 +150,7 @@ def read_stimuli(root, subject, *lists):
             path = find(root, name)
         except DataError:
             continue
-        stimuli = [plain_name(line) for line in read_lines(path)]
+        stimuli = [picture_name(line) for line in read_lines(path)]
         if runs is None:
             return Trials(stimuli, *trial_runs(subject, len(stimuli)), path)
         if len(runs.stimuli) != len(stimuli):
@@ -142,7 +181,7 @@ def read_repeated(root):
         path = find(root, REPEATED)
     except DataError:
         path = find(root, f"{PRESENTED}/repeated_stimuli_113_list.txt")
-    return [plain_name(name) for name in read_lines(path)]
+    return [picture_name(line) for line in read_lines(path)]
 
 
 def category(name):
@@ -229,6 +268,12 @@ def read_images(root, names, size):
                             "file name")
     folder = find(root, PRESENTED)
     paths = [folder / picture_folder(name) / name for name in unique]
+    held = {}  # as the disk spells them, where a name is not there as it stands
+    for i, path in enumerate(paths):
+        if not path.exists():
+            if path.parent not in held:
+                held[path.parent] = {composed(p.name).lower(): p for p in path.parent.glob("*")}
+            paths[i] = held[path.parent].get(composed(path.name).lower(), path)
     missing = [path for path in paths if not path.exists()]
     if missing:
         raise DataError(f"{missing[0]}: no such picture ({len(missing)} of {len(paths)} missing)")

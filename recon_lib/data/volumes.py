@@ -6,7 +6,7 @@ CSI4 70x89x70.
 
 import gzip
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
@@ -37,12 +37,16 @@ class Masks:
         In the order asked for, left before right.
     ijk : (voxels, 3) int array
     image : nibabel image
-        The last mask: its grid and affine.
+        The first mask: its grid and affine.
+    by_index : bool
+        Whether another origin of a volume on this grid is overlooked, with a warning: release 2's
+        brain mask and betas have another than the masks of regions, on the same grid.
     """
 
     roi: np.ndarray
     ijk: np.ndarray
     image: nibabel.Nifti1Image
+    by_index: bool = False
 
 
 def compact_box(voxels):
@@ -133,49 +137,75 @@ def _grid(ijk, shape=None):
 
 def read_masks(root, subject, rois=ROIS):
     """Read the masks of some regions, both hemispheres, as `Masks`."""
-    names, places, shape = [], [], None
+    names, places, first = [], [], None
     for key in roi_keys(rois):
         try:
             path = find(root, mask_path(subject, key))
         except DataError:  # somebody may have renamed the misnamed ones
             path = find(root, f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz")
-        image = load_volume(path)
-        if shape is not None and image.shape != shape:
-            raise DataError(f"{path}: grid {image.shape}, the other masks have {shape}")
-        shape = image.shape
-        with readable(path):
-            ijk = np.argwhere(np.asarray(image.dataobj) > 0)
+        image = nibabel.squeeze_image(load_volume(path))
+        first = image if first is None else first
+        if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=0.01):
+            raise DataError(f"{path}: grid {image.shape} at {_origin(image)}, the other masks have "
+                            f"{first.shape} at {_origin(first)}; expected one grid")
+        ijk = np.argwhere(_inside(path, image))
         if len(ijk) == 0:
             raise DataError(f"{path}: an empty mask; expected the voxels of {key}, fetch it again")
         names.append(np.full(len(ijk), key))
         places.append(ijk)
-    return Masks(np.concatenate(names), np.concatenate(places), image)
+    return Masks(np.concatenate(names), np.concatenate(places), first)
 
 
 def read_brain_mask(root, subject):
     """Read release 2's mask of the whole brain, as `Masks` with one region, "brain"."""
     path = find(root, f"{subject}_brainmask.nii.gz")
-    image = load_volume(path)
-    with readable(path):
-        ijk = np.argwhere(np.asarray(image.dataobj) > 0)
+    image = nibabel.squeeze_image(load_volume(path))
+    ijk = np.argwhere(_inside(path, image))
     if len(ijk) == 0:
         raise DataError(f"{path}: an empty mask; expected the voxels of the brain, fetch it again")
-    return Masks(np.full(len(ijk), "brain"), ijk, image)
+    return Masks(np.full(len(ijk), "brain"), ijk, image, by_index=True)
+
+
+def _origin(image):
+    return f"{np.round(image.affine[:3, 3], 1).tolist()} mm"
+
+
+def _inside(path, image):
+    """Where a mask is 1; an interpolated one counts from one half on, labels are refused."""
+    with readable(path):
+        values = np.nan_to_num(np.asanyarray(image.dataobj).astype(np.float32))
+    found = np.unique(values)
+    if len(found) <= 2 and found[0] == 0:
+        return values > 0
+    if found[0] < -0.2 or found[-1] > 1.2:
+        raise DataError(f"{path}: values from {found[0]:.4g} to {found[-1]:.4g}; expected a mask "
+                        "of 0 and 1: choose one label")
+    warnings.warn(f"{path}: an interpolated mask; voxels of one half and more are taken",
+                  stacklevel=3)
+    return values >= 0.5
 
 
 def voxels_at(path, image, masks):
-    """Values (volumes, voxels) of a 4-D image in the masks, after checking that the grids agree."""
-    like = masks.image
-    if image.ndim != 4 or image.shape[:3] != like.shape:
-        raise DataError(
-            f"{path}: grid {image.shape[:3]}, the masks have {like.shape}; they fit volumes in "
-            "the subject's T1w space (fMRIPrep's space-T1w runs, release 2 betas)"
-        )
+    """Values (volumes, voxels) of a 4-D image in the masks, wherever its axes lead.
+
+    Parameters
+    ----------
+    path : path
+    image : nibabel image
+        (x, y, z, volumes) on the grid of the masks; axes may run the other way or be swapped.
+    masks : Masks
+
+    Raises
+    ------
+    DataError
+        For another grid, or another place of it.
+    """
+    ijk = _places_in(path, image, masks)
     check_size(path, image.shape, np.float32)
     with readable(path):  # integers are scaled after selecting: less memory, less time
         scaled = hasattr(image.dataobj, "get_unscaled")
         data = image.dataobj.get_unscaled() if scaled else np.asarray(image.dataobj)
-        flat = np.ravel_multi_index(masks.ijk.T, like.shape, order="F")
+        flat = np.ravel_multi_index(ijk.T, image.shape[:3], order="F")
         values = data.reshape(-1, data.shape[3], order="F")[flat].T.astype(np.float32)
         if scaled and (image.dataobj.slope, image.dataobj.inter) != (1, 0):
             values *= np.float32(image.dataobj.slope)
@@ -183,19 +213,32 @@ def voxels_at(path, image, masks):
     return np.ascontiguousarray(values)
 
 
-def origin_offset(image, like):
-    """Distance in mm between two origins whose grids are otherwise the same; warns if not 0.
-
-    Release 2 stores its betas with another origin than the masks, on the same grid. Voxel i,j,k
-    is then the same place in both: match by index, never by millimetres.
-    """
-    offset = image.affine[:3, 3] - like.affine[:3, 3]
-    if np.abs(offset).max() > 0.01:
-        warnings.warn(
-            f"betas and masks share a grid, but their origins differ by "
-            f"{np.array2string(offset, precision=1)} mm; voxels are matched by index", stacklevel=3,
+def _places_in(path, image, masks):
+    """Index (voxels, 3) of the masks' voxels in another image, by millimetres."""
+    like, shape = masks.image, np.array(image.shape[:3])
+    step = np.linalg.inv(image.affine) @ like.affine  # from the masks' indices to the image's
+    axes = np.rint(step[:3, :3])
+    known = any(int(image.header[code]) for code in ("sform_code", "qform_code"))
+    axes = axes if known else np.eye(3)
+    same = np.array_equal(abs(axes) @ np.ones(3), np.ones(3)) and abs(np.linalg.det(axes)) == 1
+    if image.ndim != 4 or not same or not np.array_equal(abs(axes) @ like.shape, shape) or (
+            known and np.abs(step[:3, :3] - axes).max() * max(shape) > 0.5):
+        raise DataError(
+            f"{path}: grid {image.shape[:3]}, the masks have {like.shape}"
+            f"{'' if tuple(shape) != like.shape else ' of other axes'}; they fit volumes in "
+            "the subject's T1w space (fMRIPrep's space-T1w runs, release 2 betas)"
         )
-    return offset
+    start = np.where(axes.sum(1) < 0, shape - 1, 0)  # where index 0 of the masks lies
+    offset = (image.affine @ [*start, 1] - like.affine @ [0, 0, 0, 1])[:3]  # mm
+    if known and not masks.by_index and np.abs(step[:3, 3] - start).max() > 0.5:
+        raise DataError(f"{path}: the masks' grid, but {np.array2string(offset, precision=1)} mm "
+                        "away; expected volumes in their place: resample them to the masks")
+    if not known or np.abs(offset).max() > 0.01:
+        what = (f"their origins differ by {np.array2string(offset, precision=1)} mm" if known
+                else f"{path} says nothing of its orientation")
+        warnings.warn(f"betas and masks share a grid, but {what}; voxels are matched by index",
+                      stacklevel=4)
+    return (masks.ijk @ axes.T + start).astype(int)
 
 
 def write_r2_volumes(root, betas, ijk, shape=None, kind="D", origin=(0.0, 0.0, 0.0)):
@@ -238,14 +281,15 @@ def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
         of pictures.
     """
     trials = read_stimuli(root, subject, *image_lists(subject))
-    masks = read_masks(root, subject, rois)
+    masks = replace(read_masks(root, subject, rois), by_index=True)
     values = np.empty((len(trials.stimuli), len(masks.ijk)), np.float32)
     for s in np.unique(trials.session).tolist():
         path = find_r2(root, "", subject, kind, f"ses-{s:02d}.nii.gz")
         image, mine = load_volume(path), trials.session == s
-        if s == 1:
-            origin_offset(image, masks.image)
-        part = voxels_at(path, image, masks)
+        with warnings.catch_warnings():
+            if s != trials.session[0]:  # said once: all sessions are alike
+                warnings.simplefilter("ignore")
+            part = voxels_at(path, image, masks)
         if len(part) != mine.sum():
             raise DataError(
                 f"{path}: {len(part)} betas, but {mine.sum()} pictures of session {s} in "
