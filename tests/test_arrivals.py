@@ -546,3 +546,15 @@ def test_pictures_of_a_release_are_found_however_the_disk_spells_them(tmp_path):
     (tmp_path / "list.txt").write_text(f"stimuli/rep_{name}\nstimuli\\a.png\n")
     found = stimuli.read_stimuli(tmp_path, "CSI1", "list.txt").stimuli
     assert found == [name, "a.png"]
+
+
+# Loaders ---------------------------------------------------------------------------------
+
+
+def test_datasets_of_other_makes():
+    want = PICTURES.transpose(0, 3, 1, 2)
+    for dataset in ([{"image": Image.fromarray(p), "label": 3} for p in PICTURES],
+                    [{"label": 1, "pixel_values": p} for p in PICTURES],
+                    (Image.fromarray(p) for p in PICTURES), ((p, 7) for p in PICTURES)):
+        assert np.array_equal(create_loader(8, 4, images=dataset, shuffle=False).images, want)
+    refuses(lambda: create_loader(8, 4, images=[{"x": PICTURES[0]}]), "yields x; expected a pict")

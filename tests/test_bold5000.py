@@ -56,9 +56,10 @@ def all_betas(more=0):
 
 @pytest.fixture
 def release(tmp_path):
-    write_r1(tmp_path, all_betas())
-    write_r2(tmp_path, all_betas())
-    return tmp_path
+    root = tmp_path / "release"  # alone in its folder: a test reads it from above
+    write_r1(root, all_betas())
+    write_r2(root, all_betas())
+    return root
 
 
 def check(betas):

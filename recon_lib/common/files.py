@@ -405,23 +405,33 @@ def read_lines(path, around=None):
     return lines
 
 
-def find(root, path):
-    """Find a file of a release whichever level of the release `root` is.
+def find(root, *paths):
+    """Find the first of these files of a release, whichever level of the release `root` is.
 
     Looks for `root/a/b/c`, `root/b/c`, `root/c`, then one folder further down.
 
     Raises
     ------
     DataError
-        If it is nowhere; names the place where it was expected.
+        If none is anywhere; names the place where the first was expected.
     """
-    root, parts = Path(root), Path(path).parts
-    for i in range(len(parts)):
-        if (root.joinpath(*parts[i:])).exists():
-            return root.joinpath(*parts[i:])
-    for found in sorted(root.glob(str(Path("*", path)))):
-        return found
-    raise DataError(f"{root / path}: no such file; is {root} the release, and is this part of it?")
+    found = find_any(root, *paths)
+    if found is None:
+        raise DataError(f"{Path(root, paths[0])}: no such file; is {root} the release, and is this "
+                        "part of it?")
+    return found
+
+
+def find_any(root, *paths):
+    """`find`, or None where there is no such file."""
+    for path in paths:
+        parts = Path(path).parts
+        for i in range(len(parts)):
+            if Path(root, *parts[i:]).exists():
+                return Path(root, *parts[i:])
+        for found in sorted(Path(root).glob(str(Path("*", path)))):
+            return found
+    return None
 
 
 def mark_complete(root, info):

@@ -10,13 +10,14 @@ import numpy as np
 import pandas
 
 from recon_lib.common.errors import DataError, atomic_write, check
-from recon_lib.common.files import find, read_table, readable
+from recon_lib.common.files import find, find_any, read_table, readable
 from recon_lib.data.bold5000 import ROIS, SHOWN, TR
 from recon_lib.data.stimuli import picture_folder, picture_name
 from recon_lib.data.volumes import load_volume, read_masks, save_volume, voxels_at
 
 MOTION = ("X", "Y", "Z", "RotX", "RotY", "RotZ")
 NEW_MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # since fMRIPrep 1.2
+CONFOUNDS = ("bold_confounds", "desc-confounds_regressors", "desc-confounds_timeseries")
 TYPE_NAMES = {"COCO": "coco", "ImageNet": "imagenet", "Scene": "scenes"}
 
 
@@ -174,10 +175,7 @@ def find_run(root, subject, session, run):
         If there is none, none in T1w space, or more than one.
     """
     stem = run_stem(subject, session, run)
-    try:
-        folder = find(root, f"derivatives/fmriprep/{Path(stem).parent}")
-    except DataError:
-        return find(root, f"{stem}_bold.nii.gz")
+    folder = find_any(root, f"derivatives/fmriprep/{Path(stem).parent}") or Path(root, "nowhere")
     made = [path for path in sorted(folder.glob(f"{Path(stem).name}_*.nii.gz"))
             if "_bold" in path.name and "preproc" in path.name]  # its names have changed
     in_place = [path for path in made if "space-T1w" in path.name]
@@ -191,24 +189,19 @@ def _repetition_time(root, path, image):
     """Seconds between volumes: what the run's JSON says, else its header."""
     header = float(image.header.get_zooms()[3])
     header = header / 1000 if header > 100 else header  # some converters write milliseconds
-    for sidecar in (path.parent / path.name.replace(".nii.gz", ".json"),
-                    Path(root, "task-5000scenes_bold.json")):
-        try:
-            sidecar = find(sidecar.parent, sidecar.name)
-        except DataError:
-            continue
-        with readable(sidecar):
-            told = json.loads(sidecar.read_text(encoding="utf-8")).get("RepetitionTime")
-            if told is None:
-                continue
-            tr = float(told)
-            if not 0 < tr < 100:
-                raise DataError(f"{sidecar}: RepetitionTime {told}; expected seconds")
-        if abs(tr - header) > 1e-3:
-            warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the "
-                          f"header says {header:g} s", stacklevel=3)
-        return tr
-    return header or TR
+    beside = path.with_name(path.name.replace(".nii.gz", ".json"))
+    sidecar = beside if beside.exists() else find_any(root, "task-5000scenes_bold.json")
+    if sidecar is None:
+        return header or TR
+    with readable(sidecar):
+        told = json.loads(sidecar.read_text(encoding="utf-8")).get("RepetitionTime", header or TR)
+        tr = float(told)
+    if not 0 < tr < 100:
+        raise DataError(f"{sidecar}: RepetitionTime {told}; expected seconds")
+    if abs(tr - header) > 1e-3:
+        warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the header "
+                      f"says {header:g} s", stacklevel=3)
+    return tr
 
 
 def read_run(root, subject, session, run, rois=ROIS, masks=None):
@@ -254,14 +247,8 @@ def read_confounds(root, subject, session, run, columns=MOTION):
 
     The six columns of motion are found under their new names too.
     """
-    stem, path = f"derivatives/fmriprep/{run_stem(subject, session, run)}", None
-    for ending in ("_bold_confounds", "_desc-confounds_regressors", "_desc-confounds_timeseries"):
-        try:
-            path = path or find(root, f"{stem}{ending}.tsv")
-        except DataError as missing:
-            error = missing
-    if path is None:
-        raise error
+    stem = f"derivatives/fmriprep/{run_stem(subject, session, run)}"
+    path = find(root, *(f"{stem}_{ending}.tsv" for ending in CONFOUNDS))
     table = read_table(path, heading=True)
     table = table.rename(columns=dict(zip(NEW_MOTION, MOTION, strict=True)))
     absent = [column for column in columns if column not in table]

@@ -80,7 +80,7 @@ class Betas:
         return {key: self.values[:, self.roi == key] for key in dict.fromkeys(self.roi.tolist())}
 
 
-def write_r1(root, betas, tr="34", kinds=("h5", "mat")):
+def write_r1(root, betas, tr="34"):
     """Write release 1: `ROIs/CSI1/{h5,mat}/CSI1_ROIs_TR34.{h5,mat}` and its picture list.
 
     Parameters
@@ -89,16 +89,13 @@ def write_r1(root, betas, tr="34", kinds=("h5", "mat")):
     betas : Betas
     tr : str
         Which time point this is: "1" to "5", or "34".
-    kinds : sequence of {"h5", "mat"}
     """
     folder, name = Path(root, "ROIs", betas.subject), f"{betas.subject}_ROIs_TR{tr}"
-    if "h5" in kinds:
-        with atomic_write(folder / f"h5/{name}.h5") as partial, h5py.File(partial, "w") as file:
-            for key, values in betas.regions().items():
-                file[key] = values
-    if "mat" in kinds:
-        with atomic_write(folder / f"mat/{name}.mat") as partial:
-            scipy.io.savemat(partial, betas.regions())
+    with atomic_write(folder / f"h5/{name}.h5") as partial, h5py.File(partial, "w") as file:
+        for key, values in betas.regions().items():
+            file[key] = values
+    with atomic_write(folder / f"mat/{name}.mat") as partial:
+        scipy.io.savemat(partial, betas.regions())
     write_lines(Path(root, stim_list(betas.subject)), with_repeats(betas.stimuli))
     betas.write_lists(root)
 
@@ -127,13 +124,7 @@ def read_r1(root, subject, tr="34", rois=ROIS):
         Missing, truncated or swapped files; a list of another length. Names the file.
     """
     trials = read_stimuli(root, subject, stim_list(subject))
-    try:
-        path = find(root, f"ROIs/{subject}/h5/{subject}_ROIs_TR{tr}.h5")
-    except DataError as missing:
-        try:
-            path = find(root, f"ROIs/{subject}/mat/{subject}_ROIs_TR{tr}.mat")
-        except DataError:
-            raise missing from None
+    path = find(root, *(f"ROIs/{subject}/{k}/{subject}_ROIs_TR{tr}.{k}" for k in ("h5", "mat")))
     present = arrays_in(path)
     values = {}
     for key in roi_keys(rois):
@@ -174,13 +165,8 @@ def read_r2(root, subject, rois=ROIS, kind="D"):
 
 def find_r2(root, folder, subject, kind, ending):
     """Find a release 2 file; type B is spelt TYBEB in the official table and TYPEB by others."""
-    name = Path(folder, f"{subject}_GLMbetas-{R2_TYPES[kind]}_{ending}")
-    try:
-        return find(root, name)
-    except DataError:
-        if kind != "B":
-            raise
-        return find(root, str(name).replace("TYBEB", "TYPEB"))
+    name = str(Path(folder, f"{subject}_GLMbetas-{R2_TYPES[kind]}_{ending}"))
+    return find(root, name, name.replace("TYBEB", "TYPEB"))
 
 
 def roi_keys(rois):

@@ -1,5 +1,7 @@
 """Pictures and brain vectors, ready for training."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 
@@ -153,7 +155,8 @@ def create_loader(
         A folder of picture files (subfolders too), or a .npy, .npz, .mat or .h5 file.
     images : (n, H, W[, C]) array, or a dataset
         Instead of `data_path`. A dataset is anything with a length whose items are a
-        picture, or a tuple that starts with one, such as those of torchvision.
+        picture, a tuple that starts with one, such as those of torchvision, or a dict with an
+        "image"; or something of finite length that can be iterated over.
     vectors : (n, d) array or function, optional
         See `BatchLoader`.
     shuffle : bool
@@ -186,10 +189,21 @@ def create_loader(
     return BatchLoader(images, batch_size, vectors, shuffle, seed, rank, world, mirror)
 
 
+def _picture(item):
+    """The picture of a dataset's item: itself, the first of several, or what a dict calls one."""
+    if isinstance(item, Mapping):
+        known = [item[name] for name in ("image", "img", "picture", "pixel_values") if name in item]
+        if not known:
+            raise DataError(f"the dataset yields {', '.join(map(str, item))}; expected a picture "
+                            "called image: give pictures alone, or rename it")
+        return known[0]
+    return item[0] if isinstance(item, tuple | list) else item
+
+
 def _from_dataset(dataset, size, channels):
     """Read every picture of a torchvision-like dataset into memory."""
-    items = [dataset[i] for i in range(len(dataset))]
-    items = [item[0] if isinstance(item, tuple | list) else item for item in items]
+    items = [_picture(item) for item in (
+        map(dataset.__getitem__, range(len(dataset))) if hasattr(dataset, "__len__") else dataset)]
     if not items:
         raise DataError("the dataset is empty; expected at least one picture")
     if not all(hasattr(item, "convert") for item in items):  # arrays or tensors

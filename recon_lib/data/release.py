@@ -9,7 +9,7 @@ import torch
 
 from recon_lib.bold.betas import zscore_sessions
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import find, read_dataset, readable
+from recon_lib.common.files import find_any, read_dataset, readable
 from recon_lib.data import bold5000, stimuli, volumes
 from recon_lib.data.splits import refuse_leak, some_categories, split_by_group
 
@@ -108,15 +108,10 @@ def read_release(root, name, release, rois):
         return bold5000.read_r1(root, name, rois=rois)
     if release != 2:
         raise DataError(f"release is {release}; expected 1 or 2")
-    try:
-        return bold5000.read_r2(root, name, rois=rois)
-    except DataError:
-        try:
-            find(root, BETAS)
-        except DataError:
-            if list(Path(root).glob(f"**/{name}_GLMbetas-*_ses-01.nii.gz")):
-                return volumes.read_r2_volumes(root, name, rois)
-        raise
+    if find_any(root, BETAS) is None and list(
+            Path(root).glob(f"**/{name}_GLMbetas-*_ses-01.nii.gz")):
+        return volumes.read_r2_volumes(root, name, rois)
+    return bold5000.read_r2(root, name, rois=rois)
 
 
 def trial_categories(data, factors=None):

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.common.files import find, read_lines
+from recon_lib.common.files import find, find_any, read_lines
 from recon_lib.data.pictures import read_picture, squared
 from recon_lib.data.splits import composed, plain_name
 
@@ -127,12 +127,9 @@ def write_presentation_lists(root, subject, stimuli, session, run):
 
 def read_presentation_lists(root, subject):
     """Read the lists of all runs as `Trials`; None where the release has no such lists."""
-    try:
-        folder = find(root, f"{LISTS}/{subject}")
-    except DataError:
-        return None
+    folder = find_any(root, f"{LISTS}/{subject}")
     names, session, run = [], [], []
-    for path in sorted(folder.glob("*/*_run*.txt")):
+    for path in sorted(folder.glob("*/*_run*.txt")) if folder else []:
         match = re.search(r"sess(\d+)_run(\d+)\.txt$", path.name)
         if match:
             lines = [picture_name(line) for line in read_lines(path)]
@@ -144,30 +141,22 @@ def read_presentation_lists(root, subject):
 
 def read_stimuli(root, subject, *lists):
     """Read what was shown in every trial, from the first of `lists` that exists, as `Trials`."""
-    runs = read_presentation_lists(root, subject)
-    for name in lists:
-        try:
-            path = find(root, name)
-        except DataError:
-            continue
-        stimuli = [picture_name(line) for line in read_lines(path)]
-        if runs is None:
-            return Trials(stimuli, *trial_runs(subject, len(stimuli)), path)
-        if len(runs.stimuli) != len(stimuli):
-            raise DataError(
-                f"{path}: {len(stimuli)} lines, but {len(runs.stimuli)} in the lists of the single "
-                f"runs ({LISTS}/{subject}); expected one a trial, fetch it again"
-            )
-        if runs.stimuli != stimuli:
-            first = next(i for i, name in enumerate(stimuli) if name != runs.stimuli[i])
-            raise DataError(
-                f"{path}: trial {first + 1} is {stimuli[first]}, but {runs.stimuli[first]} in "
-                f"{LISTS}/{subject}; is this another subject's list?"
-            )
-        return Trials(stimuli, runs.session, runs.run, path)
+    runs, path = read_presentation_lists(root, subject), find_any(root, *lists)
+    if path is None:
+        return runs or find(root, *lists)  # which is not there
+    stimuli = [picture_name(line) for line in read_lines(path)]
     if runs is None:
-        raise DataError(f"{Path(root) / lists[0]}: no such file; expected {subject}'s picture list")
-    return runs
+        return Trials(stimuli, *trial_runs(subject, len(stimuli)), path)
+    if len(runs.stimuli) != len(stimuli):
+        raise DataError(
+            f"{path}: {len(stimuli)} lines, but {len(runs.stimuli)} in the lists of the single "
+            f"runs ({LISTS}/{subject}); expected one a trial, fetch it again"
+        )
+    for trial, (here, there) in enumerate(zip(stimuli, runs.stimuli, strict=True), 1):
+        if here != there:
+            raise DataError(f"{path}: trial {trial} is {here}, but {there} in {LISTS}/{subject}; "
+                            "is this another subject's list?")
+    return Trials(stimuli, runs.session, runs.run, path)
 
 
 def write_repeated(root, names):
@@ -177,10 +166,7 @@ def write_repeated(root, names):
 
 def read_repeated(root):
     """Read the list of repeated pictures (113 in the published release)."""
-    try:
-        path = find(root, REPEATED)
-    except DataError:
-        path = find(root, f"{PRESENTED}/repeated_stimuli_113_list.txt")
+    path = find(root, REPEATED, f"{PRESENTED}/repeated_stimuli_113_list.txt")
     return [picture_name(line) for line in read_lines(path)]
 
 

@@ -139,10 +139,8 @@ def read_masks(root, subject, rois=ROIS):
     """Read the masks of some regions, both hemispheres, as `Masks`."""
     names, places, first = [], [], None
     for key in roi_keys(rois):
-        try:
-            path = find(root, mask_path(subject, key))
-        except DataError:  # somebody may have renamed the misnamed ones
-            path = find(root, f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz")
+        path = find(root, mask_path(subject, key),  # somebody may have renamed the misnamed ones
+                    f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz")
         image = nibabel.squeeze_image(load_volume(path))
         first = image if first is None else first
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=0.01):
