@@ -16,13 +16,13 @@ from PIL import Image
 from recon_lib.bold.glm import single_trial_betas
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_array, read_dict, read_table
-from recon_lib.data import bids, bold5000, release, stimuli, volumes
+from recon_lib.data import bids, bold5000, raw_betas, release, stimuli, volumes
 from recon_lib.data.arrays import load_betas, load_labels, load_trials, read_glmsingle
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.data.loader import create_loader
 from recon_lib.data.pictures import as_uint8, read_picture, square_arrays
 from recon_lib.data.volumes import compact_box
-from recon_lib.world import experiment
+from recon_lib.decoding import crossval
 
 RNG = np.random.default_rng(0)
 BETAS = RNG.standard_normal((6, 4))
@@ -514,12 +514,12 @@ def test_events_that_are_no_trials_are_left_out_and_counted(raw):
 
 def test_longer_pictures_and_short_scans_in_betas(raw):
     events(raw, duration=[4.0, 4.0, 4.0])
-    experiment.estimate_betas(raw, "CSI1")
+    raw_betas.estimate_betas(raw, "CSI1")
     found, run = bold5000.read_r2(raw, "CSI1"), read(raw)
     want = single_trial_betas(run.bold, ONSETS, 2.0, durations=4.0)
     assert np.allclose(found.values, want, atol=1e-5)
     events(raw, onset=[6.0, 16.0, 36.0])
-    refuses(lambda: experiment.estimate_betas(raw, "CSI1"), "ends 2 volumes too soon for time poin")
+    refuses(lambda: raw_betas.estimate_betas(raw, "CSI1"), "ends 2 volumes too soon for time poin")
 
 
 # Lists of a release ----------------------------------------------------------------------
@@ -558,3 +558,23 @@ def test_datasets_of_other_makes():
                     (Image.fromarray(p) for p in PICTURES), ((p, 7) for p in PICTURES)):
         assert np.array_equal(create_loader(8, 4, images=dataset, shuffle=False).images, want)
     refuses(lambda: create_loader(8, 4, images=[{"x": PICTURES[0]}]), "yields x; expected a pict")
+
+
+# Words -----------------------------------------------------------------------------------
+
+
+def test_text_that_cannot_be_read_is_not_called_truncated(tmp_path):
+    for name, whole in (("a.csv", "größe,2\n".encode("latin-1")), ("a.txt", b"\xff\xfe1\x00\n")):
+        (tmp_path / name).write_bytes(whole)
+        refuses(lambda name=name: load_betas(tmp_path / name), "expected plain text in UTF-8")
+    np.save(tmp_path / "a.npy", BETAS)
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-9])
+    refuses(lambda: load_betas(tmp_path / "a.npy"), "may be truncated")
+
+
+def test_pictures_that_come_in_several_runs_cannot_be_held_out_by_run():
+    own = load_trials(PICTURES[:3], RNG.standard_normal((6, 4)), [0, 1, 2, 0, 1, 2],
+                      runs=[1, 1, 1, 2, 2, 2], size=16)
+    own.groups = own.runs
+    refuses(lambda: crossval.cross_validate(own),
+            "3 showings of the 3 pictures are in another group .run. than the first")

@@ -40,9 +40,11 @@ def readable(path):
         raise DataError(f"{path}: too large for this machine's memory") from error
     except Exception as error:  # parsers raise anything: struct.error, zlib.error, ...
         detail = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
+        text = Path(path).suffix.lower() in (".txt", ".csv", ".tsv", ".json")
         raise DataError(
-            f"{path}: cannot be read ({detail}); it may be truncated or of another type, "
-            "fetch or save it again"
+            f"{path}: cannot be read ({detail}); "
+            + ("expected plain text in UTF-8, repair it or save it again" if text else
+               "it may be truncated or of another type, fetch or save it again")
         ) from error
 
 

@@ -106,15 +106,20 @@ def estimate_whole_brain(root=ROOT, name=SUBJECT, block=8192):
     folder = path.with_suffix(".runs")
     loaders = [lambda n=n: load(*n) for n in numbers]
     runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder)
-    trials = pandas.DataFrame([(session, run, shown) for session, run in numbers
-                               for shown in bids.read_events(root, name, session, run).names],
-                              columns=["session", "run", "stimuli"])
+    events = [bids.read_events(root, name, *n) for n in numbers]
+    lengths = np.unique(np.concatenate([one.durations for one in events]))
+    if len(lengths) > 1:
+        raise DataError(f"pictures of {lengths[0]:g} to {lengths[-1]:g} s; expected all to last as "
+                        "long: estimate the regions' betas, which need not")
+    trials = pandas.DataFrame([(*n, shown) for n, one in zip(numbers, events, strict=True)
+                               for shown in one.names], columns=["session", "run", "stimuli"])
     again = trials.drop_duplicates().stimuli.duplicated().any()  # a picture in two runs
     beside = {"ijk": masks.ijk, "session": trials.session.to_numpy(), "run": trials.run.to_numpy(),
               "stimuli": trials.stimuli.to_numpy("S")}
     try:
         estimate_to_file(runs, path, bold5000.TR, block, beside,
-                         labels=trials.stimuli.to_numpy(str) if again else None)
+                         labels=trials.stimuli.to_numpy(str) if again else None,
+                         durations=float(lengths[0]))
     finally:
         for bold, _ in runs:
             bold.file.close()

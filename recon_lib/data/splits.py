@@ -157,6 +157,24 @@ def _to_255(images):
     return (np.where(abs(x - np.rint(x)) < 0.1, np.rint(x), x) for x in scaled)  # float16: .06
 
 
+def refuse_divided(groups, image):
+    """Stop if a picture has trials in several groups: with one held out, it would be trained on.
+
+    Parameters
+    ----------
+    groups, image : (trials,) arrays
+        What is held out together, and the picture of each trial.
+    """
+    pairs = {(one, i) for one, i in zip(np.asarray(groups).tolist(), image.tolist(), strict=True)}
+    shown = {i for _, i in pairs}
+    if len(pairs) > len(shown):
+        raise DataError(
+            f"{len(pairs) - len(shown)} showings of the {len(shown)} pictures are in another group "
+            "(run) than the first, so a picture held out would be trained on; leave out groups and "
+            "runs, and pictures are held out, or give groups that hold all showings of theirs"
+        )
+
+
 def _refuse_shared(train, test, names=None):
     where = dict(reversed(list(zip(test, names or test, strict=True))))
     both = where.keys() & set(train)

@@ -20,7 +20,7 @@ from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError
 from recon_lib.data.loader import create_loader
 from recon_lib.data.splits import folds as make_folds
-from recon_lib.data.splits import refuse_leak
+from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
 from recon_lib.decoding.reconstruct import ready_sampler, vector_decoders
 from recon_lib.decoding.retrieval_prior import refuse_trained_on
@@ -241,6 +241,7 @@ def cross_validate(data, options=None, seed=0, say=print):
     if options.model_path is not None:
         ready = load_conditional(options.model_path, options.device, *data.images.shape[2:])
         refuse_trained_on(ready.latent, data.images)
+    refuse_divided(groups, data.trial_image)
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
     for number, (train, test) in enumerate(splits):
