@@ -245,15 +245,15 @@ def test_nearest_training_distance(rng):
     train = pictures(rng, 30)
     images = train[[4, 17]].copy()
     images[1, 0, 0, 0] ^= 64
-    distance, index = metrics.nearest_training_distance(images, train, chunk=7)
-    assert index.tolist() == [4, 17]
-    assert distance == pytest.approx([0, 64 / 255 / np.sqrt(16 * 16 * 3)], abs=1e-7)
+    nearest = metrics.nearest_training_distance(images, train, chunk=7)
+    assert nearest.index.tolist() == [4, 17]
+    assert nearest.distance == pytest.approx([0, 64 / 255 / np.sqrt(16 * 16 * 3)], abs=1e-7)
     new = rng.standard_normal((5, 8))
     known = rng.standard_normal((20, 8))
-    distance, index = metrics.nearest_training_distance(new, known)
+    nearest = metrics.nearest_training_distance(new, known)
     full = np.sqrt(((new[:, None] - known) ** 2).mean(2))
-    assert index.tolist() == full.argmin(1).tolist()
-    assert distance == pytest.approx(full.min(1), rel=1e-5)
+    assert nearest.index.tolist() == full.argmin(1).tolist()
+    assert nearest.distance == pytest.approx(full.min(1), rel=1e-5)
 
 
 # ---- All of it ----

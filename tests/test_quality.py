@@ -134,7 +134,8 @@ def test_copies_are_found(pictures):
     speckle = np.random.default_rng(0).integers(0, 4, (30, *train.shape[1:]), dtype=np.uint8)
     copies = np.minimum(train[40:70], 250) + speckle
     made = np.concatenate([copies, other[:30]])
-    share, distance, index = quality.memorised(made, train, real)
+    share, nearest = quality.memorised(made, train, real)
+    distance, index = nearest.distance, nearest.index
     assert (index[:30] == np.arange(40, 70)).all()
     assert distance[:30].max() < distance[30:].min()
     assert 0.5 <= share <= 0.55

@@ -1,4 +1,9 @@
-"""decoder."""
+"""From betas to the brain vector that conditions the diffusion model.
+
+`BrainDecoder` knows how wrong it is: out-of-fold predictions on training trials show the errors
+that new trials will have. With that knowledge a brain vector can be simulated for any picture, as
+often as one likes, so the network never learns a training error by heart.
+"""
 
 from dataclasses import dataclass
 

@@ -89,7 +89,7 @@ class EncodingModel:
         return log_likelihood(betas, self.ridge.predict(features), self.noise)
 
 
-def fit_encoding_model(features, betas, groups=None, folds=5, seed=0):
+def fit_encoding_model(features, betas, groups=None, seed=0):
     """Fit a ridge regression from picture features to each voxel, and its noise.
 
     Out-of-fold residuals hold the measurement noise and the model's misfit, as betas of new
@@ -108,7 +108,7 @@ def fit_encoding_model(features, betas, groups=None, folds=5, seed=0):
     -------
     EncodingModel
     """
-    ridge = fit_ridge(features, betas, groups, folds=folds, seed=seed)
+    ridge = fit_ridge(features, betas, groups, seed=seed)
     residuals = np.asarray(betas, np.float64) - ridge.out_of_fold
     noise, _ = ledoit_wolf(residuals)
     return EncodingModel(ridge, noise)

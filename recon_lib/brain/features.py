@@ -21,7 +21,6 @@ from recon_lib.training.checkpoints import CHECKPOINTS
 from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
 
 NAMED = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
-MEASURED = ("hue", "x", "y", "size")
 EMBEDDING = 96
 SHIPPED = {  # name: file in data/checkpoints, which is found under its own name too
     "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee",

@@ -1,11 +1,7 @@
-"""From a picture to a short latent vector, and from betas to an estimate of it.
+"""From a picture to a short latent vector.
 
 The latent keeps what betas can tell: the coarse layout of the pixels and what the *feature encoder*
-(`features.FactorNet`) makes of the things in them. `BrainDecoder` turns betas into the *brain
-vector* that conditions the diffusion model, and knows how wrong it is: out-of-fold predictions on
-training trials show the errors that new trials will have. With that knowledge a brain vector can be
-simulated for any picture, as often as one likes, so the network never learns a training error by
-heart.
+(`features.FactorNet`) makes of the things in them.
 """
 
 import copy

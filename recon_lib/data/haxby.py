@@ -1,6 +1,9 @@
-"""haxby."""
+"""A real brain: one slice of subject 1 of Haxby et al. 2001, Science 293:2425 (see `data/`)."""
+
+from dataclasses import dataclass
 
 import numpy as np
+from scipy.signal import detrend
 
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_npz
@@ -9,10 +12,23 @@ from recon_lib.common.paths import shipped
 PATH = shipped("haxby_sub1_1slice.npz")
 
 
-def detrend(bold, order=1):
-    """Remove a polynomial of time, mean included, from each column of (volumes, voxels)."""
-    basis = np.polynomial.legendre.legvander(np.linspace(-1, 1, len(bold)), order)
-    return bold - basis @ np.linalg.lstsq(basis, bold, rcond=None)[0]
+@dataclass
+class Blocks:
+    """Mean patterns of the blocks of a recording, in order of time.
+
+    Attributes
+    ----------
+    patterns : (96, 530) float32 array
+        z units; 8 categories x 12 runs.
+    category : (96,) str array
+        bottle, cat, chair, face, house, scissors, scrambledpix or shoe.
+    run : (96,) int array
+        0 to 11.
+    """
+
+    patterns: np.ndarray
+    category: np.ndarray
+    run: np.ndarray
 
 
 def haxby_blocks(path=PATH):
@@ -29,23 +45,18 @@ def haxby_blocks(path=PATH):
 
     Returns
     -------
-    patterns : (96, 530) float32 array
-        z units; 8 categories x 12 runs, in order of time.
-    category : (96,) str array
-        bottle, cat, chair, face, house, scissors, scrambledpix or shoe.
-    run : (96,) int array
-        0 to 11.
+    Blocks
     """
     bold, label, run = read_npz(path, ("bold", "label", "run")).values()
     if not len(bold) == len(label) == len(run):
         raise DataError(f"{path}: {len(bold)} volumes, {len(label)} labels; expected equal numbers")
     signal = np.empty(bold.shape, np.float32)
     for r in np.unique(run):
-        part = detrend(bold[run == r].astype(np.float64))
+        part = detrend(bold[run == r].astype(np.float64), axis=0)
         signal[run == r] = part / np.maximum(part.std(axis=0), 1e-9)
     starts = np.flatnonzero(np.r_[True, (label[1:] != label[:-1]) | (run[1:] != run[:-1])])
     blocks = [slice(a, b) for a, b in zip(starts, [*starts[1:], len(label)], strict=True)]
     blocks = [block for block in blocks if label[block.start] != "rest"]
     first = [block.start for block in blocks]
     patterns = np.stack([signal[block].mean(axis=0) for block in blocks])
-    return patterns, label[first], run[first]
+    return Blocks(patterns, label[first], run[first])

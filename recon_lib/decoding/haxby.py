@@ -1,6 +1,6 @@
 """A real brain: one slice of subject 1 of Haxby et al. 2001, Science 293:2425 (see `data/`)."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -25,6 +25,26 @@ def scenes_of(kinds, seed):
     return draw(factors)
 
 
+@dataclass
+class BlockVectors:
+    """The brain vector of each of Haxby's blocks.
+
+    Attributes
+    ----------
+    vectors : (96, d + 1) float32 array
+    kind : (96,) int array
+        Index into `scenes.KINDS`.
+    run : (96,) int array
+    latents : (96, d) array
+        The mean latent of each block's category.
+    """
+
+    vectors: np.ndarray
+    kind: np.ndarray
+    run: np.ndarray
+    latents: np.ndarray
+
+
 def brain_vectors(latent, seed=0, say=print):
     """The brain vector of each block, by a decoder that was fitted to the other runs.
 
@@ -39,15 +59,10 @@ def brain_vectors(latent, seed=0, say=print):
 
     Returns
     -------
-    vectors : (96, d + 1) float32 array
-    kind : (96,) int array
-        Index into `scenes.KINDS`.
-    run : (96,) int array
-    latents : (96, d) array
-        The mean latent of each block's category.
+    BlockVectors
     """
-    patterns, category, run = haxby_blocks()
-    kind = kind_of(category)
+    blocks = haxby_blocks()
+    patterns, run, kind = blocks.patterns, blocks.run, kind_of(blocks.category)
     mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
     latents = np.stack([mean[k] for k in kind])
     vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
@@ -55,7 +70,7 @@ def brain_vectors(latent, seed=0, say=print):
         say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
         known, held = zscore(patterns[train], patterns[test])
         vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
-    return vectors, kind, run, latents
+    return BlockVectors(vectors, kind, run, latents)
 
 
 def others_in_run(run, seed=0):
@@ -86,7 +101,8 @@ def drive(model_path, seed=0, steps=20, say=print):
         patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
     """
     net = load_conditional(model_path)
-    vectors, kind, run, _ = brain_vectors(net.latent, seed, say)
+    blocks = brain_vectors(net.latent, seed, say)
+    vectors, kind, run = blocks.vectors, blocks.kind, blocks.run
     seen = scenes_of(kind, seed + 2)
     # without the likelihood: its latents are means over scenes, which no picture can have
     sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)

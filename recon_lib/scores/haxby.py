@@ -1,4 +1,4 @@
-"""haxby."""
+"""How much of a real brain, Haxby's subject, is in the pictures that its patterns drove."""
 
 import numpy as np
 

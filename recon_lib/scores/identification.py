@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, check
 
 
 def top_k(similarity, target, k=1):
@@ -122,10 +122,8 @@ def permutation_p(similarity, target, statistic, n=1000, seed=0, within=None):
 
 
 def _checked(similarity, target):
-    similarity, target = as_numbers(similarity, "the similarity"), np.asarray(target)
-    if similarity.ndim != 2 or target.shape != similarity.shape[:1]:
-        raise DataError(f"found similarity {similarity.shape} and target {target.shape}, expected "
-                        "(trials, candidates) and (trials,): give one target a trial")
+    similarity = check(similarity, ("trials", "candidates"), finite=False, what="the similarity")
+    target = check(target, (len(similarity),), what="the array of one target a trial")
     if np.isnan(similarity).any():
         raise DataError("found NaN in the similarity, expected numbers: check what made it")
     if not np.issubdtype(target.dtype, np.integer):

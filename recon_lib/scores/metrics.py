@@ -1,5 +1,7 @@
 """How much of a picture came back: pixel scores, and the distance to the training pictures."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -71,6 +73,14 @@ def ssim(reconstructions, truth):
     return torch.cat(scores).numpy().astype(float)
 
 
+@dataclass
+class Nearest:
+    """The nearest training image of each image: its root-mean-square distance, and which it is."""
+
+    distance: np.ndarray  # (n,), per number
+    index: np.ndarray  # (n,) of int
+
+
 def nearest_training_distance(images, train_images, chunk=512):
     """Distance from each image to the most similar training image: near 0 means memorised.
 
@@ -85,10 +95,7 @@ def nearest_training_distance(images, train_images, chunk=512):
 
     Returns
     -------
-    distance : ndarray (n,)
-        Root-mean-square difference per number.
-    index : ndarray (n,) of int
-        The nearest training image.
+    Nearest
 
     Raises
     ------
@@ -105,7 +112,7 @@ def nearest_training_distance(images, train_images, chunk=512):
         better = value < best
         best[better], index[better] = value[better], start + nearest[better]
     # A matrix product rounds; the distance that is reported does not.
-    return np.sqrt(np.square(a - _rows(train_images[index])).mean(1)), index
+    return Nearest(np.sqrt(np.square(a - _rows(train_images[index])).mean(1)), index)
 
 
 def _rows(x):

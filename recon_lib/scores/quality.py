@@ -123,12 +123,12 @@ def memorised(made, train_images, real):
     share : float
         Share of samples nearer to a training picture than all but 1 % of the new pictures are;
         about .01 is expected of a source that has memorised nothing.
-    distance, index : ndarray (n,)
-        Of each sample, see `metrics.nearest_training_distance`.
+    nearest : metrics.Nearest
+        Of each sample.
     """
-    distance, index = nearest_training_distance(made, train_images)
-    usual = nearest_training_distance(real, train_images)[0]
-    return float((distance < np.quantile(usual, 0.01)).mean()), distance, index
+    nearest = nearest_training_distance(made, train_images)
+    usual = nearest_training_distance(real, train_images).distance
+    return float((nearest.distance < np.quantile(usual, 0.01)).mean()), nearest
 
 
 def quality(made, real, classifier, train_images=None):

@@ -172,8 +172,8 @@ def row_without_rivals(pictures, criteria):
     if criteria.factors is not None:
         row |= factors_read(pictures, criteria.factors[criteria.target], criteria.classifiers)
     if criteria.train_pictures is not None:
-        distance, _ = nearest_training_distance(pictures, criteria.train_pictures)
-        row["nearest_train"] = float(distance.mean())
+        nearest = nearest_training_distance(pictures, criteria.train_pictures)
+        row["nearest_train"] = float(nearest.distance.mean())
     return row
 
 
