@@ -14,8 +14,9 @@ from conftest import random_unet
 from PIL import Image
 
 from recon_lib import __main__ as shell
+from recon_lib import results
 from recon_lib.brain.latents import load_latent, save_latent
-from recon_lib.decoding.sampling import PLAIN, Guidance, load_conditional, sample_pictures
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, Guidance, load_conditional, sample_pictures
 from recon_lib.training import run as runs
 from recon_lib.training.checkpoints import load_model, save_model
 
@@ -345,6 +346,15 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     refused("side of the pictures is 0", *pictures, "--size", 0)
     monkeypatch.setattr(runs, "is_tensorboard_available", lambda: False)
     refused("pip install tensorboard", *pictures, "--tensorboard")
+
+
+@pytest.mark.parametrize("name", ["--pseudo-trials", "--trust"])
+def test_the_older_name_of_an_option_still_counts(run, monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(results, "reconstruct_release",
+                        lambda out, source, model, seed, sampling, *_: asked.append(sampling))
+    assert run("reconstruct", name, 7, "--steps", 3)[0] == 0
+    assert asked == [replace(SAMPLING, pseudo_trials=7, steps=3)]
 
 
 def test_numbers_without_a_meaning_are_refused(refused, miniature, tiny_model, tmp_path):

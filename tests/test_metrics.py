@@ -311,6 +311,12 @@ def test_the_whole_checklist_against_answers_that_are_known(rng):
     assert "nearest_train" in report.format_report(table)
 
 
+def test_factors_are_no_use_without_classifiers(rng):
+    factors = sample_factors(4, seed=3)
+    with pytest.raises(DataError, match="no classifiers; give those of `load_classifiers`"):
+        report.Criteria(draw(factors), np.arange(4), lambda x: x.reshape(4, -1), factors=factors)
+
+
 def test_p_within_asks_for_more_than_the_category(rng):
     category = np.repeat(np.arange(4), 6)
     oracle = (category[:, None] == category) + 1e-3 * rng.standard_normal((24, 24))

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import chisquare, kstest
 
 from recon_lib.brain.features import (
+    SHIPPED,
     FactorNet,
     load_factor_net,
     read_factors,
@@ -115,6 +117,13 @@ def test_the_shipped_networks_read_scenes_they_have_not_seen(name):
         assert np.corrcoef(read[key], factors[key])[0, 1] > 0.8
     turn = np.abs(read["hue"] - factors["hue"])
     assert np.median(np.minimum(turn, 1 - turn)) < 0.06
+
+
+def test_shipped_networks_are_found_by_the_names_of_their_files_too():
+    for name, file in SHIPPED.items():
+        if name != "independent_classifier":
+            nets = load_factor_net(name), load_factor_net(file)
+            assert all(map(torch.equal, *(net.state_dict().values() for net in nets)))
 
 
 def test_factor_nets_take_any_size_and_grey_and_refuse_other_files(tmp_path):
