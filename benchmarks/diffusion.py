@@ -35,7 +35,7 @@ from recon_lib.samplers import ddpm, dpm_solver, initial_noise, to_uint8
 from recon_lib.scores import quality
 from recon_lib.training.checkpoints import load_model
 from recon_lib.training.cost import count
-from recon_lib.training.run import pick_precision
+from recon_lib.training.device import pick_precision
 from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
 from recon_lib.world import scenes

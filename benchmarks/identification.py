@@ -43,7 +43,7 @@ def train(x, latent, decoder, seconds):
     model = UNet(condition_size=loader.condition_size)
     with tempfile.TemporaryDirectory() as folder:
         model = train_conditional_diffusion(
-            loader, epochs=10_000, lr=7e-4, image_size=x.images.shape[1], device="auto", grids=0,
+            loader, epochs=None, lr=7e-4, image_size=x.images.shape[1], device="auto", grids=0,
             model=model, out_dir=folder, seconds=seconds, drop=0.12, seed=SEED, quiet=True,
         )
     return model, {"prediction": "x0", "schedule": "cosine", "image_size": x.images.shape[1]}

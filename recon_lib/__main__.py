@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from recon_lib.common.errors import DataError, enough_memory
+from recon_lib.common.errors import DataError, Interrupted, enough_memory
 
 app = typer.Typer(
     help="Read a picture back from the brain signal that it evoked.",
@@ -33,7 +33,7 @@ PseudoTrials = Annotated[float | None, typer.Option(
 Candidates = Annotated[
     int | None, typer.Option(help="Drawn for each picture; the likeliest is kept.", min=1)
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
 EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
 
@@ -142,7 +142,7 @@ def train(
     """
     from recon_lib import recipes
     from recon_lib.data.release import load_subjects
-    from recon_lib.training.run import part
+    from recon_lib.training.device import close_process_group
 
     if images is not None and (stage not in ("unconditional", "guide") or extra is not None):
         raise DataError("--images is for the unconditional model and its guide, without --extra; "
@@ -158,7 +158,7 @@ def train(
     else:
         subjects = load_subjects(data, subject.split(","), release, split).values()
         recipes.train_stage(stage, subjects, out / stage, extra, **options)
-    part()
+    close_process_group()
     say(f"done: see {out / stage}")
 
 
@@ -178,7 +178,7 @@ def quality(
     from recon_lib import recipes, results
     from recon_lib.course import plots
     from recon_lib.data.release import load
-    from recon_lib.training.run import pick_device
+    from recon_lib.training.device import pick_device
 
     experiment = None if prior is None else load(prior)
     table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), experiment,
@@ -215,7 +215,7 @@ def reconstruct(
     from recon_lib import results
     from recon_lib.decoding.crossval import CrossValidation
     from recon_lib.decoding.sampling import MODEL, SAMPLING
-    from recon_lib.training.run import pick_device
+    from recon_lib.training.device import pick_device
 
     asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates,
                  pseudo_trials=pseudo_trials)
@@ -291,13 +291,16 @@ def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
 
 
 def main():
-    """Entry point: an error about data, disk or memory is one line and exit status 2."""
+    """Entry point: an error about data, disk or memory is one line and exit status 2.
+
+    A training stopped by Ctrl-C or SIGTERM: one line, and status 130 or 143.
+    """
     try:
         with enough_memory("--batch in training, or the number of pictures or voxels"):
             app(standalone_mode=True)
-    except (DataError, FloatingPointError) as error:  # the second: a loss that burst
+    except (DataError, FloatingPointError, Interrupted) as error:  # the second: a loss that burst
         print(f"recon_lib: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.status if isinstance(error, Interrupted) else 2)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ from recon_lib.scores.identification import top_k
 from recon_lib.scores.quality import quality
 from recon_lib.scores.report import evaluation_space, factors_read, load_classifiers
 from recon_lib.training.checkpoints import load_model, located, read_weights
-from recon_lib.training.cost import PLANS
+from recon_lib.training.cost import PEAK, count, hours, operations
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
 from recon_lib.world import scenes
@@ -64,9 +64,17 @@ READERS = {  # seed, scenes, epochs: no two share a seed or a picture
     "judge": (202, 12_000, 5, FactorNet, noisy),
     "referee": (303, 10_000, 8, HogNet, distorted),  # another architecture, poorer drawings
 }
-NETWORK = PLANS["T4"]["network"]  # of the shipped models
+NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))  # of the shipped models
+TRAINING = dict(steps=30_000, lr=1.5e-3, seed=0, device="auto")
 GUIDANCE_NETWORK = dict(channels=(32, 64, 96, 128), patch=2, attention=(2, 3))
-GUIDANCE_STEPS = 4500
+STAGES = {"guide": dict(steps=4500, network=GUIDANCE_NETWORK)}  # what differs for a stage
+PLANS = {  # for BOLD5000, one subject, by machine; a step sees `batch` pictures over all GPUs
+    "T4": dict(size=64, batch=64, steps=100_000, network=NETWORK),
+    "A100": dict(size=128, batch=256, steps=150_000,
+                 network=dict(channels=(128, 256, 384, 512), attention=(2, 3))),
+    "8 x A100": dict(size=256, batch=512, steps=200_000,
+                     network=dict(channels=(192, 384, 512, 768), attention=(2, 3), blocks=2)),
+}
 NEW_SEED, CHOICE_SEED = 998, 997  # pictures that no training sees: to score, to choose with
 
 
@@ -123,12 +131,16 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         vectors = subjects_source(sources)
         options["prepare"] = partial(save_latent, latent, Path(out, LATENT))
         info["latent"] = fingerprint(latent)
-    return fit(pictures, vectors, out, info, seed=seed, **plan(stage) | options)
+    return fit(pictures, vectors, out, info, seed=seed, **STAGES.get(stage, {}) | options)
 
 
-def plan(stage):
-    """What is special about a stage: options of `fit`."""
-    return {"steps": GUIDANCE_STEPS, "network": GUIDANCE_NETWORK} if stage == "guide" else {}
+def plan_cost(machine):
+    """What a plan costs: a dict with `parameters`, `pictures`, `operations` and `hours` (two)."""
+    plan = PLANS[machine]
+    pictures = plan["batch"] * plan["steps"]
+    total = operations(plan["network"], plan["size"], pictures)
+    return {"parameters": sum(row["parameters"] for row in count(plan["network"], plan["size"])),
+            "pictures": pictures, "operations": total, "hours": hours(total, PEAK[machine])}
 
 
 def train_own(pictures, out, size=64, stage="unconditional", **options):
@@ -145,11 +157,12 @@ def train_own(pictures, out, size=64, stage="unconditional", **options):
     options
         See `fit`.
     """
-    return fit(load_pictures(pictures, size).images, None, out, {}, **plan(stage) | options)
+    pictures = load_pictures(pictures, size).images
+    return fit(pictures, None, out, {}, **STAGES.get(stage, {}) | options)
 
 
-def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5e-3, seed=0,
-        device="auto", network=NETWORK, mirror=False, **options):
+def fit(pictures, vectors, out, info, start=None, network=NETWORK, batch=32, mirror=False,
+        **options):
     """Train a network on pictures, with or without brain vectors.
 
     Parameters
@@ -158,29 +171,29 @@ def fit(pictures, vectors, out, info, start=None, steps=30_000, batch=32, lr=1.5
     vectors : array, function or None
         See `loader.create_loader`. None: the unconditional model.
     out : path
-        Where `loop.train` writes.
+        Gets what `run.Run` writes.
     info : dict
         Stored with the model.
     start : path, optional
         A checkpoint to resume, or a model whose weights to start from.
-    steps, batch, lr, seed, device, options
-        See `loop.train`; options such as `compiled` and `tensorboard`.
     network : dict
-        Arguments of `UNet`, such as those of `cost.PLANS`.
+        Arguments of `UNet`, such as those of `PLANS`.
+    batch : int
+        Pictures in a step, of each process.
     mirror : bool
         See `loader.BatchLoader`.
+    options
+        `device`, and those of `options.Training`; where nothing is said, as in `TRAINING`.
     """
-    loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed,
-                           mirror=mirror)
+    options = TRAINING | options
+    loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors,
+                           seed=options["seed"], mirror=mirror)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(options["seed"])
         model = UNet(image_channels=loader.channels, condition_size=loader.condition_size,
                      **network)
-    options |= dict(
-        epochs=steps, lr=lr, image_size=loader.image_size, model_in=start,
-        model=model, out_dir=out, max_steps=steps, seed=seed, device=device,
-        info={"pictures": len(pictures), "batch": batch, **info},
-    )
+    options |= dict(image_size=loader.image_size, model_in=start, model=model, out_dir=out,
+                    info={"pictures": len(pictures), "batch": batch, **info})
     if vectors is None:
         return train_unconditional_diffusion(loader, **options)
     return train_conditional_diffusion(loader, drop=0.12, **options)

@@ -75,7 +75,7 @@ def log_snr_times(alpha_bar, steps, noisiest=-5.0):
     """
     equal = even_times(alpha_bar, steps)
     first, last = equal[0], equal[-1]
-    log_ratio = snr(alpha_bar.double()).log().cpu() / 2  # (T,), falling with t
+    log_ratio = snr(alpha_bar.cpu().double()).log() / 2  # (T,), falling with t; MPS has no float64
     log_ratio = log_ratio.clamp(max=8.5)  # infinite without noise; float32 knows no less than this
     low = max(noisiest, log_ratio[first].item())
     wanted = torch.linspace(low, max(low, log_ratio[last].item()), steps, dtype=torch.float64)
@@ -94,7 +94,7 @@ def _amplitudes(alpha_bar, t):
     """Amplitudes (a, s) at time t as floats; after the last time there is no noise."""
     if t is None:
         return 1.0, 0.0
-    left = alpha_bar[t].double()
+    left = alpha_bar[t].cpu().double()
     return float(left.sqrt()), float((1 - left).sqrt())
 
 

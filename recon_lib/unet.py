@@ -132,16 +132,16 @@ class VectorEncoder(nn.Module):
 
     def __init__(self, size, width, dropout=0.0):
         super().__init__()
-        self.enter = nn.Linear(size + 1, width)
+        self.first = nn.Linear(size + 1, width)
         self.hidden = nn.Linear(width, width)
-        self.leave = nn.Linear(width, width)
+        self.last = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, vector):  # (b, size) -> (b, width)
         x = unit_length(vector)
-        h = F.silu(self.enter(torch.cat([self.dropout(x[:, :-1]), x[:, -1:]], dim=1)))
+        h = F.silu(self.first(torch.cat([self.dropout(x[:, :-1]), x[:, -1:]], dim=1)))
         h = h + F.silu(self.hidden(self.dropout(h)))
-        return self.leave(h)
+        return self.last(h)
 
 
 class UNet(nn.Module):
@@ -199,21 +199,21 @@ class UNet(nn.Module):
             return Stage(channels_in, channels_out, width, conditional, attend, dropout)
 
         pixels = image_channels * patch**2
-        self.enter = nn.Conv2d(pixels, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(pixels, channels[0], 3, padding=1)
         self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        self.rise = nn.ModuleList()  # 1x1, before each step up: the channels of the level above
+        self.up_conv = nn.ModuleList()  # 1x1, before each step up: the channels of the level above
         last = channels[0]
         for level, c in enumerate(channels):
             attend = level in attention
             self.down.append(nn.ModuleList([stage(last, c, attend)]))
             self.down[-1].extend(stage(c, c, attend) for _ in range(blocks - 1))
             self.up.append(nn.ModuleList(stage(c, c, attend) for _ in range(blocks)))
-            self.rise.append(nn.Conv2d(c, last, 1) if level else nn.Identity())
+            self.up_conv.append(nn.Conv2d(c, last, 1) if level else nn.Identity())
             last = c
         self.middle = nn.ModuleList([stage(last, last, True), stage(last, last, False)])
         last = channels[0]
         self.norm = normalise(last)
-        self.leave = zero_init(nn.Conv2d(last, pixels, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(last, pixels, 3, padding=1))
 
     def embed(self, condition, keep, n):
         """Embedding of the condition, (n, width): the null embedding where it is not kept."""
@@ -277,7 +277,7 @@ class UNet(nn.Module):
         if condition is not None:
             condition = F.silu(condition)
 
-        h = self.enter(F.pixel_unshuffle(x, self.config["patch"]))  # (b, c0, H/patch, W/patch)
+        h = self.conv_in(F.pixel_unshuffle(x, self.config["patch"]))  # (b, c0, H/patch, W/patch)
         skips = []
         for level, stages in enumerate(self.down):
             if level:
@@ -291,6 +291,6 @@ class UNet(nn.Module):
             for stage in self.up[level]:
                 h = stage(h + skips.pop(), time, condition)
             if level:
-                h = F.interpolate(self.rise[level](h), scale_factor=2.0, mode="nearest")
-        h = self.leave(F.silu(self.norm(h)))
+                h = F.interpolate(self.up_conv[level](h), scale_factor=2.0, mode="nearest")
+        h = self.conv_out(F.silu(self.norm(h)))
         return F.pixel_shuffle(h, self.config["patch"])

@@ -81,7 +81,7 @@ def tiny_model(loaded, once):
 def full_precision():
     """Tests mean the same on a CPU with fast bfloat16 and on one without."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("recon_lib.training.run.bf16_is_faster", lambda: False)
+        patch.setattr("recon_lib.training.device.cpu_has_bf16_units", lambda: False)
         yield
 
 

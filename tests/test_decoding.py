@@ -126,7 +126,7 @@ def test_samples_follow_vector_noise_and_guidance(model):
 
 def test_samples_in_bfloat16_look_the_same(model, monkeypatch):
     full = drawn(model).astype(float)
-    monkeypatch.setattr("recon_lib.training.run.bf16_is_faster", lambda: True)
+    monkeypatch.setattr("recon_lib.training.device.cpu_has_bf16_units", lambda: True)
     half = drawn(model).astype(float)
     assert 0 < np.abs(full - half).mean() < 2  # of 255
 

@@ -232,7 +232,7 @@ def train(out, minutes=0.0):
 
 
 def train_noted(out):
-    loop.train_step = noted(out, "step", loop.train_step)
+    loop.gradient_step = noted(out, "step", loop.gradient_step)
     train(out)
 
 
@@ -328,14 +328,14 @@ def test_two_jobs_on_one_file_at_once(processes, tmp_path):
 
 
 def train_slowly(out, started):
-    usual = loop.train_step
+    usual = loop.gradient_step
 
     def slow(*args, **kwargs):
         started.set()
         time.sleep(1)
         return usual(*args, **kwargs)
 
-    loop.train_step = slow
+    loop.gradient_step = slow
     train(out)
 
 

@@ -18,9 +18,10 @@ import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_training import fit, loader, network
-from recon_lib import __main__ as shell, training
+from recon_lib import __main__ as shell
+from recon_lib.training import loop
 
-victim, at, calls, real = int(sys.argv[3]), int(sys.argv[4]), [], training.train_step
+victim, at, calls, real = int(sys.argv[3]), int(sys.argv[4]), [], loop.gradient_step
 
 def step(*args, **kwargs):
     calls.append(1)
@@ -28,7 +29,7 @@ def step(*args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args, **kwargs)
 
-training.train_step = step
+loop.gradient_step = step
 shell.app = lambda **_: fit(
     Path(sys.argv[2]), "two", True, loader=loader(batch_size=4, vectors=True), lr=3e-3,
     model=network(condition_size=3, dropout=0.0), epochs=4, checkpoint_minutes=0, precision="no",

@@ -137,7 +137,7 @@ def test_candidates_are_chosen_by_the_likelihood_alone(world):
     with torch.random.fork_rng():
         torch.manual_seed(1)
         model = UNet(channels=(8, 16), attention=(), width=16, condition_size=vectors.shape[1])
-        torch.nn.init.normal_(model.leave.weight, std=0.3)
+        torch.nn.init.normal_(model.conv_out.weight, std=0.3)
     model, info = model.eval(), {"prediction": "x0", "schedule": "cosine", "image_size": 64}
     guidance, three = Guidance(None, partial(brain_log_likelihood, decoder, latent)), replace(
         PLAIN, steps=3)

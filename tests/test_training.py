@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.data.loader import create_loader
+from recon_lib.training import device as devices
 from recon_lib.training import loop, run, step
 from recon_lib.training.checkpoints import load_model, save_model, start_from
+from recon_lib.training.device import cpu_has_bf16_units  # before a fixture puts another there
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
-from recon_lib.training.run import bf16_is_faster  # before a fixture puts another in its place
 from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
 
@@ -75,7 +78,7 @@ def test_the_loss_falls_and_the_files_are_there(tmp_path):
 def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, conditional, monkeypatch):
     whole = fit(tmp_path, "whole", conditional, epochs=3)
     # the same training, interrupted by SIGTERM after step 4 of 9
-    real, calls = loop.train_step, []
+    real, calls = loop.gradient_step, []
 
     def step_and_kill(*args, **kwargs):
         calls.append(1)
@@ -83,9 +86,12 @@ def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, condit
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", step_and_kill)
-    fit(tmp_path, "cut", conditional, epochs=3)
+    monkeypatch.setattr(loop, "gradient_step", step_and_kill)
     checkpoint = tmp_path / "cut" / "checkpoint.pt"
+    with pytest.raises(Interrupted, match="SIGTERM after step 4 .*model_in") as stop:
+        fit(tmp_path, "cut", conditional, epochs=3)
+    assert stop.value.status == 143 and str(checkpoint) in str(stop.value)
+    assert not (tmp_path / "cut" / "model.safetensors").exists()  # it is not finished
     state = torch.load(checkpoint, weights_only=True)
     assert (state["step"], state["last_epoch"], state["batch"]) == (4, 1, 1)
     torch.manual_seed(99)
@@ -97,21 +103,78 @@ def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, condit
         for n in ("cut", "whole")
     ]
     assert same(*ends)
+    finished = [(tmp_path / n / "model.safetensors").read_bytes() for n in ("cut", "whole")]
+    assert finished[0] == finished[1]
 
 
-def test_ctrl_c_checkpoints_and_returns_and_handlers_are_put_back(tmp_path, monkeypatch):
-    before = signal.getsignal(signal.SIGINT)
-    real = loop.train_step
+@pytest.mark.parametrize("at", [1, 6])  # the first step, the last
+def test_ctrl_c_checkpoints_and_says_so_and_handlers_are_put_back(tmp_path, monkeypatch, at):
+    before, generator = signal.getsignal(signal.SIGINT), torch.get_rng_state()
+    real, calls = loop.gradient_step, []
 
     def step_and_interrupt(*args, **kwargs):
-        signal.raise_signal(signal.SIGINT)
+        calls.append(1)
+        if len(calls) == at:
+            signal.raise_signal(signal.SIGINT)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(loop, "train_step", step_and_interrupt)
-    fit(tmp_path)
-    assert len(losses(tmp_path / "run")) == 1
-    assert (tmp_path / "run" / "checkpoint.pt").is_file()
+    monkeypatch.setattr(loop, "gradient_step", step_and_interrupt)
+    model = network()
+    torch.set_rng_state(generator)
+    with pytest.raises(Interrupted, match="SIGINT") as stop:
+        fit(tmp_path, model=model)
+    assert stop.value.status == 130
+    assert len(losses(tmp_path / "run")) == at
+    state = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    assert state["step"] == at
+    assert not (tmp_path / "run" / "model.safetensors").exists()
     assert signal.getsignal(signal.SIGINT) is before
+    assert torch.equal(torch.get_rng_state(), generator)
+    fit(tmp_path, model_in=tmp_path / "run" / "checkpoint.pt")
+    assert load_model(tmp_path / "run" / "model.safetensors")[1]["steps"] == 6
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path, monkeypatch):
+    real = run.save_model
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        real(*args)
+
+    monkeypatch.setattr(run, "save_model", interrupted)
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background
+    try:  # ignores Ctrl-C
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert load_model(tmp_path / "run" / "model.safetensors")[1]["steps"] == 6  # whole
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_command_tells_the_shell(tmp_path, number, status):
+    """`reconstruct --train-steps` and a real signal: one line, no result of half a training."""
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "pictures.npy", rng.integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
+    np.save(tmp_path / "betas.npy", rng.standard_normal((8, 5)))
+    command = ["reconstruct", "--images", "pictures.npy", "--betas", "betas.npy", "--size", "16",
+               "--folds", "2", "--train-steps", "100000", "--device", "cpu", "--out", "out"]
+    job = subprocess.Popen([sys.executable, "-m", "recon_lib", *command], cwd=tmp_path, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = tmp_path / "out" / "folds" / "fold_1" / "loss.csv"
+    deadline = time.monotonic() + 200
+    while not (log.exists() and len(log.read_text().splitlines()) > 2):
+        assert time.monotonic() < deadline and job.poll() is None
+        time.sleep(0.1)
+    job.send_signal(number)
+    _, said = job.communicate(timeout=100)
+    line = said.strip().splitlines()[-1]
+    assert job.returncode == status and "Traceback" not in said
+    assert line.startswith("recon_lib: the training in ") and "is not finished" in line
+    assert (log.parent / "checkpoint.pt").exists()
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["folds"]
+    assert [p.name for p in log.parent.parent.iterdir()] == ["fold_1"]
+    assert not (log.parent / "model.safetensors").exists()
 
 
 def test_training_works_outside_the_main_thread(tmp_path):
@@ -126,8 +189,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
     fit(tmp_path, epochs=1)
     checkpoint = tmp_path / "run" / "checkpoint.pt"
     kept = checkpoint.read_bytes()
-    real = step.diffusion_loss
-    monkeypatch.setattr(step, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
+    real = loop.diffusion_loss
+    monkeypatch.setattr(loop, "diffusion_loss", lambda *a, **k: real(*a, **k) * float("nan"))
     with pytest.raises(FloatingPointError, match="nan.*step 3"):
         fit(tmp_path, epochs=2, model_in=checkpoint)
     assert checkpoint.read_bytes() == kept
@@ -209,9 +272,23 @@ def test_limits_of_steps_and_seconds(tmp_path):
 
 
 def test_a_training_without_an_end_or_a_step_is_refused(tmp_path):
-    for wrong in ({"max_steps": 0}, {"max_steps": -1}, {"epochs": 0}):
+    for wrong in ({"max_steps": 0}, {"max_steps": -1}, {"epochs": 0}, {"steps": 0}):
         with pytest.raises(DataError, match="expected 1 or more"):
             fit(tmp_path, **wrong)
+    with pytest.raises(DataError, match="without an end"):
+        fit(tmp_path, epochs=None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_can_be_asked_for_as_steps(tmp_path):
+    """More or fewer than a pass over the data, with the same learning rates as by epochs."""
+    fit(tmp_path, "two passes", epochs=2)
+    fit(tmp_path, "six steps", epochs=1, steps=6)
+    assert losses(tmp_path / "two passes") == losses(tmp_path / "six steps")
+    fit(tmp_path, "two steps", epochs=50, steps=2)
+    assert len(losses(tmp_path / "two steps")) == 2
+    fit(tmp_path, "by the clock", epochs=None, seconds=0.3)
+    assert len(losses(tmp_path / "by the clock")) > 0
 
 
 @pytest.mark.slow
@@ -266,7 +343,7 @@ def test_what_prepares_runs_only_when_the_training_may_write(tmp_path):
     with pytest.raises(DataError, match="another architecture"):
         fit(tmp_path, model=network(width=16), model_in=tmp_path / "run" / "model.safetensors",
             prepare=lambda: called.append("too early"))
-    with loop.alone(tmp_path / "run"), pytest.raises(DataError, match="another training"):
+    with run.exclusive(tmp_path / "run"), pytest.raises(DataError, match="another training"):
         fit(tmp_path, prepare=lambda: called.append("too early"))
     assert called == [True]
 
@@ -297,7 +374,7 @@ def test_same_seed_same_training_and_the_global_generator_is_left_alone(tmp_path
 def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(loop, "draw_grid", lambda *_: None)
+    monkeypatch.setattr(run, "draw_grid", lambda *_: None)
     with pytest.warns(UserWarning, match="CPU"):
         train_unconditional_diffusion(
             loader(n=2, batch_size=2, size=64), epochs=1, lr=3e-4, image_size=64, device="cuda",
@@ -324,15 +401,92 @@ def test_a_compiled_network_trains_the_same_weights(tmp_path, monkeypatch):
                zip(compiled.state_dict().values(), plain.state_dict().values(), strict=True))
 
 
-@pytest.mark.parametrize(
-    "full, half, faster", [(2.0, 1.0, True), (1.0, 0.9, False), (1.0, 3.0, False)]
-)
-def test_bf16_only_where_it_is_measured_faster(monkeypatch, full, half, faster):
-    clock = iter([0.0, half, 0.0, full])  # bfloat16 is timed first
-    monkeypatch.setattr(run.time, "perf_counter", lambda: next(clock))
-    assert bf16_is_faster.__wrapped__(size=4, repeats=1) is faster
-    monkeypatch.setattr(run, "bf16_is_faster", lambda: faster)
-    assert run.pick_precision("cpu") == ("bf16" if faster else "no")
+@pytest.mark.parametrize("device, bf16, units, expected", [
+    ("cuda", True, False, "bf16"), ("cuda", False, True, "fp16"), ("cpu", True, True, "bf16"),
+    ("cpu", True, False, "no"), ("mps", True, True, "no"),
+])
+def test_precision_is_what_the_device_can_do(monkeypatch, device, bf16, units, expected):
+    """No stopwatch: a T4 (no bfloat16) takes float16, a CPU bfloat16 with matrix units only."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(devices, "cpu_has_bf16_units", lambda: units)
+    assert devices.pick_precision(device) == expected
+
+
+@pytest.mark.parametrize("flags, expected", [("sse avx2 amx_bf16", True), ("sse avx2", False)])
+def test_matrix_units_are_looked_up_where_torch_does_not_tell(monkeypatch, flags, expected):
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.setattr(Path, "read_text", lambda path: f"flags : {flags}\n")
+    assert cpu_has_bf16_units.__wrapped__() is expected
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: not expected, raising=False)
+    assert cpu_has_bf16_units.__wrapped__() is not expected
+
+
+@pytest.mark.parametrize("cuda, mps, auto", [
+    (True, True, "cuda"), (False, True, "mps"), (False, False, "cpu"),
+])
+def test_auto_takes_the_first_device_that_is_there(monkeypatch, cuda, mps, auto):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert devices.pick_device() == auto and devices.pick_device("cpu") == "cpu"
+    for name, there in (("cuda", cuda), ("mps", mps)):
+        if there:
+            assert devices.pick_device(name) == name
+        else:
+            with pytest.warns(UserWarning, match=f"no {name.upper()} device"):
+                assert devices.pick_device(name) == "cpu"
+
+
+def test_float16_needs_a_gpu(tmp_path):
+    with pytest.raises(DataError, match="precision is 'fp16' on cpu"):
+        fit(tmp_path, precision="fp16")
+    assert not (tmp_path / "run").exists()
+
+
+class ScaledLoss:
+    """An accelerator of float16 on the CPU: it scales the loss as on a GPU, and is one process."""
+
+    def __init__(self, scale):
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+
+    def backward(self, loss):
+        self.scaler.scale(loss).backward()
+
+    def clip_grad_norm_(self, parameters, largest):
+        self.scaler.unscale_(self.optimizer)
+        return torch.nn.utils.clip_grad_norm_(parameters, largest)
+
+    def reduce(self, loss, how):
+        return loss
+
+    def prepared(self, optimizer):
+        """As accelerate wraps it: a step that overflowed is left out, and the scale halved."""
+        self.optimizer, accelerator = optimizer, self
+
+        class Scaled:
+            param_groups, zero_grad = optimizer.param_groups, optimizer.zero_grad
+
+            def step(self):
+                accelerator.scaler.step(optimizer)
+                accelerator.scaler.update()
+
+        return Scaled()
+
+
+def test_an_overflow_of_float16_is_left_out_and_a_burst_is_not():
+    net = torch.nn.Linear(3, 1)
+    before = net.weight.detach().clone()
+    accelerator = ScaledLoss(scale=2.0**127)
+    optimizer = accelerator.prepared(torch.optim.SGD(net.parameters(), 1.0))
+    x = torch.full((2, 3), 64.0)
+    loss, gradient = step.gradient_step(accelerator, net, optimizer, net(x).mean(), 0.1)
+    assert gradient == float("inf") and torch.equal(net.weight, before)  # overflowed: left out
+    assert accelerator.scaler.get_scale() == 2.0**126
+    while gradient == float("inf"):
+        _, gradient = step.gradient_step(accelerator, net, optimizer, net(x).mean(), 0.1)
+    assert gradient == pytest.approx((3 * 64.0**2 + 1) ** 0.5)
+    torch.testing.assert_close(net.weight, before - 0.1 * 64 / gradient)
+    with pytest.raises(FloatingPointError, match="the loss is nan"):
+        step.gradient_step(accelerator, net, optimizer, net(x).mean() * float("nan"), 0.1)
 
 
 def test_average_and_learning_rate_by_hand():
@@ -392,20 +546,49 @@ def test_wrong_size_missing_vectors_and_unknown_device(tmp_path):
         fit(tmp_path, image_size=64)
     with pytest.raises(DataError, match="brain vectors"):
         fit(tmp_path, conditional=True, loader=loader())
-    with pytest.raises(DataError, match="cuda, cpu or auto"):
+    with pytest.raises(DataError, match="auto, cuda, mps or cpu"):
         fit(tmp_path, device="gpu")
 
 
 @pytest.mark.parametrize("half, tolerance", [(True, 2e-3), (False, 1e-5)])
 def test_models_survive_safetensors(tmp_path, half, tolerance):
     model = network(condition_size=3).eval()
-    torch.nn.init.normal_(model.leave.weight, std=0.1)
+    torch.nn.init.normal_(model.conv_out.weight, std=0.1)
     save_model(model, tmp_path / "m.safetensors", {"note": "x"}, half)
     again, info = load_model(tmp_path / "m.safetensors")
     assert info == {"note": "x"} and again.config == model.config and not again.training
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([5, 500]), torch.randn(2, 3)
     with torch.no_grad():
         torch.testing.assert_close(again(x, t, y), model(x, t, y), atol=tolerance, rtol=0)
+
+
+def former(weights):
+    """Names of the layers as earlier versions wrote them."""
+    old = {"conv_in.": "enter.", "up_conv.": "rise.", "conv_out.": "leave.",
+           "encoder.first.": "encoder.enter.", "encoder.last.": "encoder.leave."}
+    names = {k: next((b + k.removeprefix(a) for a, b in old.items() if k.startswith(a)), k)
+             for k in weights}
+    assert len(set(names.values()) - set(names)) == 10  # two in each of these five layers
+    return {names[k]: v for k, v in weights.items()}
+
+
+def test_files_of_earlier_versions_load_and_resume(tmp_path, monkeypatch):
+    whole = fit(tmp_path, "whole", True, epochs=3)
+    fit(tmp_path, "cut", True, epochs=3, max_steps=4, lr=1e-9)
+    fit(tmp_path, "again", True, epochs=3, max_steps=4, lr=1e-9)
+    path = tmp_path / "cut" / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for kind in ("model_state_dict", "ema_state_dict"):
+        state[kind] = former(state[kind])
+    torch.save(state, path)
+    a, b = (fit(tmp_path, name, True, epochs=3, model_in=tmp_path / name / "checkpoint.pt")
+            for name in ("cut", "again"))
+    assert same(a.state_dict(), b.state_dict()) and a.config == whole.config
+    real = UNet.state_dict
+    monkeypatch.setattr(UNet, "state_dict", lambda net: former(real(net)))
+    save_model(whole, tmp_path / "old.safetensors", half=False)
+    monkeypatch.undo()
+    assert same(load_model(tmp_path / "old.safetensors")[0].state_dict(), whole.state_dict())
 
 
 TWO = """

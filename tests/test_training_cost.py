@@ -1,4 +1,4 @@
-"""Costs of training against torch's own count of operations, and the explorer built on them."""
+"""Costs counted by torch against a count by hand, and the explorer built on them."""
 
 import pytest
 import torch
@@ -7,10 +7,56 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from recon_lib import recipes
 from recon_lib.course import explore_cost
+from recon_lib.recipes import PLANS, plan_cost
 from recon_lib.training import cost as training_cost
 from recon_lib.training.checkpoints import load_model
-from recon_lib.training.cost import PEAK, PLANS, hours, operations, plan
-from recon_lib.unet import UNet
+from recon_lib.training.cost import PEAK, count, hours, operations
+from recon_lib.unet import Attention, UNet
+
+CONFIGS = {
+    "default": ({}, 64),
+    "shipped": ({"channels": (96, 160, 256)}, 64),
+    "grey, no patch, two blocks": (
+        {"image_channels": 1, "patch": 1, "channels": (16, 32), "blocks": 2, "attention": ()}, 32),
+    "one level, odd channels": (
+        {"patch": 8, "channels": (24,), "attention": (0,), "width": 64}, 32),
+}
+
+
+def multiplications_by_hand(model, size):
+    """One picture forward: in x out x k x k at a place; 2 p p c for attention over p places."""
+    total = []
+
+    def convolution(layer, inputs, output):
+        total.append(layer.weight.numel() * output[0, 0].numel())
+
+    def linear(layer, inputs, output):
+        total.append(layer.weight.numel())
+
+    def attention(layer, inputs, output):
+        total.append(2 * output[0, 0].numel() ** 2 * output.shape[1])
+
+    kinds = {torch.nn.Conv2d: convolution, torch.nn.Linear: linear, Attention: attention}
+    for module in model.modules():
+        if type(module) in kinds:
+            module.register_forward_hook(kinds[type(module)])
+    with torch.no_grad():
+        model(torch.zeros(1, model.config["image_channels"], size, size), torch.tensor([5]))
+    return sum(total)
+
+
+@pytest.mark.parametrize("config, size", CONFIGS.values(), ids=CONFIGS)
+def test_costs_are_those_counted_by_hand(config, size):
+    rows, model = count(config, size), UNet(**config).eval()
+    assert sum(r["parameters"] for r in rows) == sum(p.numel() for p in model.parameters())
+    assert sum(r["multiplications"] for r in rows) == multiplications_by_hand(model, size)
+
+
+def test_costs_know_the_shapes():
+    shapes = {row["part"]: row["shape"] for row in count({"channels": (16, 32, 48)}, 64)}
+    assert shapes["down 0"] == (16, 16, 16) and shapes["up 2"] == (48, 4, 4)
+    assert shapes["middle"] == (48, 4, 4) and shapes["up_conv 1"] == (16, 8, 8)
+    assert shapes["conv_out"] == (48, 16, 16)
 
 
 def test_operations_are_what_torch_counts_on_the_way_forth_and_back():
@@ -21,6 +67,7 @@ def test_operations_are_what_torch_counts_on_the_way_forth_and_back():
         model(x, t).sum().backward()
     counted, ours = counter.get_total_flops(), operations(network, size, 2)
     assert 0.95 < ours / counted < 1.06  # the first layers need no gradient of their input
+    assert ours == 2 * 6 * multiplications_by_hand(model, size)
 
 
 def test_hours_by_hand():
@@ -31,7 +78,7 @@ def test_hours_by_hand():
 
 @pytest.mark.parametrize("name", PLANS)
 def test_every_plan_is_a_network_that_can_be_built(name):
-    p, cost = PLANS[name], plan(name)
+    p, cost = PLANS[name], plan_cost(name)
     with torch.device("meta"):
         model = UNet(**p["network"], condition_size=97)
     assert p["size"] % model.stride == 0 and p["batch"] % 8 == 0

@@ -103,7 +103,7 @@ def test_time_and_condition_enter_every_residual_block():
 def test_condition_starts_without_effect():
     torch.manual_seed(0)
     model = UNet(**SMALL, condition_size=7)
-    torch.nn.init.normal_(model.leave.weight)
+    torch.nn.init.normal_(model.conv_out.weight)
     x, t = inputs()
     assert torch.equal(model(x, t, torch.randn(3, 7)), model(x, t))
     assert model(x, t).any()

@@ -85,7 +85,7 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     assert explore_guidance.nimble(model) is model  # nothing is gained without fast bfloat16
     vectors = decoder.vector(betas[:3])
     exact = sample_pictures(model, info, vectors, sampling=GUIDED).astype(float)
-    monkeypatch.setattr("recon_lib.training.run.bf16_is_faster", lambda: True)
+    monkeypatch.setattr("recon_lib.training.device.cpu_has_bf16_units", lambda: True)
     quick = explore_guidance.nimble(model)
     assert {p.dtype for p in quick.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -17,6 +17,21 @@ class DataError(ValueError):
     """
 
 
+class Interrupted(Exception):
+    """Ctrl-C or a signal ended a training before its end, after its checkpoint was written.
+
+    The message says how to go on. `status` is the exit status that a shell expects: 128 plus the
+    number of the signal.
+    """
+
+    def __init__(self, message, status=130):
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self):
+        return self.args[0]
+
+
 def as_numbers(x, what, ndim=None):
     """An array of real numbers in this machine's byte order, whatever came: a list, a table, bools.
 

@@ -19,7 +19,7 @@ from recon_lib.diffusion import SCHEDULES
 from recon_lib.guidance import steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.scores.metrics import pixel_correlation
-from recon_lib.training.run import autocast, pick_precision
+from recon_lib.training.device import autocast, pick_precision
 
 INTERVALS = {  # noise amplitudes between which to guide
     "always": (0.0, 1.0), "not at the end": SAMPLING.interval, "first half only": (0.9, 1.0)}

@@ -155,8 +155,8 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
         torch.manual_seed(seed)
         net = small_unet(size, channels, sum(latent.blocks) + 1)
     train_conditional_diffusion(
-        loader, options.train_steps, 1e-3, size, options.device, model=net, out_dir=folder,
-        max_steps=options.train_steps, seed=seed, warmup=50, grids=1, quiet=True,
+        loader, lr=1e-3, image_size=size, device=options.device, model=net, out_dir=folder,
+        steps=options.train_steps, seed=seed, warmup=50, grids=1, quiet=True,
     )
     model, info = load_model(Path(folder, "model.safetensors"), options.device)
     plain = replace(PLAIN, steps=options.sampling.steps)

@@ -14,7 +14,7 @@ from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.guidance import check_guidance, guided, steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.training.checkpoints import CHECKPOINTS, load_model, located
-from recon_lib.training.run import autocast
+from recon_lib.training.device import autocast
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
 LATENT, GUIDANCE_MODEL = "latent.safetensors", "guide.safetensors"  # stand beside the model

@@ -20,6 +20,8 @@ from recon_lib.unet import UNet
 
 CHECKPOINTS = shipped("checkpoints")
 SHIPPED = ("unconditional", "conditional", "guide")
+FORMER_NAMES = {"enter.": "conv_in.", "rise.": "up_conv.", "leave.": "conv_out.",
+                "encoder.enter.": "encoder.first.", "encoder.leave.": "encoder.last."}
 
 
 def save_checkpoint(path, state):
@@ -28,6 +30,15 @@ def save_checkpoint(path, state):
     torch.save(state, whole)
     with atomic_write(path) as partial:
         partial.write_bytes(whole.getbuffer())
+
+
+def renamed(weights):
+    """Weights under today's names of the layers, whichever version of the network wrote them."""
+    def today(name):
+        former = next((old for old in FORMER_NAMES if name.startswith(old)), None)
+        return name if former is None else FORMER_NAMES[former] + name.removeprefix(former)
+
+    return {today(name): w for name, w in weights.items()}
 
 
 def load_checkpoint(path):
@@ -56,6 +67,8 @@ def load_checkpoint(path):
         raise DataError(
             f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote"
         )
+    for kind in {"model_state_dict", "ema_state_dict"} & state.keys():
+        state[kind] = renamed(state[kind])
     return state
 
 
@@ -148,7 +161,7 @@ def read_weights(path):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}
+            weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
         refuse_broken_seal(path)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(

@@ -1,108 +1,62 @@
-"""What surrounds a training loop: devices, signals, logs, sample grids, starting and resuming."""
+"""What surrounds a training: processes, the place in the data, log, grids, checkpoints, signals."""
 
+import copy
 import csv
-import os
 import signal
 import time
-import warnings
-from contextlib import contextmanager, nullcontext
-from functools import cache
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import is_tensorboard_available
+from torch.utils.data import DataLoader
 from torchvision.utils import make_grid, save_image
+from tqdm import tqdm
 
-from recon_lib.common.errors import DataError, atomic_write, writing
+from recon_lib.common.errors import DataError, Interrupted, atomic_write, enough_memory, writing
 from recon_lib.common.folders import alone_in
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.samplers import dpm_solver, initial_noise
-from recon_lib.training.checkpoints import load_checkpoint, located, read_weights, start_from
+from recon_lib.training.checkpoints import (
+    load_checkpoint,
+    located,
+    read_weights,
+    save_checkpoint,
+    save_model,
+    start_from,
+)
+from recon_lib.training.device import make_accelerator, pick_device
+from recon_lib.training.step import refuse_infinite_loss
+
+COLUMNS = ("step", "epoch", "seconds", "loss", "lr", "gradient")
 
 
-def pick_device(device="auto"):
-    """Turn "auto" into "cuda" or "cpu"; "cuda" without a GPU warns and becomes "cpu"."""
-    if device not in ("cuda", "cpu", "auto"):
-        raise DataError(f"device is {device!r}; choose cuda, cpu or auto")
-    if device == "cuda" and not torch.cuda.is_available():
-        warnings.warn("no CUDA device found: using the CPU", stacklevel=4)
-    return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+def distribute(loader, accelerator):
+    """This process's share of the loader."""
+    if isinstance(loader, DataLoader):
+        return accelerator.prepare(loader)
+    if accelerator.num_processes > 1:
+        return loader.shard(accelerator.process_index, accelerator.num_processes)
+    return loader
 
 
-@cache
-def bf16_is_faster(size=512, repeats=8):
-    """Whether this CPU multiplies matrices much faster in bfloat16 than in full precision.
+def endless(loader, epoch, batch, seed):
+    """Yield items from `batch` of `epoch` on, each with the (epoch, batch) that comes after it.
 
-    Measured, in some milliseconds: with matrix units it is, without them it is far slower, and
-    nothing public tells which it has.
+    A DataLoader that shuffles does so by seed and epoch alone.
     """
-    def seconds(dtype):
-        x = torch.ones(size, size, dtype=dtype)
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            x @ x
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    return 1.5 * seconds(torch.bfloat16) < seconds(torch.float32)
-
-
-def pick_precision(device):
-    """"bf16" on a GPU that has it and on a CPU where it is faster, else "no"."""
-    if device == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    return "bf16" if bf16_is_faster() else "no"
-
-
-def autocast(device):
-    """Networks run within this in the precision of `pick_precision`; device is a torch.device."""
-    return torch.autocast(
-        device.type, torch.bfloat16, enabled=pick_precision(device.type) == "bf16"
-    )
-
-
-def make_accelerator(device="auto", precision=None, **options):
-    """An Accelerator for "cuda", "cpu" or "auto"; it serves `accelerate launch` too.
-
-    Parameters
-    ----------
-    device : {"cuda", "cpu", "auto"}
-        "cuda" without a GPU warns and takes the CPU.
-    precision : {"no", "bf16"}, optional
-        Default: see `pick_precision`.
-    options
-        Handed to `accelerate.Accelerator`.
-    """
-    device = pick_device(device)
-    if "WORLD_SIZE" not in os.environ:  # a notebook may train twice, on different devices
-        AcceleratorState._reset_state(reset_partial_state=True)
-    precision = pick_precision(device) if precision is None else precision
-    return Accelerator(cpu=device == "cpu", mixed_precision=precision, **options)
-
-
-def part():
-    """The processes of `accelerate launch` take leave of one another, after the last training."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
-def tracking(out_dir, tensorboard):
-    """Options of an Accelerator that logs to TensorBoard into `out_dir`, or of one that does not.
-
-    Raises
-    ------
-    DataError
-        If the package is not there: accelerate would go on without a word.
-    """
-    if not tensorboard:
-        return {}
-    if not is_tensorboard_available():
-        raise DataError("the package tensorboard is not installed; `pip install tensorboard`, or "
-                        "train without it: loss.csv has the same numbers")
-    return {"log_with": "tensorboard", "project_dir": out_dir}
+    own = getattr(loader, "synchronized_generator", None)  # among several processes, accelerate's
+    if own is None and isinstance(loader, DataLoader):
+        own = getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None)
+    while True:
+        for draw in (torch, own) if own is not None else (torch,):
+            draw.manual_seed(2**31 + seed * 1_000_003 + epoch)
+        if hasattr(loader, "set_epoch"):
+            loader.set_epoch(epoch)
+        for i, item in enumerate(loader, start=1):
+            if i > batch:
+                yield item, (epoch + 1, 0) if i == len(loader) else (epoch, i)
+        epoch, batch = epoch + 1, 0
 
 
 def first_batch(loader, image_size=None):
@@ -139,8 +93,8 @@ def unpack(item, device):
     return images, None if vectors is None else vectors.to(device)
 
 
-def begin(path, model, optimizer, average, info):
-    """Load `path` into all three; return step, finished epochs, batch and seconds to go on from.
+def resume(path, model, optimizer, average, info):
+    """Load `path` into all three; return the state to go on from, empty for a new training.
 
     Notes in `info` how many steps the weights have behind them before this training's first.
 
@@ -155,7 +109,7 @@ def begin(path, model, optimizer, average, info):
     """
     info["steps_before"] = 0
     if path is None:
-        return 0, 0, 0, 0.0
+        return {}
     _, config, stored = read_weights(path)
     for key in ("prediction", "schedule"):
         if stored.get(key, info[key]) != info[key]:
@@ -174,14 +128,15 @@ def begin(path, model, optimizer, average, info):
         info["steps_before"] = steps_behind(path, stored)
         start_from(model, path)
         average.load_state_dict(model.state_dict())
-        return 0, 0, 0, 0.0
+        return {}
     state = load_checkpoint(path)
     info["steps_before"] = stored.get("steps_before", 0)
     try:
         model.load_state_dict(state["model_state_dict"])
         average.load_state_dict(state["ema_state_dict"])
         optimizer.load_state_dict(state["optimizer_state_dict"])
-        return state["step"], state["last_epoch"], state["batch"], state["seconds"]
+        return {k: state[k] for k in ("step", "last_epoch", "batch", "seconds")} | {
+            "scaler_state_dict": state.get("scaler_state_dict")}
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
@@ -212,16 +167,14 @@ def log_row(path, row):
         csv.writer(file).writerow(row)
 
 
-def alone(out_dir, main=True):
+def exclusive(out_dir):
     """Within, no other training writes into this folder: a second one is refused."""
-    if not main:
-        return nullcontext()
     return alone_in(out_dir, f"another training is writing into {out_dir}; wait for its end, or "
                     "choose another out_dir")
 
 
 @contextmanager
-def interruptible():
+def noted_signals():
     """Within, the first Ctrl-C or SIGTERM is only noted in the list; the second acts as usual."""
     caught, usual = [], {}
 
@@ -242,36 +195,16 @@ def interruptible():
         yield caught
     finally:
         restore()
+    if caught:  # it came after the last step, so it acts now
+        signal.raise_signal(caught[0])
 
 
-@contextmanager
-def all_present(accelerator, path):
-    """Within, a process of the training that has gone is told from any other error.
-
-    Parameters
-    ----------
-    accelerator : Accelerator
-    path : path
-        The checkpoint to go on from.
-
-    Raises
-    ------
-    DataError
-        If another process of the training is gone.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        words = ("gloo", "NCCL", "Connection", "Broken pipe")
-        lost = isinstance(error, torch.distributed.DistError) or any(w in str(error) for w in words)
-        if accelerator.num_processes == 1 or not lost:
-            raise
-        step = load_checkpoint(path)["step"] if Path(path).exists() else 0
-        raise DataError(
-            "another process of this training is gone (see what it said), so this one stops; "
-            + (f"go on from step {step} with {path}, on any number of processes" if step else
-               "there is no checkpoint yet, start again")
-        ) from error
+def agree(accelerator, progress, stop):
+    """Progress and signal for all processes: the furthest clock and any signal count for all."""
+    if accelerator.num_processes > 1:
+        flags = torch.tensor([[progress, stop]], device=accelerator.device)
+        progress, stop = accelerator.gather(flags).amax(0).tolist()
+    return progress, int(stop)
 
 
 def draw_grid(model, info, images, vectors, path, n=16):
@@ -288,3 +221,216 @@ def draw_grid(model, info, images, vectors, path, n=16):
     grid = make_grid(samples.cpu(), nrow=min(8, n), normalize=True, value_range=(-1, 1))
     with atomic_write(path) as partial:
         save_image(grid, partial)
+
+
+def _precision_of(model_in, device):
+    """The precision of the training that wrote a checkpoint; None: what the device is good at."""
+    if model_in is None or Path(model_in).suffix != ".pt":
+        return None
+    precision = read_weights(model_in)[2].get("precision")
+    return None if precision == "fp16" and device != "cuda" else precision
+
+
+class Run:
+    """What surrounds the loop of a training, see `loop.train`.
+
+    It places the network, its average and the optimiser on the device and resumes them, hands out
+    batches and, after each step, logs it and draws, saves or stops where it is time:
+
+        with Run(model, loader, training, out_dir="results/run") as run:
+            for images, vectors in run.batches():
+                ...  # a step
+                run.record(loss, gradient, rate)
+            average = run.finish()
+
+    Within the block no other training may write into `out_dir`, the first Ctrl-C or SIGTERM waits
+    for the end of a step, and torch's global generator is put back at the end. Into `out_dir` go
+    `loss.csv` (a row a step), `checkpoint.pt` (to resume from), `training_progression/` (sample
+    grids) and, by `finish`, `model.safetensors`.
+
+    Parameters
+    ----------
+    model : UNet
+    loader : BatchLoader or DataLoader
+    training : Training
+    device : {"cuda", "mps", "cpu", "auto"}
+    model_in : path, optional
+        See `loop.train_unconditional_diffusion`.
+    out_dir : path
+
+    Attributes
+    ----------
+    net, average, optimizer, accelerator
+        The network as it is trained (perhaps compiled, or one of several processes'), its average,
+        AdamW, and accelerate's view of the devices.
+    alpha_bar : Tensor (T,)
+        The schedule.
+    step, epoch, batch, seconds, progress
+        What is behind it: steps, whole passes and batches of the one that is begun, seconds, and
+        the share of the whole training.
+
+    Raises
+    ------
+    DataError
+        If `model_in` does not fit the network or the split, the pictures do not fit the network,
+        another training writes into `out_dir`, a batch does not fit in memory, TensorBoard is
+        missing, or another process of the training is gone.
+    FloatingPointError
+        If the loss stops being a finite number; the last checkpoint stays.
+    Interrupted
+        After Ctrl-C or SIGTERM, once the checkpoint is written.
+    """
+
+    def __init__(
+        self, model, loader, training, device="cuda", model_in=None, out_dir="results/run"
+    ):
+        self.training, self.out_dir = training, Path(out_dir)
+        self.checkpoint = self.out_dir / "checkpoint.pt"
+        device = pick_device(device)
+        precision = training.precision or _precision_of(model_in, device)
+        self.accelerator = make_accelerator(device, precision, **self._trackers())
+        self.main = self.accelerator.is_main_process
+        self.loader = distribute(loader, self.accelerator)
+        pictures, _ = first_batch(self.loader)
+        model.refuse_misfits(pictures)  # before a file is touched
+        self.info = {**training.info, "prediction": training.prediction,
+                     "schedule": training.schedule, "seed": training.seed,
+                     "image_size": pictures.shape[-1],
+                     "precision": self.accelerator.mixed_precision}
+        device = self.accelerator.device
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.average = copy.deepcopy(model).requires_grad_(False).eval()
+        optimizer = torch.optim.AdamW(model.parameters(), training.lr, betas=(0.9, 0.99),
+                                      fused=device.type != "mps")
+        state = resume(model_in, model, optimizer, self.average, self.info)
+        self.step, self.seconds = state.get("step", 0), state.get("seconds", 0.0)
+        self.epoch, self.batch = state.get("last_epoch", 0), state.get("batch", 0)
+        net = torch.compile(model, dynamic=False) if training.compiled else model
+        self.net, self.optimizer = self.accelerator.prepare(net, optimizer)
+        if self.accelerator.scaler is not None and state.get("scaler_state_dict"):
+            self.accelerator.scaler.load_state_dict(state["scaler_state_dict"])
+        self.alpha_bar = SCHEDULES[training.schedule]().to(device)
+        self.progress = training.progress(self.step, self.seconds, len(self.loader))
+
+    def _trackers(self):
+        if not self.training.tensorboard:
+            return {}
+        if not is_tensorboard_available():  # accelerate would go on without a word
+            raise DataError("the package tensorboard is not installed; `pip install tensorboard`, "
+                            "or train without it: loss.csv has the same numbers")
+        return {"log_with": "tensorboard", "project_dir": self.out_dir}
+
+    def __enter__(self):
+        device, training = self.accelerator.device, self.training
+        with ExitStack() as stack:
+            if self.main:
+                stack.enter_context(exclusive(self.out_dir))
+            stack.enter_context(
+                torch.random.fork_rng([device] if device.type == "cuda" else []))
+            self.signals = stack.enter_context(noted_signals())
+            self.bar = stack.enter_context(tqdm(
+                total=training.last_step(len(self.loader)), initial=self.step, unit="step",
+                disable=True if training.quiet or not self.main else None))
+            stack.enter_context(self._errors_explained())
+            stack.enter_context(
+                enough_memory("the batch size of the loader, or the network's width"))
+            if training.tensorboard:
+                self.accelerator.init_trackers("tensorboard")
+                stack.callback(lambda: [tracker.finish() for tracker in self.accelerator.trackers])
+            if self.main:
+                trim_log(self.out_dir / "loss.csv", COLUMNS, self.step)
+                if training.prepare is not None:
+                    training.prepare()
+            self.clock = self.saved = time.monotonic()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error):
+        return self._stack.__exit__(*error)
+
+    def batches(self):
+        """Yield pictures and vectors (or None) on the device, from where it stands to the end."""
+        conditional = self.model.config["condition_size"] is not None
+        for item, place in endless(self.loader, self.epoch, self.batch, self.training.seed):
+            if self.progress >= 1:
+                return
+            self.epoch, self.batch = place
+            images, vectors = unpack(item, self.accelerator.device)
+            self.shown = images, vectors if conditional else None
+            yield self.shown
+
+    def record(self, loss, gradient, rate):
+        """Log a step that was taken, and draw, save or stop where it is time."""
+        before, now = self.progress, time.monotonic()
+        self.step, self.seconds, self.clock = self.step + 1, self.seconds + now - self.clock, now
+        progress = self.training.progress(self.step, self.seconds, len(self.loader))
+        self.progress, stop = agree(self.accelerator, progress, max(self.signals, default=0))
+        row = (self.step, self.epoch, round(self.seconds, 2), loss, rate, gradient)
+        if self.training.tensorboard:
+            self.accelerator.log(dict(zip(COLUMNS, row, strict=True)), step=self.step)
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+        if self.main:
+            log_row(self.out_dir / "loss.csv", row)
+            grids = self.training.grids
+            if int(min(self.progress, 1.0) * grids) > int(before * grids):
+                grid = self.out_dir / "training_progression" / f"step_{self.step:07d}.png"
+                draw_grid(self.average, self.info, *self.shown, grid)
+            late = now - self.saved > 60 * self.training.checkpoint_minutes
+            if stop or late or self.progress >= 1:
+                self.save()
+        if stop:
+            raise Interrupted(
+                f"the training in {self.out_dir} was stopped by {signal.Signals(stop).name} after "
+                f"step {self.step} and is not finished; go on from {self.checkpoint}: model_in, or "
+                "`train --start` in a shell", 128 + stop)
+
+    def save(self):
+        """Write the checkpoint, if the weights still give a finite loss."""
+        self.saved = self.clock
+        refuse_infinite_loss(self.model, *self.shown, self.alpha_bar, self.training.prediction)
+        state = dict(
+            model_state_dict=self.model.state_dict(), ema_state_dict=self.average.state_dict(),
+            optimizer_state_dict=self.optimizer.state_dict(), config=self.model.config,
+            last_epoch=self.epoch, batch=self.batch, step=self.step, seconds=self.seconds,
+            info=self.info,
+        )
+        if self.accelerator.scaler is not None:
+            state["scaler_state_dict"] = self.accelerator.scaler.state_dict()
+        save_checkpoint(self.checkpoint, state)
+
+    def finish(self):
+        """Write `model.safetensors`, which means that the training is finished.
+
+        Returns
+        -------
+        UNet
+            The averaged network, in evaluation mode.
+        """
+        if self.main:
+            info = {**self.info, "steps": self.info["steps_before"] + self.step}
+            save_model(self.average, self.out_dir / "model.safetensors", info)
+        self.accelerator.wait_for_everyone()  # another training of these processes may follow
+        return self.average
+
+    @contextmanager
+    def _errors_explained(self):
+        """Within, an error says where the training stands and how to go on."""
+        try:
+            yield
+        except FloatingPointError as error:
+            kept = (f"the last checkpoint in {self.out_dir} is kept: resume from it"
+                    if self.checkpoint.exists() else "there is no checkpoint yet: start again")
+            raise FloatingPointError(
+                f"{error} at step {self.step}; {kept} with lr below {self.training.lr}") from error
+        except RuntimeError as error:
+            # gloo's errors have no class: plain RuntimeErrors that name one of gloo's files
+            lost = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
+            if self.accelerator.num_processes == 1 or not lost:
+                raise
+            step = load_checkpoint(self.checkpoint)["step"] if self.checkpoint.exists() else 0
+            raise DataError(
+                "another process of this training is gone (see what it said), so this one stops; "
+                + (f"go on from step {step} with {self.checkpoint}, on any number of processes"
+                   if step else "there is no checkpoint yet, start again")
+            ) from error
