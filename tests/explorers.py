@@ -17,7 +17,7 @@ from recon_lib.course import (
 )
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.decoding import retrieval_prior
-from recon_lib.decoding.sampling import MODEL, load_conditional
+from recon_lib.decoding.sampling import MODEL, Guidance, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.world.scenes import BACKGROUNDS, KINDS, draw, sample_factors
 
@@ -80,7 +80,7 @@ def guidance_explorer():
     likelihood = partial(brain_log_likelihood, decoder, latent)
     prior = partial(retrieval_prior.with_pseudo_trials, decoder, latent.transform(IMAGES[::-1]))
     return explore_guidance.guidance_explorer(
-        model, info, likelihood, prior, decoder.vector(betas), IMAGES)
+        model, info, Guidance(None, likelihood, prior), decoder.vector(betas), IMAGES)
 
 
 def lesion_explorer():

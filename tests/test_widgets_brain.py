@@ -30,8 +30,8 @@ def guidance(world):
     vectors = decoder.vector(betas)
     likelihood = partial(brain_log_likelihood, decoder, latent)
     prior = partial(retrieval_prior.with_pseudo_trials, decoder, latent.transform(IMAGES))
-    box = explore_guidance.guidance_explorer(model, info, likelihood, prior, vectors, IMAGES)
-    return box, vectors, likelihood, prior
+    leads = Guidance(None, likelihood, prior)
+    return explore_guidance.guidance_explorer(model, info, leads, vectors, IMAGES), vectors, leads
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +44,17 @@ def lesion(world):
 @pytest.mark.slow
 def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
-    box, vectors, likelihood, prior = guidance
+    box, vectors, leads = guidance
     for settings, options in (
         ({"steps": 5}, {"scale": SAMPLING.scale, "interval": SAMPLING.interval}),
-        ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3}, {"strength": 1.0}),
+        ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3},
+         {"interval": SAMPLING.interval, "strength": 1.0}),
         ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "pseudo_trials": 20},
          {"scale": 2.0, "interval": (0.0, 1.0), "strength": 1.0, "pseudo_trials": 20}),
     ):
         box.set(**settings)
         expected = sample_pictures(model, info, vectors[:1], settings.get("seed", 0),
-                                   replace(PLAIN, steps=5, **options),
-                                   Guidance(None, likelihood, prior))[0]
+                                   replace(PLAIN, steps=5, **options), leads)[0]
         assert np.abs(box.numbers["made"].astype(int) - expected).max() <= 2
         assert np.array_equal(box.numbers["guesses"][-1], box.numbers["made"])
     box.reset.click()
@@ -94,19 +94,19 @@ def test_weights_in_bfloat16_make_the_same_pictures(world, monkeypatch):
     assert 0 < np.sqrt((off**2).mean()) < 0.12 * np.sqrt((other**2).mean())
     latent = world[2]
     prior = partial(retrieval_prior.with_pseudo_trials, decoder, latent.prior)
-    aids = partial(brain_log_likelihood, decoder, latent), prior
-    box = explore_guidance.guidance_explorer(model, info, *aids, vectors, IMAGES[:3])
+    leads = Guidance(None, partial(brain_log_likelihood, decoder, latent), prior)
+    box = explore_guidance.guidance_explorer(model, info, leads, vectors, IMAGES[:3])
     box.set(steps=5, strength=1.0)  # its gradient passes through such a network
     assert np.isfinite(box.numbers["misfit"])
 
 
 @pytest.mark.slow
 def test_scale_zero_does_not_hear_the_brain_and_steering_fits_it(guidance):
-    box, vectors, likelihood, _ = guidance
+    box, vectors, leads = guidance
     box.set(scale=0.0, interval="always", picture=0, seed=1)
     deaf, misfit = box.numbers["made"], box.numbers["misfit"]
     x = torch.from_numpy(deaf).permute(2, 0, 1)[None] / 127.5 - 1
-    fit = likelihood(torch.from_numpy(vectors[:1]))(x).item()
+    fit = leads.log_likelihood(torch.from_numpy(vectors[:1]))(x).item()
     by_hand = -2 * fit / (vectors.shape[1] - 1)
     assert misfit == pytest.approx(by_hand, rel=0.02)
     box.set(strength=1.0, scale=1.0)

@@ -1,4 +1,4 @@
-"""Explorers of the brain's say: how strongly it is listened to, and what goes when an area goes."""
+"""Explorers of conditioning: how much the brain vector decides, and what goes with an area."""
 
 import copy
 import functools
@@ -14,9 +14,15 @@ from recon_lib.course.explore_sampling import trajectory
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
 from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, PALE
-from recon_lib.decoding.sampling import PLAIN, SAMPLING, guided_denoiser, sample_pictures
+from recon_lib.decoding.sampling import (
+    PLAIN,
+    SAMPLING,
+    Sampling,
+    guided_denoiser,
+    sample_pictures,
+)
 from recon_lib.diffusion import SCHEDULES
-from recon_lib.guidance import steer
+from recon_lib.guidance import inside, steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.scores.metrics import pixel_correlation
 from recon_lib.training.device import autocast, pick_precision
@@ -39,16 +45,15 @@ def nimble(model):
     return swift.requires_grad_(False)
 
 
-def guidance_explorer(model, info, likelihood, prior, vectors, seen):
-    """One picture, sampled anew at each change: how loudly should the brain speak?
+def guidance_explorer(model, info, guidance, vectors, seen):
+    """One picture, sampled anew at each change: how much should the brain vector decide?
 
     Parameters
     ----------
     model, info
         A conditional model, see `checkpoints.load_model`.
-    likelihood : function vectors (b, d) -> function pictures (b, C, H, W) -> (b,)
-    prior : function (vectors, pseudo_trials) -> vectors
-        See `sampling.Guidance`.
+    guidance : Guidance
+        With a likelihood and a prior, see `retrieval_prior.brain_guidance`.
     vectors : (n, d) array
         Brain vectors to choose from.
     seen : (n, H, W, C) uint8 array
@@ -68,33 +73,29 @@ def guidance_explorer(model, info, likelihood, prior, vectors, seen):
 
     @functools.lru_cache(256)
     def told(picture, pseudo_trials):  # a search of the whole prior: once is enough
-        return torch.from_numpy(prior(vectors[picture : picture + 1].numpy(), pseudo_trials))
+        return torch.from_numpy(guidance.prior(vectors[[picture]].numpy(), pseudo_trials))
 
     @functools.lru_cache(256)
-    def way(picture, scale, interval, strength, pseudo_trials, seed, steps):
-        vector = vectors[picture : picture + 1]
-        guided = replace(PLAIN, scale=scale, interval=INTERVALS[interval])
-        denoise = guided_denoiser(model, info, alpha_bar, told(picture, pseudo_trials), guided)
-        if strength:
-            denoise = steer(denoise, likelihood(vector), alpha_bar, strength)
+    @torch.no_grad()
+    def numbers(picture, seed, interval, **options):
+        sampling = Sampling(interval=INTERVALS[interval], candidates=1, **options)
+        fit = guidance.log_likelihood(vectors[[picture]])
+        denoise = guided_denoiser(
+            model, info, alpha_bar, told(picture, sampling.pseudo_trials), sampling)
+        if sampling.strength:
+            denoise = steer(denoise, fit, alpha_bar, sampling.strength, sampling.interval)
         noise = initial_noise(1, shape, seed, picture)
         with autocast(vectors.device):
-            path = trajectory(dpm_solver, denoise, noise, alpha_bar, steps)
-        with torch.no_grad():
-            fit = float(likelihood(vector)(path.x0[-1]))
-        return path.times, path.x0[:, 0], fit
-
-    def numbers(picture, scale, interval, strength, pseudo_trials, seed, steps):
-        times, x0, fit = way(picture, scale, interval, strength, pseudo_trials, seed, steps)
-        s = (1 - alpha_bar[torch.from_numpy(times)]).sqrt()
-        low, high = INTERVALS[interval]
-        twice = int(((s >= low) & (s <= high)).sum()) if scale != 1 else 0
-        along = to_uint8(x0[torch.linspace(0, steps - 1, 6).round().long()])
-        made = to_uint8(x0[-1:])
+            path = trajectory(dpm_solver, denoise, noise, alpha_bar, sampling.steps)
+        shown = torch.linspace(0, sampling.steps - 1, 6).round().long()
+        guesses = to_uint8(path.x0[shown, 0])  # the last one is the sample
+        twice = sampling.scale != 1 and sum(
+            inside(sampling.interval, [t], alpha_bar) for t in path.times)
         return {
-            "seen": seen[picture], "made": made[0], "guesses": along,
-            "evaluations": steps + twice, "misfit": -2 * fit / (vectors.shape[1] - 1),
-            "pixcorr": float(pixel_correlation(made, seen[picture][None])[0]),
+            "seen": seen[picture], "made": guesses[-1], "guesses": guesses,
+            "evaluations": sampling.steps + int(twice),
+            "misfit": -2 * float(fit(path.x0[-1])) / (vectors.shape[1] - 1),
+            "pixcorr": float(pixel_correlation(guesses[-1:], seen[[picture]])[0]),
         }
 
     controls = {
@@ -121,7 +122,7 @@ def draw_guidance(fig, numbers):
 
 
 def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
-    """Switch areas of the brain off and see what goes.
+    """Switch areas of the brain off and see what is no longer read.
 
     Parameters
     ----------
