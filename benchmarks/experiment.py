@@ -13,7 +13,7 @@ from pathlib import Path
 
 import _table
 
-from recon_lib.data import raw_betas
+from recon_lib.data import raw_betas, release
 from recon_lib.world import experiment
 
 
@@ -29,7 +29,7 @@ def rows():
         root = Path(folder, "experiment")
         timed("build the experiment, from nothing", experiment.build, root)
         timed("estimate its betas (LSA) and write both releases", raw_betas.estimate_betas, root)
-        timed("load it", experiment.load, root)
+        timed("load it", release.load_experiment, root)
         size = sum(p.stat().st_size for p in root.rglob("*") if p.is_file()) / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     made.append(_table.row("peak memory of all three", peak, "GB"))

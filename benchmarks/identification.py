@@ -20,6 +20,7 @@ from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent
 from recon_lib.brain.patterns import similarity
+from recon_lib.data import release
 from recon_lib.data.loader import create_loader
 from recon_lib.decoding import baselines
 from recon_lib.decoding.baselines import retrieval, ridge_to_pixels
@@ -50,7 +51,7 @@ def train(x, latent, decoder, seconds):
 
 
 def rows():
-    x = experiment.load(experiment.ready())
+    x = release.load_experiment(experiment.ready())
     train_trials = ~x.test
     latent = fit_latent(x.train_pictures, load_factor_net("feature_encoder"))
     known = latent.transform(x.train_pictures)

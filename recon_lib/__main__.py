@@ -177,10 +177,10 @@ def quality(
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
     from recon_lib import recipes, results
     from recon_lib.course import plots
-    from recon_lib.data.release import load
+    from recon_lib.data.release import load_experiment
     from recon_lib.training.device import pick_device
 
-    experiment = None if prior is None else load(prior)
+    experiment = None if prior is None else load_experiment(prior)
     table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), experiment,
                                          guide)
     results.write_scores(out, table)

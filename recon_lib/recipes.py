@@ -51,7 +51,7 @@ from recon_lib.decoding.sampling import (
 )
 from recon_lib.scores.hog_net import HogNet, distorted
 from recon_lib.scores.identification import top_k
-from recon_lib.scores.quality import quality
+from recon_lib.scores.quality import quality_scores
 from recon_lib.scores.report import evaluation_space, factors_read, load_classifiers
 from recon_lib.training.checkpoints import load_model, located, read_weights
 from recon_lib.training.cost import PEAK, count, hours, operations
@@ -279,12 +279,12 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
     Returns
     -------
     list of dict
-        For each setting the scores of `quality.quality`.
+        For each setting the scores of `quality.quality_scores`.
     """
     (model, info), other = load_model(path, device), load_model(guide, device)
     real = scenes.draw(scenes.sample_factors(n, CHOICE_SEED), info["image_size"])
     classifier = load_factor_net("evaluation_classifier")
-    return [quality(sample_pictures(model, info, n, seed, setting, Guidance(other)), real,
+    return [quality_scores(sample_pictures(model, info, n, seed, setting, Guidance(other)), real,
                     classifier) for setting in settings]
 
 
@@ -309,8 +309,8 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
     Returns
     -------
     scores : dict
-        {"samples": scores, "new scenes": scores}, see `quality.quality`: the second row is what a
-        perfect model of the scenes would get. Both are compared with `n` further new scenes.
+        {"samples": scores, "new scenes": scores}, see `quality.quality_scores`: the second row is
+        what a perfect model of the scenes would get. Both are compared with `n` further new scenes.
     pictures : (n, H, W, 3) uint8 array
         The samples.
     """
@@ -333,4 +333,5 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
     made = sample_pictures(model, info, vectors, seed, sampling, guidance)
     classifier = load_factor_net("evaluation_classifier")
     rows = {"samples": made, "new scenes": new[:n]}
-    return {name: quality(drawn, new[n:], classifier, known) for name, drawn in rows.items()}, made
+    scores = {name: quality_scores(row, new[n:], classifier, known) for name, row in rows.items()}
+    return scores, made

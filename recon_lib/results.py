@@ -11,7 +11,7 @@ import numpy as np
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import read_npz
 from recon_lib.course import plots
-from recon_lib.data.release import load
+from recon_lib.data.release import load_experiment
 from recon_lib.decoding import crossval, reconstruct
 from recon_lib.scores import report
 from recon_lib.training.checkpoints import read_weights
@@ -22,7 +22,7 @@ PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 @dataclass
 class Release:
-    """Which experiment: see `release.load`."""
+    """Which experiment: see `release.load_experiment`."""
 
     data: Path
     subject: str = "CSI1"
@@ -32,16 +32,17 @@ class Release:
 
     def load(self):
         """The `Experiment`."""
-        return load(self.data, self.subject, self.release, split=self.split, held=self.held)
+        return load_experiment(
+            self.data, self.subject, self.release, split=self.split, held=self.held)
 
 
 def reconstruct_release(out, source, model, seed, sampling, device, say):
-    """Reconstruct the test pictures of a `Release` into `out`; see `reconstruct.reconstruct`."""
+    """Reconstruct the test pictures of a `Release` into `out`: `reconstruct_experiment`."""
     if source.split != "repeated":
         source.held = read_weights(model)[2].get("held") or None  # what the model never saw
     x = source.load()
     begin = time.time()
-    results = reconstruct.reconstruct(x, model, seed, sampling, device, say)
+    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]

@@ -6,6 +6,7 @@ from filelock import FileLock
 
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent, save_latent
+from recon_lib.data import release
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.decoding.retrieval_prior import training_pictures
 from recon_lib.training.checkpoints import save_model
@@ -60,7 +61,7 @@ def miniature(once):
 @pytest.fixture(scope="session")
 def loaded(miniature):
     """The miniature as an `Experiment`."""
-    return experiment.load(miniature)
+    return release.load_experiment(miniature)
 
 
 @pytest.fixture(scope="session")

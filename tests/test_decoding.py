@@ -14,16 +14,16 @@ from recon_lib.brain.decoder import fit_decoder
 from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.brain.latents import fingerprint
 from recon_lib.common.errors import DataError
+from recon_lib.data import release
 from recon_lib.decoding import baselines, sampling
 from recon_lib.decoding.haxby import drive, kind_of, others_in_run
-from recon_lib.decoding.reconstruct import reconstruct
+from recon_lib.decoding.reconstruct import reconstruct_experiment
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_rows
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, sample_pictures
 from recon_lib.samplers import to_uint8
 from recon_lib.scores.haxby import score_blocks as scores_of_blocks
 from recon_lib.scores.report import METRICS, evaluation_space, load_classifiers, score
 from recon_lib.training.checkpoints import load_model, save_model
-from recon_lib.world import experiment
 from recon_lib.world.scenes import KINDS, draw, sample_factors
 
 ONE_STEP = replace(SAMPLING, steps=1, candidates=1)
@@ -50,7 +50,7 @@ def drawn(model, vectors=VECTORS, seed=1, steps=3, **options):
 @pytest.fixture(scope="module")
 def results(loaded, tiny_model):
     said = []
-    out = reconstruct(loaded, tiny_model, sampling=TWO_STEPS, say=said.append)
+    out = reconstruct_experiment(loaded, tiny_model, sampling=TWO_STEPS, say=said.append)
     assert len(said) >= 3
     return out
 
@@ -158,7 +158,7 @@ def test_what_the_baselines_show(results, loaded):
 
 @pytest.mark.slow
 def test_the_same_again(loaded, tiny_model, results):
-    again = reconstruct(loaded, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
+    again = reconstruct_experiment(loaded, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
     for name, part in results.items():
         for key, pictures in part["pictures"].items():
             assert np.array_equal(pictures, again[name]["pictures"][key])
@@ -171,7 +171,7 @@ def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, resu
     images = loaded.images.copy()
     images[loaded.test_index] = 255 - images[loaded.test_index]
     swapped = replace(loaded, images=images)
-    other = reconstruct(swapped, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
+    other = reconstruct_experiment(swapped, tiny_model, sampling=TWO_STEPS, say=lambda text: None)
     for name, part in results.items():
         for key, pictures in part["pictures"].items():
             assert np.array_equal(pictures, other[name]["pictures"][key]), key
@@ -218,7 +218,7 @@ def test_ideal_observer_is_the_gaussian_classifier(loaded, results):
     from scipy.stats import multivariate_normal
     from sklearn.covariance import ledoit_wolf
 
-    response = experiment.read_truth(loaded.truth, "responses", loaded.names)
+    response = release.read_truth(loaded.truth, "responses", loaded.names)
     train, shown = loaded.betas[~loaded.test], response[loaded.image[~loaded.test]]
     slope = np.array([np.linalg.lstsq(a[:, None], b, rcond=None)[0][0]
                       for a, b in zip(shown.T, train.T, strict=True)])
@@ -249,16 +249,16 @@ def test_evaluation_space_sees_things_and_pixels(loaded, classifiers):
 @pytest.mark.slow
 def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
     """Fewer voxels than were simulated: still every decoder that makes sense."""
-    part = experiment.load(miniature, rois=("LOC", "EarlyVis"))
-    out = reconstruct(part, tiny_model, sampling=ONE_STEP, say=lambda text: None)
+    part = release.load_experiment(miniature, rois=("LOC", "EarlyVis"))
+    out = reconstruct_experiment(part, tiny_model, sampling=ONE_STEP, say=lambda text: None)
     rankings = out["averaged"]["rankings"]
-    response = experiment.read_truth(part.truth, "responses", part.names)
+    response = release.read_truth(part.truth, "responses", part.names)
     here = np.concatenate([np.flatnonzero(loaded.roi == r) for r in dict.fromkeys(part.roi)])
     assert np.array_equal(part.betas, loaded.betas[:, here]) and response.shape[1] == 74
     assert (rankings["ideal_observer"].argmax(1) == np.arange(6)).mean() > 0.5
     lost = replace(part, betas=part.betas[:, 1:], roi=part.roi[1:])
     said = []
-    out = reconstruct(lost, tiny_model, sampling=ONE_STEP, say=said.append)
+    out = reconstruct_experiment(lost, tiny_model, sampling=ONE_STEP, say=said.append)
     rankings = out["averaged"]["rankings"]
     assert set(rankings) == {"brain_vector", "encoding_model"}
     assert any("ideal observer" in text for text in said)
@@ -266,7 +266,7 @@ def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
 
 def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model, classifiers):
     real = replace(loaded, truth=None, factors=None)
-    out = reconstruct(real, tiny_model, sampling=ONE_STEP, say=lambda text: None)
+    out = reconstruct_experiment(real, tiny_model, sampling=ONE_STEP, say=lambda text: None)
     assert set(out["averaged"]["rankings"]) == {"brain_vector", "encoding_model"}
     table = score(real, out, classifiers, permutations=10)["averaged"]
     assert "two_way_within_category" not in table["diffusion"]
@@ -277,19 +277,19 @@ def test_model_and_latent_of_different_trainings(loaded, tiny_model, tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(random_unet(11), path, info)
     with pytest.raises(DataError, match="no file .*latent.safetensors"):
-        reconstruct(loaded, path, sampling=ONE_STEP)
+        reconstruct_experiment(loaded, path, sampling=ONE_STEP)
     shutil.copy(tiny_model.with_name("latent.safetensors"), tmp_path)
     with pytest.raises(DataError, match="brain vectors of 11 numbers, the latent .* gives 15"):
-        reconstruct(loaded, path, sampling=ONE_STEP)
+        reconstruct_experiment(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(None), path, info)
     with pytest.raises(DataError, match="None numbers"):
-        reconstruct(loaded, path, sampling=ONE_STEP)
+        reconstruct_experiment(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(15), path, info | {"image_size": 32})
     with pytest.raises(DataError, match="pictures of 32"):
-        reconstruct(loaded, path, sampling=ONE_STEP)
+        reconstruct_experiment(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(15), path)  # nobody noted what it predicts
     with pytest.raises(DataError, match="prediction"):
-        reconstruct(loaded, path, sampling=ONE_STEP)
+        reconstruct_experiment(loaded, path, sampling=ONE_STEP)
 
 
 def test_shuffled_blocks_stay_in_their_run():

@@ -15,7 +15,7 @@ from recon_lib.bold.glm import single_trial_betas
 from recon_lib.bold.single_trial import estimate
 from recon_lib.common import folders
 from recon_lib.common.errors import DataError
-from recon_lib.data import bids, raw_betas
+from recon_lib.data import bids, raw_betas, release
 from recon_lib.data.bold5000 import KEYS, TR, read_r1, read_r2
 from recon_lib.data.release import Experiment
 from recon_lib.world import experiment, scenes, subject, tuning
@@ -87,7 +87,7 @@ def test_own_pictures_are_told_from_other_own_pictures(tmp_path):
     with pytest.raises(DataError, match="other than this experiment"):
         build(root, images=255 - images)
     raw_betas.estimate_betas(root)
-    x = experiment.load(root)
+    x = release.load_experiment(root)
     assert x.factors is None
     assert sorted(map(bytes, x.images)) == sorted(map(bytes, images))
 
@@ -194,8 +194,8 @@ def test_both_releases_tell_of_the_truth(miniature):
         true = truth["betas"][()]
         assert truth["subject/roi"][0] == b"LHEarlyVis"
         assert truth["image"].shape == (222,) and truth["factors"].shape == (PICTURES,)
-    for release in (1, 2):
-        x = experiment.load(miniature, release=release)
+    for number in (1, 2):
+        x = release.load_experiment(miniature, release=number)
         alike = correlate_columns(x.betas, true)
         assert alike.mean() > 4 / np.sqrt(222 * 74)  # far noisier than this test is exact
     ridge = correlate_columns(read_r2(miniature, "CSI1").values, true)
@@ -203,23 +203,23 @@ def test_both_releases_tell_of_the_truth(miniature):
 
 
 def test_truth_is_in_the_order_of_the_pictures_asked_for(miniature, loaded):
-    responses = experiment.read_truth(loaded.truth, "responses", loaded.names)
-    backwards = experiment.read_truth(loaded.truth, "responses", loaded.names[::-1])
+    responses = release.read_truth(loaded.truth, "responses", loaded.names)
+    backwards = release.read_truth(loaded.truth, "responses", loaded.names[::-1])
     assert np.array_equal(responses[::-1], backwards)
     expected = tuning.responses(loaded.images, loaded.factors, VOXELS, 0)
     # the same tuning, whichever way the pictures are ordered
     assert correlate_columns(expected, responses).min() > 0.99
-    assert experiment.read_truth(loaded.truth, "absent", loaded.names) is None
+    assert release.read_truth(loaded.truth, "absent", loaded.names) is None
 
 
 def test_load_says_what_is_missing(miniature, tmp_path):
     with pytest.raises(DataError, match="recon_lib simulate"):
-        experiment.load(tmp_path / "nowhere")
+        release.load_experiment(tmp_path / "nowhere")
     with pytest.raises(DataError, match="release is 3"):
-        experiment.load(miniature, release=3)
+        release.load_experiment(miniature, release=3)
     with pytest.raises(DataError, match="CSI2"):
-        experiment.load(miniature, "CSI2")
-    part = experiment.load(miniature, rois=("PPA", "LOC"))
+        release.load_experiment(miniature, "CSI2")
+    part = release.load_experiment(miniature, rois=("PPA", "LOC"))
     assert part.betas.shape == (222, 36) and set(part.roi) == {"LHPPA", "RHPPA", "LHLOC", "RHLOC"}
 
 

@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_written(host, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:betas and masks share a grid")
 def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path):
-    from recon_lib.data.release import load
+    from recon_lib.data.release import load_experiment
 
     said = []
     assert not [part for part in fetch.PARTS if fetch.is_here(part, "CSI1", tmp_path)]
@@ -199,7 +199,7 @@ def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path)
     here = {name: [part for part in fetch.PARTS if fetch.is_here(part, name, tmp_path)]
             for name in ("CSI1", "CSI4")}  # fmt: skip
     assert here == {"CSI1": ["roi-betas", "images", "lists"], "CSI4": ["images"]}
-    ours, theirs = load(tmp_path, "CSI1"), load(mini_release, "CSI1")
+    ours, theirs = load_experiment(tmp_path, "CSI1"), load_experiment(mini_release, "CSI1")
     assert np.array_equal(ours.betas, theirs.betas) and np.array_equal(ours.images, theirs.images)
     assert np.array_equal(ours.session, theirs.session) and np.array_equal(ours.test, theirs.test)
     assert read_repeated(tmp_path) == read_repeated(mini_release)

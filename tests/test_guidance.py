@@ -172,7 +172,7 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
     which = np.arange(24) % 12
     own = ArrayData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
                   np.arange(9))
-    for job in (lambda: reconstruct.reconstruct(x, path, say=len),
+    for job in (lambda: reconstruct.reconstruct_experiment(x, path, say=len),
                 lambda: recipes.choose_sampling(x, path, [PLAIN], n=4),
                 lambda: crossval.cross_validate(own, crossval.CrossValidation(2, path), say=len),
                 lambda: haxby.drive(path, steps=1, say=len)):

@@ -268,7 +268,7 @@ def test_report(rng):
         return images.reshape(len(images), -1)
 
     criteria = report.Criteria(truth, target, flat, category=np.repeat([0, 1], 6))
-    table = report.report({"diffusion": noisy, "shuffled_brain": pictures(rng, 24)}, criteria,
+    table = report.score_table({"diffusion": noisy, "shuffled_brain": pictures(rng, 24)}, criteria,
                           {"ideal_observer": np.eye(12)[target]}, permutations=199)
     without = {"two_way_within_scene"}  # no factors, no training images
     assert set(table["diffusion"]) == set(report.METRICS[:8]) - without
@@ -280,7 +280,7 @@ def test_report(rng):
     text = report.format_report(table)
     assert len(text.splitlines()) == 5 and "ideal_observer" in text
     with pytest.raises(DataError, match="one for each trial"):
-        report.report({"diffusion": noisy[:3]}, criteria)
+        report.score_table({"diffusion": noisy[:3]}, criteria)
 
 
 def test_the_whole_checklist_against_answers_that_are_known(rng):
@@ -292,7 +292,7 @@ def test_the_whole_checklist_against_answers_that_are_known(rng):
     criteria = report.Criteria(
         truth, np.arange(20), lambda images: images.reshape(len(images), -1), factors["kind"],
         factors, report.load_classifiers(), train)
-    table = report.report({"moved": draw(moved), "copies": train[:20]}, criteria, ceiling=0.04,
+    table = report.score_table({"moved": draw(moved), "copies": train[:20]}, criteria, ceiling=0.04,
                           permutations=19)
     assert set().union(*table.values()) == set(report.METRICS)
     seen = similarity(draw(moved).reshape(20, -1), truth.reshape(20, -1))

@@ -92,16 +92,17 @@ def test_another_origin_is_explained(mini_release):
 
 @pytest.mark.filterwarnings(SHIFTED)
 def test_load_takes_the_volumes_where_there_are_no_arrays(copy):
-    first = release.load(copy, "CSI2")
+    first = release.load_experiment(copy, "CSI2")
     shutil.rmtree(copy / "BOLD5000_GLMsingle_ROI_betas")
-    assert np.array_equal(release.load(copy, "CSI2").betas, first.betas)
+    assert np.array_equal(release.load_experiment(copy, "CSI2").betas, first.betas)
     for path in copy.glob("CSI2_GLMbetas*"):
         path.unlink()
-    refuses(lambda: release.load(copy, "CSI2"), NPY.format("CSI2", "LHEarlyVis"), "no such file")
+    refuses(lambda: release.load_experiment(copy, "CSI2"), NPY.format("CSI2", "LHEarlyVis"),
+            "no such file")
 
 
 def test_the_shorter_subject(mini_release):
-    first, short = (release.load(mini_release, name) for name in ("CSI1", "CSI4"))
+    first, short = (release.load_experiment(mini_release, name) for name in ("CSI1", "CSI4"))
     assert len(short.betas) < len(first.betas) and set(short.names) <= set(first.names)
     repeated = set(stimuli.read_repeated(mini_release))
     assert set(short.names[short.test_index]) <= repeated
@@ -109,7 +110,7 @@ def test_the_shorter_subject(mini_release):
 
 
 def test_standard_split_holds_out_all_trials_of_repeated_pictures(mini_release):
-    x = release.load(mini_release, "CSI1")
+    x = release.load_experiment(mini_release, "CSI1")
     repeated = set(stimuli.read_repeated(mini_release))
     assert [name in repeated for name in x.names[x.image].tolist()] == x.test.tolist()
     data = bold5000.read_r2(mini_release, "CSI1")
@@ -125,32 +126,32 @@ def test_standard_split_holds_out_all_trials_of_repeated_pictures(mini_release):
 
 
 def test_held_out_categories_never_train(mini_release):
-    x = release.load(mini_release, "CSI1", split="category")
+    x = release.load_experiment(mini_release, "CSI1", split="category")
     kinds = [stimuli.category(name) for name in x.names[x.image]]
     tested = {kind for kind, test in zip(kinds, x.test, strict=True) if test}
     assert tested == set(x.held) and "" not in tested
     assert not tested & {kind for kind, test in zip(kinds, x.test, strict=True) if not test}
-    chosen = release.load(mini_release, "CSI1", split="category", held=["beach"])
+    chosen = release.load_experiment(mini_release, "CSI1", split="category", held=["beach"])
     assert {name[:5] for name in chosen.names[chosen.test_index]} == {"beach"}
     with pytest.raises(DataError, match="expected repeated or category"):
-        release.load(mini_release, "CSI1", split="random")
+        release.load_experiment(mini_release, "CSI1", split="random")
 
 
 def test_simulated_scenes_are_held_out_by_what_was_drawn(miniature):
-    x = release.load(miniature, split="category")
+    x = release.load_experiment(miniature, split="category")
     kind = x.factors["kind"][x.image]
     assert len(x.held) == 1 and len(set(kind[x.test])) == 1
     assert not set(kind[x.test]) & set(kind[~x.test])
 
 
 def test_a_model_of_another_split_is_refused(mini_release, tiny_model, miniature):
-    x = release.load(miniature, split="category")
-    refuses(lambda: reconstruct.reconstruct(x, tiny_model), "model.safetensors",
+    x = release.load_experiment(miniature, split="category")
+    refuses(lambda: reconstruct.reconstruct_experiment(x, tiny_model), "model.safetensors",
             "trained with the repeated split", f"category split (held out: {x.held[0]})")
     refuses(lambda: reconstruct.refuse_other_split("m", {"split": "category", "held": ["n1"]}, x),
             "category split (held out: n1)")
     reconstruct.refuse_other_split("m", {"split": "category", "held": [*x.held, "more"]}, x)
-    reconstruct.refuse_other_split("m", {}, release.load(mini_release, "CSI1"))
+    reconstruct.refuse_other_split("m", {}, release.load_experiment(mini_release, "CSI1"))
 
 
 # Together --------------------------------------------------------------------------------
@@ -168,9 +169,9 @@ def test_what_is_test_for_one_trains_nobody(mini_release, split):
 
 
 def test_a_leak_between_subjects_is_refused(mini_release):
-    x = release.load(mini_release, "CSI1", split="category")
+    x = release.load_experiment(mini_release, "CSI1", split="category")
     name = str(x.names[x.test_index[0]])
-    other = release.load(mini_release, "CSI2", split="category", held=["beach"])
+    other = release.load_experiment(mini_release, "CSI2", split="category", held=["beach"])
     assert name in other.names[other.image[~other.test]]
     both = {"CSI1": x, "CSI2": other}
     with pytest.MonkeyPatch.context() as patch:
@@ -187,14 +188,14 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
     model, info = load_model(tmp_path / "model.safetensors")
     assert info["split"] == "repeated"
     for x in subjects.values():  # each through a decoder from its own number of voxels
-        got = reconstruct.reconstruct(x, tmp_path / "model.safetensors", sampling=ONE_STEP,
-                                   say=lambda _: 0)
+        got = reconstruct.reconstruct_experiment(
+            x, tmp_path / "model.safetensors", sampling=ONE_STEP, say=lambda _: 0)
         assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 64, 64, 3)
 
 
 @pytest.mark.slow
 def test_another_network_for_larger_pictures(mini_release, tmp_path):
-    x = release.load(mini_release, "CSI1", size=128)
+    x = release.load_experiment(mini_release, "CSI1", size=128)
     network, start = dict(channels=(8, 16), width=16, attention=(1,)), None
     for stage in ("unconditional", "conditional"):  # as notebook 08 says it for the larger plans
         recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
@@ -202,7 +203,7 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
         start = tmp_path / stage / "model.safetensors"
     assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
                                for k, v in load_model(start)[0].config.items()}.items()
-    got = reconstruct.reconstruct(x, start, sampling=ONE_STEP, say=lambda _: 0)
+    got = reconstruct.reconstruct_experiment(x, start, sampling=ONE_STEP, say=lambda _: 0)
     assert got["averaged"]["pictures"]["diffusion"].shape == (len(x.test_index), 128, 128, 3)
 
 

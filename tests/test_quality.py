@@ -114,18 +114,18 @@ def pictures():
 @pytest.mark.slow
 def test_scores_know_scenes_from_wreckage(pictures):
     real, train, other = pictures
-    good = quality.quality(other, real, CLASSIFIER, train)
+    good = quality.quality_scores(other, real, CLASSIFIER, train)
     assert abs(good["kid"]) < 4 * good["kid_error"] + 1e-3
     assert good["precision"] > 0.6 and good["recall"] > 0.6 and good["sure_kind"] > 0.8
     assert good["memorised"] < 0.06
 
     noise = np.random.default_rng(0).normal(0, 120, other.shape)
-    noisy = quality.quality(
+    noisy = quality.quality_scores(
         np.clip(other + noise, 0, 255).astype(np.uint8), real, CLASSIFIER, train)
     assert noisy["kid"] > good["kid"] + 5 * noisy["kid_error"]
     assert noisy["precision"] < good["precision"] and noisy["sure_kind"] < good["sure_kind"]
 
-    one = quality.quality(np.repeat(other[:1], 150, 0), real, CLASSIFIER)
+    one = quality.quality_scores(np.repeat(other[:1], 150, 0), real, CLASSIFIER)
     assert one["recall"] < 0.1 and one["kid"] > 5 * one["kid_error"] and "memorised" not in one
 
 
@@ -219,4 +219,4 @@ def test_quality_refuses_pictures_from_0_to_1(rng, which):
     pair = [rng.integers(0, 256, (5, 64, 64, 3), dtype=np.uint8) for _ in range(2)]
     pair[which] = (pair[which] / 255).astype(np.float32)
     with pytest.raises(DataError, match="values from 0 to 1, expected whole numbers"):
-        quality.quality(*pair, CLASSIFIER)
+        quality.quality_scores(*pair, CLASSIFIER)

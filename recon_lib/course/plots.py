@@ -191,7 +191,7 @@ def bars(values, x="", chance=None, highlight=(), title=None):
 
 
 def score_bars(table, metric="top1", title=None):
-    """One metric of `metrics.report`'s table: all decoders, best first, and chance."""
+    """One metric of `report.score_table`'s table: all decoders, best first, and chance."""
     scores = {n: row[metric] for n, row in table.items() if metric in row and n != "chance"}
     scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
     label = "named right, of all test images" if metric == "top1" else metric.replace("_", " ")

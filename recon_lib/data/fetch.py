@@ -178,7 +178,7 @@ def fetch(subjects=("CSI1",), parts=TRAINING, out="data/BOLD5000",
     parts : sequence of str
         Of `PARTS`.
     out : path
-        Becomes the root that `release.load` and the readers take.
+        Becomes the root that `release.load_experiment` and the readers take.
     say : function
         Told what will be fetched, and what is being done.
 

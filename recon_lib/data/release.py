@@ -146,8 +146,8 @@ def repeated_pictures(root, names, image):
     return found
 
 
-def load(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE, split="repeated",
-         held=None):
+def load_experiment(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE,
+                    split="repeated", held=None):
     """Read one subject of a release, embedded or real.
 
     Parameters
@@ -202,9 +202,9 @@ def load_subjects(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="r
     root : path
     names : sequence of str
     release, split
-        See `load`.
+        See `load_experiment`.
     **options
-        For `load`.
+        For `load_experiment`.
 
     Returns
     -------
@@ -223,7 +223,8 @@ def load_subjects(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="r
             data = read_release(root, name, release, rois=("RSC",))  # the smallest is enough
             categories += trial_categories(data, read_factors(root, np.unique(data.stimuli)))
         options["held"] = some_categories(categories)
-    subjects = {name: load(root, name, release, split=split, **options) for name in names}
+    subjects = {name: load_experiment(root, name, release, split=split, **options)
+                for name in names}
     test = np.concatenate([x.images[x.test_index] for x in subjects.values()])
     for x in subjects.values():
         refuse_leak(x.images[np.unique(x.image[~x.test])], test)

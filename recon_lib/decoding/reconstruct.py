@@ -90,7 +90,8 @@ def fit_observers(experiment, training, candidates, say):
     return observers
 
 
-def reconstruct(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device="cpu", say=print):
+def reconstruct_experiment(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device="cpu",
+                           say=print):
     """Reconstruct every test trial, and the average over trials of every test picture.
 
     Everything is fitted on training trials; test pictures are used for nothing but scores.

@@ -131,7 +131,7 @@ def memorised(made, train_images, real):
     return float((nearest.distance < np.quantile(usual, 0.01)).mean()), nearest
 
 
-def quality(made, real, classifier, train_images=None):
+def quality_scores(made, real, classifier, train_images=None):
     """All scores of a set of samples as one dict.
 
     Parameters

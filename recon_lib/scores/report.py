@@ -189,7 +189,7 @@ def chance_row(criteria, metrics):
     return row
 
 
-def report(pictures, criteria, rankings=None, ceiling=None, permutations=1000, seed=0):
+def score_table(pictures, criteria, rankings=None, ceiling=None, permutations=1000, seed=0):
     """Score every decoder on the same trials and candidates: the reporting checklist as one table.
 
     Parameters
@@ -243,7 +243,7 @@ def format_report(table, metrics=METRICS):
 
 
 def score(experiment, results, classifiers, permutations=1000, seed=0):
-    """Score what `reconstruct.reconstruct` returned.
+    """Score what `reconstruct.reconstruct_experiment` returned.
 
     Parameters
     ----------
@@ -270,7 +270,8 @@ def score(experiment, results, classifiers, permutations=1000, seed=0):
         pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
         repeats = shown if name == "averaged" else 1
         ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
-        tables[name] = report(pictures, criteria, part["rankings"], ceiling, permutations, seed)
+        tables[name] = score_table(
+            pictures, criteria, part["rankings"], ceiling, permutations, seed)
     return tables
 
 
@@ -292,7 +293,7 @@ def score_cross_validated(arrays, permutations=1000, seed=0):
     shown, target = np.unique(arrays["trial_image"], return_inverse=True)
     decoders = {k: v for k, v in arrays.items() if k not in ("truth", "trial_image", "fold")}
     criteria = Criteria(arrays["truth"][shown], target, coarse_pixels)
-    table = report(decoders, criteria, permutations=permutations, seed=seed)
+    table = score_table(decoders, criteria, permutations=permutations, seed=seed)
     info = {"trials": len(target), "pictures": len(shown), "permutations": permutations,
             "folds": int(arrays["fold"].max()) + 1}
     return {"single_trial": table, "info": info}

@@ -1,7 +1,8 @@
 """The embedded experiment: a simulated subject looks at TinyScenes, in BOLD5000's files.
 
 `build` writes pictures, raw runs and masks as the published release has them, and beside them
-`truth.h5`, which only a simulation can have. `release.load` reads any release, embedded or real.
+`truth.h5`, which only a simulation can have. `release.load_experiment` reads any release, embedded
+or real.
 """
 
 import hashlib
@@ -18,8 +19,6 @@ from recon_lib.common.paths import data_folder
 from recon_lib.data import bids, bold5000, stimuli, volumes
 from recon_lib.data.raw_betas import estimate_betas
 from recon_lib.data.release import BETAS, ROOT, SIZE, SUBJECT
-from recon_lib.data.release import load as load
-from recon_lib.data.release import read_truth as read_truth
 from recon_lib.data.splits import fingerprints
 from recon_lib.world import scenes, subject, tuning
 

@@ -109,7 +109,7 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
     Returns
     -------
     Path
-        The release: what `load` and the readers take as root.
+        The release: what `load_experiment` and the readers take as root.
     """
     root = data_folder() / "miniature" if root is None else Path(root)
     info = {"miniature": 1, "seed": seed, "snr": snr, "sessions": sessions, "voxels": voxels}
