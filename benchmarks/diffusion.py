@@ -29,7 +29,7 @@ import numpy as np
 import torch
 
 from recon_lib import diffusion
-from recon_lib.brain.features import to_batch
+from recon_lib.data.loader import to_batch
 from recon_lib.recipes import NETWORK
 from recon_lib.samplers import ddpm, dpm_solver, initial_noise, to_uint8
 from recon_lib.scores import quality

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 
 from recon_lib.brain.decoder import brain_log_likelihood, fit_decoder
-from recon_lib.brain.features import load_factor_net, to_batch
+from recon_lib.brain.features import load_factor_net
 from recon_lib.course import (
     explore_bold,
     explore_chance,
@@ -16,6 +16,7 @@ from recon_lib.course import (
     explore_sampling,
 )
 from recon_lib.data.bold5000 import KEYS
+from recon_lib.data.loader import to_batch
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import MODEL, Guidance, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser

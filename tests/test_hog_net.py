@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from safetensors import safe_open
 
 from recon_lib import recipes
-from recon_lib.brain.features import load_factor_net, read_factors, save_factor_net, to_batch
+from recon_lib.brain.features import load_factor_net, read_factors, save_factor_net
 from recon_lib.common.errors import DataError
+from recon_lib.data.loader import to_batch
 from recon_lib.scores.hog_net import (
     CELL,
     DIRECTIONS,

@@ -8,12 +8,13 @@ from scipy.stats import chisquare, kstest
 from recon_lib.brain.features import (
     SHIPPED,
     FactorNet,
+    fitted,
     load_factor_net,
     read_factors,
     save_factor_net,
-    to_batch,
 )
 from recon_lib.common.errors import DataError
+from recon_lib.data.loader import to_batch
 from recon_lib.world.scenes import BACKGROUNDS, FACTORS, KINDS, LIGHTS, draw, sample_factors
 
 HAXBY = {"bottle", "cat", "chair", "face", "house", "scissors", "shoe", "scrambled"}
@@ -128,7 +129,7 @@ def test_shipped_networks_are_found_by_the_names_of_their_files_too():
 
 def test_factor_nets_take_any_size_and_grey_and_refuse_other_files(tmp_path):
     grey = np.full((2, 20, 20, 1), 255, np.uint8)
-    batch = to_batch(grey)
+    batch = fitted(to_batch(grey))
     assert batch.shape == (2, 3, 64, 64) and np.allclose(batch, 1)
     save_factor_net(FactorNet(), tmp_path / "net.safetensors", seed=1)
     load_factor_net(tmp_path / "net.safetensors")

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from recon_lib.brain.decoder import brain_log_likelihood, fit_decoder
-from recon_lib.brain.features import FactorNet, to_batch
+from recon_lib.brain.features import FactorNet
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError
+from recon_lib.data.loader import to_batch
 from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
 from recon_lib.diffusion import amplitudes, cosine_schedule
 from recon_lib.guidance import steer

@@ -16,7 +16,7 @@ from torch import nn
 from tqdm import tqdm
 
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.data.pictures import uint8_pictures
+from recon_lib.data.loader import to_batch
 from recon_lib.training.checkpoints import CHECKPOINTS
 from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
 
@@ -56,12 +56,6 @@ def measured_targets(factors):
     columns += [(factors[k] - m) / s for k, m, s in
                 (("x", 0.5, 0.127), ("y", 0.58, 0.069), ("size", 0.51, 0.064))]
     return np.stack(columns, 1).astype(np.float32)
-
-
-def to_batch(images):
-    """uint8 (n, H, W, 1 or 3) -> float (n, 3, 64, 64) in [-1, 1], for a `FactorNet`."""
-    images = np.ascontiguousarray(uint8_pictures(images))
-    return fitted(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1)
 
 
 def fitted(x):
@@ -111,7 +105,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches)
     for _ in tqdm(range(epochs), desc="factor net", disable=None):
         for i in torch.randperm(len(images), generator=generator).split(batch_size):
-            out = net(spoil(to_batch(images[i.numpy()]), generator))
+            out = net(spoil(fitted(to_batch(images[i.numpy()])), generator))
             loss = sum(F.cross_entropy(out[k], named[k][i]) for k in NAMED)
             loss = loss + F.mse_loss(out["measured"], measured[i])
             optimizer.zero_grad()
@@ -124,7 +118,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
 @torch.no_grad()
 def embed(net, images, batch_size=64):
     """Features of pictures: (n, EMBEDDING) float32."""
-    parts = [net.embed(to_batch(images[i : i + batch_size]))
+    parts = [net.embed(fitted(to_batch(images[i : i + batch_size])))
              for i in range(0, len(images), batch_size)]
     return torch.cat(parts).numpy()
 
@@ -139,7 +133,8 @@ def read_factors(net, images, batch_size=64):
         For "kind", "background" and "light" the probabilities (n, classes); for "hue", "x",
         "y" and "size" the estimates (n,), in the units of `scenes.FACTORS`.
     """
-    outs = [net(to_batch(images[i : i + batch_size])) for i in range(0, len(images), batch_size)]
+    outs = [net(fitted(to_batch(images[i : i + batch_size])))
+            for i in range(0, len(images), batch_size)]
     read = {k: torch.cat([o[k] for o in outs]).softmax(1).numpy() for k in NAMED}
     cos, sin, x, y, size = torch.cat([o["measured"] for o in outs]).numpy().T
     hue = (np.arctan2(sin, cos) / (2 * np.pi)) % 1

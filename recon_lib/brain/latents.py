@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from recon_lib.brain.features import EMBEDDING, FactorNet, embed, fitted, to_batch
+from recon_lib.brain.features import EMBEDDING, FactorNet, embed, fitted
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import refuse_broken_seal, sealed
+from recon_lib.data.loader import to_batch
 
 PIXEL_SIDE = 16
 
@@ -43,7 +44,7 @@ def fit_basis(x, components):
 
 def coarse_pixels(images):
     """Pictures at 16 x 16: (n, 768) float32 in [-1, 1]."""
-    x = F.adaptive_avg_pool2d(to_batch(images), PIXEL_SIDE)
+    x = F.adaptive_avg_pool2d(fitted(to_batch(images)), PIXEL_SIDE)
     return x.flatten(1).numpy()
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from recon_lib.brain.features import NAMED, to_batch
+from recon_lib.brain.features import NAMED
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
 from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, ORANGE, PALE, RED
+from recon_lib.data.loader import to_batch
 from recon_lib.diffusion import SCHEDULES, add_noise, shift_schedule, snr
 from recon_lib.samplers import initial_noise, to_uint8
 from recon_lib.training.cost import count

@@ -10,6 +10,12 @@ from recon_lib.data.arrays import in_one_order, load_pictures
 from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
 
 
+def to_batch(images):
+    """Pictures (n, H, W, 1 or 3) uint8 -> Tensor (n, 1 or 3, H, W) in [-1, 1], as networks see."""
+    images = np.ascontiguousarray(uint8_pictures(images))
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
 class BatchLoader:
     """Batches from memory: pictures stay uint8, each batch becomes float in [-1, 1].
 

@@ -18,7 +18,7 @@ from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError
-from recon_lib.data.loader import create_loader
+from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
@@ -120,7 +120,7 @@ def exact_sampler(decoder, pool, latents, seed, steps):
     function vectors (n, d + 1) -> uint8 (n, H, W, C)
     """
     alpha_bar = cosine_schedule()
-    pictures = torch.from_numpy(pool).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pictures = to_batch(pool)
 
     def draw(vectors):
         log_prior = torch.from_numpy(decoder.log_likelihood(vectors, latents)).float()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from recon_lib.data.loader import to_batch
 from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
 
 
@@ -24,8 +25,7 @@ def feature_maps(images):
     """
     parts = []
     for start in range(0, len(images), 512):  # a few hundred pictures fit the cache and the memory
-        x = torch.from_numpy(np.ascontiguousarray(images[start : start + 512]))
-        x = F.interpolate(x.permute(0, 3, 1, 2).float() / 127.5 - 1, (32, 32), mode="area")
+        x = F.interpolate(to_batch(images[start : start + 512]), (32, 32), mode="area")
         red, green, blue = x.unbind(1)
         grey = (red + green + blue) / 3
         colours = torch.stack([grey, red - green, blue - (red + green) / 2], 1)
