@@ -1,5 +1,6 @@
 """The public surfaces of the library as one page, from their NumPy docstrings."""
 
+import ast
 import html
 import importlib
 import inspect
@@ -20,11 +21,17 @@ def surfaces():
     found = {}
     for name in (*MODEL, *rooms):
         module = importlib.import_module(f"recon_lib.{name}")
-        own = [key for key, value in vars(module).items() if not key.startswith("_")
-               and getattr(value, "__module__", None) == module.__name__]
-        names = getattr(module, "__all__", own if name in MODEL else [])
-        found[name] = module, {key: getattr(module, key) for key in names}
+        found[name] = module, {
+            key: value for key, value in vars(module).items() if callable(value)
+            and (value.__module__ == module.__name__ if name in MODEL else key in named(module))}
     return found
+
+
+def named(room):
+    """The names that the `__init__` of a room imports: its public surface."""
+    tree = ast.parse(inspect.getsource(room))
+    return {name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom)
+            for name in node.names}
 
 
 def sections(doc):

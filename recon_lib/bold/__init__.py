@@ -1,1 +1,13 @@
 """From BOLD to single-trial betas: HRF, design, GLM, shrinkage."""
+
+from recon_lib.bold import hrf, single_trial
+from recon_lib.bold.betas import (
+    average_repeats, correlate_columns, in_areas, noise_ceiling, split_half_reliability, zscore,
+    zscore_sessions)
+from recon_lib.bold.design import cosine_drift, design_matrix, nuisance, variance_inflation
+from recon_lib.bold.events import fir, peak_height, regressors
+from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design, trial_estimator
+from recon_lib.bold.hrf import glover_hrf, spm_hrf
+from recon_lib.bold.regression import ar1, autocorrelation, ols, whiten
+from recon_lib.bold.shrinkage import ridge_betas
+from recon_lib.bold.single_trial import hrf_fit, noise_components
