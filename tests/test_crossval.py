@@ -122,7 +122,7 @@ def test_a_ready_model_must_fit_the_pictures(tiny_model):
 def test_a_picture_on_both_sides_is_refused(tiny_model):
     data = world(n=6, side=64, repeats=2)
     by_run = replace(data, groups=np.arange(12) // 6)  # runs that share their pictures
-    with pytest.raises(DataError, match="in the training set too"):
+    with pytest.raises(DataError, match="in another group .run. than the first"):
         cross_validate(by_run, CrossValidation(None, tiny_model, sampling=ONE_STEP), say=len)
     with pytest.raises(DataError, match="13 folds of 6 groups"):
         cross_validate(data, CrossValidation(13, tiny_model, sampling=ONE_STEP), say=len)
