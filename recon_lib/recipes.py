@@ -88,7 +88,7 @@ def train_readers(out):
                                spoil=spoil)
         read = read_factors(net, pictures)
         right = {k: float((read[k].argmax(1) == held[k]).mean())
-                 for k in ("kind", "background", "light")}
+                 for k in ("category", "background", "light")}
         save_factor_net(net, Path(out, f"{name}.safetensors"), seed=seed, scenes=n, epochs=epochs,
                         held_out_accuracy=right)
 

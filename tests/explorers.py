@@ -20,7 +20,7 @@ from recon_lib.data.loader import to_batch
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import MODEL, Guidance, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
-from recon_lib.world.scenes import BACKGROUNDS, KINDS, draw, sample_factors
+from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, draw, sample_factors
 
 FACTORS = sample_factors(12, seed=5)
 IMAGES = draw(FACTORS)
@@ -29,12 +29,13 @@ IMAGES = draw(FACTORS)
 def roi_explorer(trials=600, each=120):
     """Betas in which each area knows a little of the object and of the scene."""
     rng = np.random.default_rng(0)
-    kind, scene = rng.integers(0, len(KINDS), trials), rng.integers(0, len(BACKGROUNDS), trials)
+    kind = rng.integers(0, len(CATEGORIES), trials)
+    scene = rng.integers(0, len(BACKGROUNDS), trials)
     voxels = len(KEYS) * each
-    tuning = rng.normal(size=(len(KINDS), voxels))[kind]
+    tuning = rng.normal(size=(len(CATEGORIES), voxels))[kind]
     tuning += rng.normal(size=(len(BACKGROUNDS), voxels))[scene]
     betas = (tuning + rng.normal(0, 4, (trials, voxels))).astype(np.float32)
-    what = {"object": np.array(KINDS)[kind], "scene": np.array(BACKGROUNDS)[scene]}
+    what = {"object": np.array(CATEGORIES)[kind], "scene": np.array(BACKGROUNDS)[scene]}
     return explore_bold.roi_explorer(betas, np.repeat(KEYS, each), what)
 
 

@@ -11,7 +11,7 @@ from recon_lib.data import bold5000
 from recon_lib.data.bold5000 import KEYS, VOXELS, Betas, read_r1, read_r2, write_r1, write_r2
 from recon_lib.data.splits import split_by_group
 from recon_lib.data.stimuli import (
-    KINDS,
+    CATEGORIES,
     RUNS_PER_SESSION,
     TRIALS_PER_RUN,
     category,
@@ -261,7 +261,7 @@ def test_names_tell_folder_and_category():
         "", "n01234567", "airport", "n01234567", "", "dining_car", "banquetHall", "n07654321",
     ]  # fmt: skip
     assert category("library_aisle10.jpg") == "library_aisle"
-    assert KINDS == scenes.KINDS
+    assert CATEGORIES == scenes.CATEGORIES
 
 
 def test_pictures_by_name(tmp_path):

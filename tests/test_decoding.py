@@ -16,7 +16,7 @@ from recon_lib.brain.latents import fingerprint
 from recon_lib.common.errors import DataError
 from recon_lib.data import release
 from recon_lib.decoding import baselines, sampling
-from recon_lib.decoding.haxby import drive, kind_of, others_in_run
+from recon_lib.decoding.haxby import category_of, drive, others_in_run
 from recon_lib.decoding.reconstruct import reconstruct_experiment
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_rows
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, sample_pictures
@@ -24,7 +24,7 @@ from recon_lib.samplers import to_uint8
 from recon_lib.scores.haxby import score_blocks as scores_of_blocks
 from recon_lib.scores.report import METRICS, evaluation_space, load_classifiers, score
 from recon_lib.training.checkpoints import load_model, save_model
-from recon_lib.world.scenes import KINDS, draw, sample_factors
+from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
 ONE_STEP = replace(SAMPLING, steps=1, candidates=1)
 TWO_STEPS = replace(SAMPLING, steps=2)
@@ -307,17 +307,17 @@ def haxby(tiny_model):
 def test_haxby_drives_a_model(haxby):
     assert haxby["reconstruction"].shape == haxby["shuffled"].shape == (96, 64, 64, 3)
     assert np.bincount(haxby["run"]).tolist() == [8] * 12
-    names, counts = np.unique(haxby["kind"], return_counts=True)
+    names, counts = np.unique(haxby["category"], return_counts=True)
     assert counts.tolist() == [12] * 8
-    assert set(np.array(KINDS)[names]) == {"bottle", "cat", "chair", "face", "house", "scissors",
-                                           "shoe", "scrambled"}
-    read = read_factors(load_factor_net("evaluation_classifier"), haxby["seen"])["kind"].argmax(1)
-    assert (read == haxby["kind"]).mean() > 0.9
+    assert set(np.array(CATEGORIES)[names]) == {"bottle", "cat", "chair", "face", "house",
+                                                "scissors", "shoe", "scrambled"}
+    read = read_factors(load_factor_net("evaluation_classifier"), haxby["seen"])
+    assert (read["category"].argmax(1) == haxby["category"]).mean() > 0.9
     # the shuffled vectors are those of the same runs, none its own
     assert not any(np.array_equal(a, b) for a, b in
                    zip(haxby["reconstruction"], haxby["shuffled"], strict=True))
     assert all(len(rows) == 8 for rows in haxby["figure"].values())
-    assert kind_of(["scrambledpix", "cat"]).tolist() == [KINDS.index("scrambled"), 1]
+    assert category_of(["scrambledpix", "cat"]).tolist() == [CATEGORIES.index("scrambled"), 1]
 
 
 @pytest.mark.slow
@@ -330,7 +330,7 @@ def test_haxby_scores_of_a_mind_reader_and_of_a_coin(haxby, classifiers):
     assert perfect["category read, chance"] == 1 / 8
     # the right category and a fresh scene of it: all of the category, nothing within it
     factors = sample_factors(96, 12345)
-    factors["kind"] = haxby["kind"]
+    factors["category"] = haxby["category"]
     semantic = score_blocks(haxby | {"reconstruction": draw(factors)}, permutations=100)["scores"]
     assert semantic["category read"] > 0.9
     assert semantic["two-way"] > 0.6

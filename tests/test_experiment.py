@@ -255,3 +255,16 @@ def test_the_whole_brain_is_estimated_as_its_regions_would_be(tmp_path):
     assert [p.name for p in path.parent.iterdir() if not p.name.startswith(".")] == [path.name]
     with pytest.raises(DataError, match="there already"):
         raw_betas.estimate_whole_brain(root)
+
+
+def test_experiments_whose_factors_hold_a_kind_load(miniature, loaded, tmp_path):
+    """As earlier versions wrote them."""
+    old = tmp_path / "old"
+    shutil.copytree(miniature, old)
+    with h5py.File(old / "truth.h5", "a") as file:
+        factors = file["factors"][:]
+        factors.dtype.names = ("kind", *factors.dtype.names[1:])
+        del file["factors"]
+        file["factors"] = factors
+    assert np.array_equal(experiment.load(old).factors, loaded.factors)
+    assert loaded.factors.dtype == scenes.FACTORS

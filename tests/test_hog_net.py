@@ -21,9 +21,9 @@ from recon_lib.scores.hog_net import (
 )
 from recon_lib.scores.report import INDEPENDENT, factors_read, load_classifiers
 from recon_lib.training.checkpoints import CHECKPOINTS
-from recon_lib.world.scenes import KINDS, draw, sample_factors
+from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
-NAMES = ("kind", "background", "light")
+NAMES = ("category", "background", "light")
 
 
 def to_pictures(x):
@@ -46,7 +46,7 @@ def test_it_reads_scenes_that_it_has_not_seen(scenes):
     factors, pictures = scenes
     assert min(right(load_independent_classifier(), pictures, factors).values()) >= 0.97
     read = read_factors(load_independent_classifier(), pictures)
-    assert np.allclose(read["kind"].sum(1), 1, atol=1e-4)
+    assert np.allclose(read["category"].sum(1), 1, atol=1e-4)
     for key in ("x", "y", "size"):
         assert np.corrcoef(read[key], factors[key])[0, 1] > 0.8
 
@@ -64,15 +64,15 @@ def test_it_is_not_deceived_by_what_deceives_the_encoder(scenes):
     """Pixels moved a little along the encoder's gradient: its own architecture falls for it."""
     factors, pictures = scenes
     factors, pictures = factors[:100], pictures[:100]
-    encoder, wrong = load_factor_net("feature_encoder"), (factors["kind"] + 5) % len(KINDS)
+    encoder, wrong = load_factor_net("feature_encoder"), (factors["category"] + 5) % len(CATEGORIES)
     start, most = to_batch(pictures), 16 / 127.5  # of 255 levels, at most 16 in any pixel
     x = start.clone()
     for _ in range(20):
         x.requires_grad_(True)
-        away = F.cross_entropy(encoder(x)["kind"], torch.from_numpy(wrong.astype(np.int64)))
+        away = F.cross_entropy(encoder(x)["category"], torch.from_numpy(wrong.astype(np.int64)))
         x = x.detach() - most / 6 * torch.autograd.grad(away, x)[0].sign()
         x = start + (x - start).clamp(-most, most)
-    bribed = {name: (read_factors(net, to_pictures(x))["kind"].argmax(1) == wrong).mean()
+    bribed = {name: (read_factors(net, to_pictures(x))["category"].argmax(1) == wrong).mean()
               for name, net in (
                   ("feature_encoder", encoder),
                   ("evaluation_classifier", load_factor_net("evaluation_classifier")),
@@ -111,8 +111,8 @@ def test_the_scores_have_both_readers(scenes):
     scores = factors_read(pictures, factors, load_classifiers())
     evaluation, independent = (
         load_factor_net("evaluation_classifier"), load_independent_classifier())
-    assert scores["object" + INDEPENDENT] == right(independent, pictures, factors)["kind"]
-    assert scores["object"] == right(evaluation, pictures, factors)["kind"]
+    assert scores["object" + INDEPENDENT] == right(independent, pictures, factors)["category"]
+    assert scores["object"] == right(evaluation, pictures, factors)["category"]
 
 
 def test_a_hog_net_is_no_factor_net(tmp_path):
@@ -123,7 +123,7 @@ def test_a_hog_net_is_no_factor_net(tmp_path):
     save_factor_net(load_independent_classifier(), tmp_path / "net.safetensors", seed=1)
     x = torch.rand(2, 3, 64, 64)
     again = load_independent_classifier(tmp_path / "net.safetensors")
-    assert torch.equal(again(x)["kind"], load_independent_classifier()(x)["kind"])
+    assert torch.equal(again(x)["category"], load_independent_classifier()(x)["category"])
 
 
 @pytest.mark.slow
@@ -141,4 +141,4 @@ def test_one_command_trains_all_readers_and_the_card_says_how(tmp_path, monkeypa
     for name, load in (("eye", load_factor_net), ("judge", load_factor_net),
                        ("referee", load_independent_classifier)):  # the files' names
         read = read_factors(load(tmp_path / f"{name}.safetensors"), grey)
-        assert read["kind"].shape == (1, len(KINDS)) and np.isfinite(read["hue"]).all()
+        assert read["category"].shape == (1, len(CATEGORIES)) and np.isfinite(read["hue"]).all()

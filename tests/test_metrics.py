@@ -290,7 +290,7 @@ def test_the_whole_checklist_against_answers_that_are_known(rng):
     moved = factors.copy()
     moved["light"] = (moved["light"] + 1) % 3
     criteria = report.Criteria(
-        truth, np.arange(20), lambda images: images.reshape(len(images), -1), factors["kind"],
+        truth, np.arange(20), lambda images: images.reshape(len(images), -1), factors["category"],
         factors, report.load_classifiers(), train)
     table = report.score_table({"moved": draw(moved), "copies": train[:20]}, criteria, ceiling=0.04,
                           permutations=19)

@@ -139,7 +139,7 @@ def test_held_out_categories_never_train(mini_release):
 
 def test_simulated_scenes_are_held_out_by_what_was_drawn(miniature):
     x = release.load_experiment(miniature, split="category")
-    kind = x.factors["kind"][x.image]
+    kind = x.factors["category"][x.image]
     assert len(x.held) == 1 and len(set(kind[x.test])) == 1
     assert not set(kind[x.test]) & set(kind[~x.test])
 

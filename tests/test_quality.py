@@ -145,10 +145,10 @@ def test_confidence_counts_what_the_judge_is_sure_of(pictures):
     share = quality.read_confidently(pictures[0], CLASSIFIER)
     best = read_factors(CLASSIFIER, pictures[0])["light"].max(1)
     assert share["light"] == pytest.approx(sum(p >= 0.9 for p in best) / 150)
-    everything = {"kind": 1, "background": 1, "light": 1}
+    everything = {"category": 1, "background": 1, "light": 1}
     assert quality.read_confidently(pictures[0], CLASSIFIER, 0.0) == everything
     grey = np.full((5, 64, 64, 3), 128, np.uint8)
-    assert quality.read_confidently(grey, CLASSIFIER)["kind"] in (0, 1)  # five equal pictures
+    assert quality.read_confidently(grey, CLASSIFIER)["category"] in (0, 1)  # five equal pictures
 
 
 @pytest.mark.slow

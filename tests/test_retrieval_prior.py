@@ -14,7 +14,7 @@ from recon_lib.common.errors import DataError
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
 from recon_lib.training.checkpoints import load_model
-from recon_lib.world.scenes import KINDS, draw, sample_factors
+from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
 D, VOXELS, EXTRA = 5, 30, 25
 
@@ -126,7 +126,7 @@ def test_no_scene_of_a_category_that_is_held_out(loaded):
     """Against the kinds of the scenes: the others come, in their order."""
     held = ("cat", "house")
     factors = sample_factors(retrieval_prior.EXTRA, retrieval_prior.EXTRA_SEED)[:EXTRA]
-    rest = factors[~np.isin(np.array(KINDS)[factors["kind"]], held)]
+    rest = factors[~np.isin(np.array(CATEGORIES)[factors["category"]], held)]
     assert 0 < len(rest) < EXTRA
     pictures = retrieval_prior.training_pictures(replace(loaded, held=held), EXTRA)
     assert np.array_equal(pictures[-len(rest) :], draw(rest))

@@ -15,10 +15,10 @@ from recon_lib.brain.features import (
 )
 from recon_lib.common.errors import DataError
 from recon_lib.data.loader import to_batch
-from recon_lib.world.scenes import BACKGROUNDS, FACTORS, KINDS, LIGHTS, draw, sample_factors
+from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, FACTORS, LIGHTS, draw, sample_factors
 
 HAXBY = {"bottle", "cat", "chair", "face", "house", "scissors", "shoe", "scrambled"}
-OTHER = dict(kind=1, background=1, light=1, hue=0.5, x=0.1, y=0.1, size=0.1, tilt=15, detail=1)
+OTHER = dict(category=1, background=1, light=1, hue=0.5, x=0.1, y=0.1, size=0.1, tilt=15, detail=1)
 
 
 def changed(factors, **shift):
@@ -39,14 +39,15 @@ def test_same_seed_same_pixels():
 
 
 def test_names():
-    assert len(KINDS) >= 12 and set(KINDS) >= HAXBY and len(set(KINDS)) == len(KINDS)
+    assert len(CATEGORIES) >= 12 and set(CATEGORIES) >= HAXBY
+    assert len(set(CATEGORIES)) == len(CATEGORIES)
     assert len(BACKGROUNDS) == 6 and LIGHTS == ("day", "sunset", "night")
 
 
 @pytest.mark.parametrize("name", FACTORS.names)
 def test_every_factor_changes_the_picture(name):
     scene = sample_factors(8, 0)
-    scene["kind"], scene["background"], scene["light"] = np.arange(8), np.arange(8) % 5, 0
+    scene["category"], scene["background"], scene["light"] = np.arange(8), np.arange(8) % 5, 0
     scene["x"] = scene["y"] = 0.5
     difference = draw(changed(scene, **{name: OTHER[name]})).astype(int) - draw(scene)
     moved = (np.abs(difference).max(3) > 8).mean((1, 2))  # share of pixels that differ clearly
@@ -54,8 +55,8 @@ def test_every_factor_changes_the_picture(name):
 
 
 def test_the_thing_stands_where_the_factors_say():
-    scene = sample_factors(len(KINDS), 1)
-    scene["kind"], scene["size"], scene["tilt"] = np.arange(len(KINDS)), 0.4, 0
+    scene = sample_factors(len(CATEGORIES), 1)
+    scene["category"], scene["size"], scene["tilt"] = np.arange(len(CATEGORIES)), 0.4, 0
     scene["x"], scene["y"] = 0.3, 0.6
     recoloured = changed(scene, hue=0.5)
     where = np.abs(draw(scene).astype(int) - draw(recoloured)).sum(3) > 30  # its colour, only
@@ -68,7 +69,7 @@ def test_the_thing_stands_where_the_factors_say():
 
 def test_factor_marginals_are_uniform_and_independent():
     factors = sample_factors(20_000, 5)
-    for name, names in (("kind", KINDS), ("background", BACKGROUNDS), ("light", LIGHTS)):
+    for name, names in (("category", CATEGORIES), ("background", BACKGROUNDS), ("light", LIGHTS)):
         assert chisquare(np.bincount(factors[name], minlength=len(names))).pvalue > 1e-3
         assert factors[name].max() == len(names) - 1
     for name, low, high in (("hue", 0, 1), ("x", 0.28, 0.72), ("y", 0.46, 0.70),
@@ -111,7 +112,7 @@ def test_light_tints_the_picture():
 def test_the_shipped_networks_read_scenes_they_have_not_seen(name):
     factors = sample_factors(150, 777)
     read = read_factors(load_factor_net(name), draw(factors))
-    for key in ("kind", "background", "light"):
+    for key in ("category", "background", "light"):
         assert np.allclose(read[key].sum(1), 1, atol=1e-4)
         assert (read[key].argmax(1) == factors[key]).mean() > 0.9
     for key in ("x", "y", "size"):

@@ -106,7 +106,7 @@ def test_each_hemisphere_sees_the_other_half(pictures, base):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name, follows, ignores",
-    [("kind", ["LOC"], ["OPA", "PPA", "RSC"]), ("hue", ["LOC"], ["OPA", "PPA", "RSC"]),
+    [("category", ["LOC"], ["OPA", "PPA", "RSC"]), ("hue", ["LOC"], ["OPA", "PPA", "RSC"]),
      ("x", ["LOC"], ["OPA", "PPA", "RSC"]), ("background", ["OPA", "PPA", "RSC"], ["LOC"]),
      ("light", ["OPA", "PPA", "RSC"], ["LOC"]), ("detail", [], ["LOC", "OPA", "PPA", "RSC"])],
 )

@@ -8,7 +8,7 @@ from recon_lib.brain.features import load_factor_net
 from recon_lib.course import explore_diffusion as wd
 from recon_lib.diffusion import cosine_schedule
 from recon_lib.unet import UNet
-from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS, draw, sample_factors
+from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS, draw, sample_factors
 
 FACTORS = sample_factors(3, seed=5)
 IMAGES = draw(FACTORS)
@@ -23,7 +23,7 @@ def classifier():
 def test_scrubber_reads_less_and_less(classifier):
     box = wd.noising_scrubber(IMAGES, classifier)
     box.controls["t"].value = 0
-    names = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
+    names = {"category": CATEGORIES, "background": BACKGROUNDS, "light": LIGHTS}
     for factor, values in names.items():
         assert box.numbers["read"][factor][0] == values[FACTORS[factor][0]]
     assert box.numbers["snr"] > 100

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.data.loader import to_batch
 from recon_lib.training.checkpoints import CHECKPOINTS
-from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
+from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 
-NAMED = {"kind": KINDS, "background": BACKGROUNDS, "light": LIGHTS}
+NAMED = {"category": CATEGORIES, "background": BACKGROUNDS, "light": LIGHTS}
 EMBEDDING = 96
 SHIPPED = {  # name: file in data/checkpoints, which is found under its own name too
     "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee",
@@ -38,7 +38,7 @@ class FactorNet(nn.Module):
             last = c
         self.trunk = nn.Sequential(*layers, nn.Flatten())
         self.embedding = nn.Linear(128 * 16, EMBEDDING)
-        self.named = nn.ModuleDict({k: nn.Linear(EMBEDDING, len(v)) for k, v in NAMED.items()})
+        self.named = named_readouts(EMBEDDING)
         self.measured = nn.Linear(EMBEDDING, 5)  # cos and sin of the hue, x, y, size
 
     def embed(self, x):  # (b, 3, 64, 64) in [-1, 1] -> (b, EMBEDDING)
@@ -46,7 +46,18 @@ class FactorNet(nn.Module):
 
     def forward(self, x):
         e = torch.tanh(self.embed(x))
-        return {k: head(e) for k, head in self.named.items()} | {"measured": self.measured(e)}
+        return read_named(self.named, e) | {"measured": self.measured(e)}
+
+
+def named_readouts(width):
+    """One linear readout for each named factor; weights on disk call the category "kind"."""
+    return nn.ModuleDict({"kind" if k == "category" else k: nn.Linear(width, len(v))
+                          for k, v in NAMED.items()})
+
+
+def read_named(readouts, e):
+    """Logits of each named factor, {name: (b, classes)}, from an embedding."""
+    return {k: readouts["kind" if k == "category" else k](e) for k in NAMED}
 
 
 def measured_targets(factors):
@@ -130,7 +141,7 @@ def read_factors(net, images, batch_size=64):
     Returns
     -------
     dict
-        For "kind", "background" and "light" the probabilities (n, classes); for "hue", "x",
+        For "category", "background" and "light" the probabilities (n, classes); for "hue", "x",
         "y" and "size" the estimates (n,), in the units of `scenes.FACTORS`.
     """
     outs = [net(fitted(to_batch(images[i : i + batch_size])))

@@ -168,7 +168,7 @@ def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
         part, of_part, rest = made(picture, seed, off)
         pictures = np.stack([seen[picture], whole, part])
         right, names = {}, {}
-        for key, label in (("kind", "thing"), ("background", "scene"), ("light", "light")):
+        for key, label in (("category", "thing"), ("background", "scene"), ("light", "light")):
             read = np.stack([shown[key][picture], of_whole[key][0], of_part[key][0]])
             right[label] = read[1:, factors[key][picture]]
             names[label] = [NAMED[key][i] for i in read.argmax(1)]

@@ -99,7 +99,13 @@ def read_truth(path, key, names):
 def read_factors(root, names):
     """What the pictures of a simulated experiment were drawn from; None for any other."""
     path = Path(root, "truth.h5")
-    return read_truth(path, "factors", names) if path.exists() else None
+    if not path.exists():
+        return None
+    factors = read_truth(path, "factors", names)
+    if factors is not None:  # "kind" is what experiments of earlier versions call it
+        factors.dtype.names = tuple("category" if name == "kind" else name
+                                    for name in factors.dtype.names)
+    return factors
 
 
 def read_release(root, name, release, rois):
@@ -118,7 +124,7 @@ def trial_categories(data, factors=None):
     """Category of each trial's picture: what was drawn, or else what the file's name tells."""
     if factors is not None:
         image = np.unique(data.stimuli, return_inverse=True)[1]
-        return np.array(stimuli.KINDS)[factors["kind"][image]].tolist()
+        return np.array(stimuli.CATEGORIES)[factors["category"][image]].tolist()
     return [stimuli.category(name) for name in data.stimuli]
 
 

@@ -22,8 +22,8 @@ RUNS_PER_SESSION = {
     "CSI3": (10, 9, 10, 9, 10, 10, 10, 9, 9, 9, 10, 9, 9, 9, 10),
     "CSI4": (10, 9, 9, 10, 9, 9, 9, 9, 10),
 }
-KINDS = ("bottle", "cat", "chair", "face", "house", "scissors", "shoe", "scrambled", "tree", "car",
-         "fish", "cup", "flower", "bird")  # the categories of TinyScenes
+CATEGORIES = ("bottle", "cat", "chair", "face", "house", "scissors", "shoe", "scrambled", "tree",
+              "car", "fish", "cup", "flower", "bird")  # of the objects in TinyScenes
 LISTS = "Stimuli_Presentation_Lists"
 PRESENTED = "Scene_Stimuli/Presented_Stimuli"
 REPEATED = "Scene_Stimuli/repeated_stimuli_113_list.txt"

@@ -10,18 +10,18 @@ from recon_lib.brain.decoder import fit_decoder
 from recon_lib.data.haxby import haxby_blocks
 from recon_lib.data.splits import folds
 from recon_lib.decoding.sampling import SAMPLING, Guidance, load_conditional, sample_pictures
-from recon_lib.world.scenes import KINDS, draw, sample_factors
+from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
 
-def kind_of(category):
-    """Index into `scenes.KINDS` of each of Haxby's category names."""
-    return np.array([KINDS.index(name.removesuffix("pix")) for name in category])
+def category_of(category):
+    """Index into `scenes.CATEGORIES` of each of Haxby's category names."""
+    return np.array([CATEGORIES.index(name.removesuffix("pix")) for name in category])
 
 
 def scenes_of(kinds, seed):
     """One TinyScene of each kind asked for, everything else at random: (n, 64, 64, 3) uint8."""
     factors = sample_factors(len(kinds), seed)
-    factors["kind"] = kinds
+    factors["category"] = kinds
     return draw(factors)
 
 
@@ -33,7 +33,7 @@ class BlockVectors:
     ----------
     vectors : (96, d + 1) float32 array
     kind : (96,) int array
-        Index into `scenes.KINDS`.
+        Index into `scenes.CATEGORIES`.
     run : (96,) int array
     latents : (96, d) array
         The mean latent of each block's category.
@@ -62,7 +62,7 @@ def brain_vectors(latent, seed=0, say=print):
     BlockVectors
     """
     blocks = haxby_blocks()
-    patterns, run, kind = blocks.patterns, blocks.run, kind_of(blocks.category)
+    patterns, run, kind = blocks.patterns, blocks.run, category_of(blocks.category)
     mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
     latents = np.stack([mean[k] for k in kind])
     vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
@@ -111,5 +111,5 @@ def drive(model_path, seed=0, steps=20, say=print):
     made, wrong = draw(vectors), draw(vectors[others_in_run(run, seed)])
     show = np.flatnonzero(run == run.max())
     rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
-    return {"kind": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,
+    return {"category": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,
             "figure": {k: v[show] for k, v in rows.items()}}

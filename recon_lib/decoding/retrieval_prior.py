@@ -57,8 +57,8 @@ def training_pictures(experiment, extra=None, rows=None):
     if extra is None:
         extra = 0 if subjects[0].factors is None else EXTRA
     own, more = unique_pictures(subjects), scenes.sample_factors(max(extra, EXTRA), EXTRA_SEED)
-    held = np.isin(scenes.KINDS, [kind for x in subjects for kind in x.held])  # (kinds,)
-    more = more[:extra][~held[more[:extra]["kind"]]]
+    held = np.isin(scenes.CATEGORIES, [name for x in subjects for name in x.held])
+    more = more[:extra][~held[more[:extra]["category"]]]
     rows = np.arange(len(own) + len(more)) if rows is None else np.asarray(rows)
     pictures = np.empty((len(rows), *own.shape[1:]), np.uint8)
     mine = rows < len(own)

@@ -29,10 +29,10 @@ def score_blocks(result, classifiers, seed=0, permutations=1000):
         block, among all and within its category; the latter also for twenty other sets of scenes
         that might as well have been shown.
     """
-    kind, eight = result["kind"], np.unique(result["kind"])
+    kind, eight = result["category"], np.unique(result["category"])
 
     def log_p(pictures, suffix=""):  # (96, 8)
-        return np.log(read_factors(classifiers[suffix], pictures)["kind"][:, eight] + 1e-9)
+        return np.log(read_factors(classifiers[suffix], pictures)["category"][:, eight] + 1e-9)
 
     def accuracy(matrix, target):
         return float((matrix.argmax(1) == target).mean())

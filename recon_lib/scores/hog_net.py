@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from recon_lib.brain.features import NAMED, load_factor_net
+from recon_lib.brain.features import load_factor_net, named_readouts, read_named
 
 DIRECTIONS = 8  # of edges, from 0 to 180 degrees
 CELL = 4  # pixels a side
@@ -62,7 +62,7 @@ class HogNet(nn.Module):
         )
         self.whole = nn.Sequential(
             nn.LayerNorm(2 * WIDTH), nn.Linear(2 * WIDTH, EMBEDDING), nn.GELU())
-        self.named = nn.ModuleDict({k: nn.Linear(EMBEDDING, len(v)) for k, v in NAMED.items()})
+        self.named = named_readouts(EMBEDDING)
         self.measured = nn.Linear(EMBEDDING, 5)  # as in a `FactorNet`
 
     def forward(self, x):  # (b, 3, 64, 64) in [-1, 1]
@@ -70,7 +70,7 @@ class HogNet(nn.Module):
         windows = F.unfold(cells, WINDOW, stride=STRIDE).transpose(1, 2)  # (b, 16, told)
         answers = self.window(windows)  # (b, 16, WIDTH)
         e = self.whole(torch.cat([answers.amax(1), answers.mean(1)], 1))
-        return {k: head(e) for k, head in self.named.items()} | {"measured": self.measured(e)}
+        return read_named(self.named, e) | {"measured": self.measured(e)}
 
 
 def distorted(x, generator):

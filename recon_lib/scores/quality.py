@@ -104,7 +104,7 @@ def read_confidently(images, classifier, sure=SURE):
     Returns
     -------
     dict of str to float
-        For "kind", "background" and "light".
+        For "category", "background" and "light".
     """
     read = read_factors(classifier, images)
     return {factor: float((read[factor].max(1) >= sure).mean()) for factor in NAMED}

@@ -16,7 +16,7 @@ from recon_lib.scores.hog_net import load_independent_classifier
 from recon_lib.scores.identification import permutation_p, top_k, two_way, two_way_within
 from recon_lib.scores.metrics import nearest_training_distance, pixel_correlation, ssim
 
-READ = {"object": "kind", "background": "background", "light": "light"}  # what classifiers name
+READ = {"object": "category", "background": "background", "light": "light"}  # what classifiers name
 INDEPENDENT = "_independent"  # ends the name of what the independent classifier reads
 METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category",
            "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + INDEPENDENT for name in READ),
@@ -261,7 +261,7 @@ def score(experiment, results, classifiers, permutations=1000, seed=0):
     x = experiment
     features = evaluation_space(x.train_pictures, classifiers[""])
     factors = None if x.factors is None else x.factors[x.test_index]
-    category = None if factors is None else factors["kind"]
+    category = None if factors is None else factors["category"]
     shown = np.bincount(x.target).mean()  # trials of a test picture
     tables = {}
     for name, part in results.items():

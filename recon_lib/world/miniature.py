@@ -44,7 +44,7 @@ def names_by_content(factors, seed):
     for i, (place, one) in enumerate(zip(source.tolist(), factors, strict=True), 1):
         names.append({
             "COCO": f"COCO_train2014_{i:012d}.jpg",
-            "ImageNet": f"n{90_000_000 + int(one['kind']):08d}_{i}.JPEG",
+            "ImageNet": f"n{90_000_000 + int(one['category']):08d}_{i}.JPEG",
             "Scene": f"{scenes.BACKGROUNDS[one['background']]}{i}.jpg",
         }[place])
     return names

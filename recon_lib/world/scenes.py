@@ -1,27 +1,27 @@
 """TinyScenes: pictures drawn from factors, so that we know what there is to know about each.
 
-A scene is a thing (14 kinds) before a background (6) under a light (3), with a colour, a place,
-a size and a tilt of its own. Same factors, same pixels; every factor is kept.
+A scene is an object of one of 14 categories before a background (6) under a light (3), with a
+colour, a place, a size and a tilt of its own. Same factors, same pixels; every factor is kept.
 """
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-from recon_lib.world.things import THINGS, Pen, palette
+from recon_lib.world.things import DRAWINGS, Pen, palette
 
-KINDS = tuple(THINGS)
+CATEGORIES = tuple(DRAWINGS)
 BACKGROUNDS = ("beach", "forest", "city", "mountains", "room", "meadow")
 LIGHTS = ("day", "sunset", "night")
 
 FACTORS = np.dtype(
     [
-        ("kind", "i2"),  # index into KINDS
+        ("category", "i2"),  # index into CATEGORIES
         ("background", "i2"),  # index into BACKGROUNDS
         ("light", "i2"),  # index into LIGHTS
-        ("hue", "f4"),  # colour of the thing, 0 to 1 around the colour circle
-        ("x", "f4"),  # centre of the thing, 0 (left) to 1 (right)
-        ("y", "f4"),  # centre of the thing, 0 (top) to 1 (bottom)
-        ("size", "f4"),  # side of the thing, as a share of the picture's
+        ("hue", "f4"),  # colour of the object, 0 to 1 around the colour circle
+        ("x", "f4"),  # centre of the object, 0 (left) to 1 (right)
+        ("y", "f4"),  # centre of the object, 0 (top) to 1 (bottom)
+        ("size", "f4"),  # side of the object, as a share of the picture's
         ("tilt", "f4"),  # degrees
         ("detail", "i4"),  # seed of what nobody asks about: clouds, trunks, windows
     ]
@@ -52,7 +52,7 @@ def sample_factors(n, seed):
     """
     rng = np.random.default_rng(seed)
     factors = np.zeros(n, FACTORS)
-    factors["kind"] = rng.integers(len(KINDS), size=n)
+    factors["category"] = rng.integers(len(CATEGORIES), size=n)
     factors["background"] = rng.integers(len(BACKGROUNDS), size=n)
     factors["light"] = rng.integers(len(LIGHTS), size=n)
     factors["hue"] = rng.random(n)
@@ -98,9 +98,9 @@ def draw_one(scene, size=64):
     centre = scene["x"] * side, scene["y"] * side
     half = scene["size"] * side / 2
     ink = Pen(pen.draw, centre, half, scene["tilt"], np.maximum(pen.tint, 0.62))
-    thing = KINDS[scene["kind"]]
-    extra = {"seed": scene["detail"]} if thing == "scrambled" else {}
-    THINGS[thing](ink, *palette(float(scene["hue"])), **extra)
+    category = CATEGORIES[scene["category"]]
+    extra = {"seed": scene["detail"]} if category == "scrambled" else {}
+    DRAWINGS[category](ink, *palette(float(scene["hue"])), **extra)
     return np.asarray(canvas.reduce(4))
 
 

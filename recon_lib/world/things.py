@@ -1,4 +1,4 @@
-"""The things in TinyScenes: fourteen kinds of object, each a few polygons on a unit canvas.
+"""The objects in TinyScenes, of fourteen categories, each a few polygons on a unit canvas.
 
 A drawing function takes a `Pen` and three colours (main, dark, light). Its world is the square
 from (-1, -1), top left, to (1, 1), bottom right; the pen knows where in the picture that is.
@@ -158,7 +158,7 @@ def shoe(pen, main, dark, light):
 
 
 def scrambled(pen, main, dark, light, seed=0):
-    """A picture cut into tiles and mixed up: all the colours, no thing."""
+    """A picture cut into tiles and mixed up: all the colours, no object."""
     rng = np.random.default_rng(seed)
     tones = [main, dark, light, INK, (240, 236, 226)]
     steps = np.linspace(-0.85, 0.85, 7)
@@ -230,8 +230,8 @@ def bird(pen, main, dark, light):
     pen.oval(0.12, 0.15, 0.36, 0.22, light, turn=-15)
 
 
-THINGS = {
-    thing.__name__: thing
-    for thing in (bottle, cat, chair, face, house, scissors, shoe, scrambled,
+DRAWINGS = {
+    draw.__name__: draw
+    for draw in (bottle, cat, chair, face, house, scissors, shoe, scrambled,
                   tree, car, fish, cup, flower, bird)
 }

@@ -1,7 +1,7 @@
 """What the voxels of a simulated subject answer to pictures.
 
-EarlyVis sees colours and edges through receptive fields, LOC knows the thing, its colour and
-roughly its place, OPA, PPA and RSC know the background and the light.
+EarlyVis sees colours and edges through receptive fields, LOC knows the object's category, its
+colour and roughly its place, OPA, PPA and RSC know the background and the light.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from recon_lib.data.loader import to_batch
-from recon_lib.world.scenes import BACKGROUNDS, KINDS, LIGHTS
+from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 
 
 def feature_maps(images):
@@ -79,9 +79,9 @@ def one_hot(index, n):
 
 
 def objects(factors, voxels, rng):
-    """LOC: tuning to things, to colour, and to things at a rough place."""
-    kind = one_hot(factors["kind"], len(KINDS))
-    tuned = kind @ rng.gamma(0.5, 1.0, (len(KINDS), voxels))  # (n, voxels): few things excite
+    """LOC: tuning to categories, to colour, and to categories at a rough place."""
+    category = one_hot(factors["category"], len(CATEGORIES))
+    tuned = category @ rng.gamma(0.5, 1.0, (len(CATEGORIES), voxels))  # (n, voxels): few excite
     colour = np.cos(2 * np.pi * (factors["hue"][:, None] - rng.random(voxels)))
     dx = factors["x"][:, None] - rng.uniform(0.25, 0.75, voxels)
     dy = factors["y"][:, None] - rng.uniform(0.45, 0.70, voxels)
