@@ -71,7 +71,7 @@ def machine():
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     threads = os.environ.get("OMP_NUM_THREADS", "all")
     return (f"{model}, {cores} core{'s' * (cores > 1)} usable, {threads} "
-            f"thread{'s' * (threads != '1')}, Python {platform.python_version()}")  # fmt: skip
+            f"thread{'s' * (threads != '1')}, Python {platform.python_version()}")
 
 
 def number(value):
@@ -84,11 +84,11 @@ def number(value):
 def table(rows):
     """The rows as a Markdown table."""
     lines = ["| what was run | ours | peer | unit | ratio | peer's name |",
-             "|---|---|---|---|---|---|"]  # fmt: skip
+             "|---|---|---|---|---|---|"]
     for r in rows:
         ours, peer, ratio = (number(r[key]) for key in ("ours", "peer", "ratio"))
         lines.append(f"| {r['name']} | {ours} | {peer} | {r['unit']} | {ratio} | "
-                     f"{r['peer_name'] or '–'} |")  # fmt: skip
+                     f"{r['peer_name'] or '–'} |")
     return "\n".join(lines)
 
 

@@ -39,7 +39,7 @@ def rows():
         return np.concatenate([
             single_trial_betas(bold, onsets, TR, hrf, method=method, confounds=more)
             for (bold, onsets), more in zip(runs, extra, strict=True)
-        ])  # fmt: skip
+        ])
 
     choice = single_trial.hrf_fit(runs, TR).argmax(0)
     clean_choice = single_trial.hrf_fit(runs, TR, confounds).argmax(0)
@@ -59,7 +59,7 @@ def rows():
     peaks = np.abs(choice // 2 - scan.person.shape // 2).mean() * 4 / 9  # seconds
     print(f"{len(runs)} runs, {len(labels)} trials ({voting.mean():.0%} vote), "
           f"{len(scan.person.roi)} voxels; chosen HRFs peak {peaks:.2f} s from the true ones on "
-          "average")  # fmt: skip
+          "average")
     made, plain = [], None
     for name, make in steps.items():
         start = time.perf_counter()
@@ -73,7 +73,7 @@ def rows():
                        plain and "LSA, SPM's HRF", better="more"),
             _table.row(f"{name}: noise ceiling of one trial", ceiling, "%"),
             _table.row(f"{name}: time", seconds, "s"),
-        ]  # fmt: skip
+        ]
         if name == "LSA, SPM's HRF":
             plain = r  # what the later steps are held against
     return made

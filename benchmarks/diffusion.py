@@ -53,7 +53,7 @@ def diffusers_net(channels, attend, layers):
         sample_size=64, layers_per_block=layers, block_out_channels=channels,
         down_block_types=[f"{kind}DownBlock2D" for kind in kinds],
         up_block_types=[f"{kind}UpBlock2D" for kind in kinds[::-1]],
-    )  # fmt: skip
+    )
 
 
 def networks():
@@ -133,9 +133,9 @@ def bench_speed(nets, images, batch, precision, rounds=8):
     name = f"training, batches of {batch}, {precision_name(precision)}"
     ours = batch / best[OURS]
     made = [_table.row(name, ours, "pictures/s", batch / seconds, peer, better="more")
-            for peer, seconds in best.items() if peer != OURS]  # fmt: skip
+            for peer, seconds in best.items() if peer != OURS]
     made.append(_table.row(f"{name}: share of the limit", ours, "pictures/s", limit,
-                           "a matrix product's speed", better="more"))  # fmt: skip
+                           "a matrix product's speed", better="more"))
     return made, best
 
 
@@ -168,7 +168,7 @@ def held_out_loss(guess, held, t, noise, batch=16):
     """The loss over whole batches of new pictures, and its standard error from batch to batch."""
     parts = (slice(i, i + batch) for i in range(0, len(held), batch))
     losses = [diffusion.diffusion_loss(guess, held[p], ALPHA_BAR, t[p], noise[p]).item()
-              for p in parts]  # fmt: skip
+              for p in parts]
     return np.mean(losses), np.std(losses, ddof=1) / len(losses) ** 0.5
 
 
@@ -208,7 +208,7 @@ def bench_quality(nets, images, held, truth, args, precision, seconds):
         ours = values.pop(OURS, None)
         name = f"{score} after {args.seconds:g} s of training ({steps[OURS]})"
         made += [_table.row(name, ours, "", value, f"{peer} ({steps[peer]})")
-                 for peer, value in values.items()]  # fmt: skip
+                 for peer, value in values.items()]
     return made
 
 
@@ -235,7 +235,7 @@ def bench_sampling(n, truth, precision):
     ours, peer = result
     return [_table.row(f"sampling, {ours}", fast, "pictures/s", slow, peer, better="more"),
             *(_table.row(f"KID of {n} samples, {name}", value, "")  # near 0 a ratio says nothing
-              for name, value in ((ours, kid), (peer, other)))]  # fmt: skip
+              for name, value in ((ours, kid), (peer, other)))]
 
 
 def rows(arguments=()):

@@ -65,7 +65,7 @@ def bench_regressors():
     def looped():
         return np.column_stack([
             compute_regressor(np.array([[t], [1.0], [1.0]]), "spm", frames)[0][:, 0] for t in ONSETS
-        ])  # fmt: skip
+        ])
 
     def here():
         return regressors(ONSETS, np.ones(TRIALS), VOLUMES, TR, hrf.spm_hrf(TR))
@@ -109,7 +109,7 @@ def bench_lss():
             events = pd.DataFrame({
                 "onset": ONSETS, "duration": 1.0,
                 "trial_type": np.where(np.arange(TRIALS) == i, "one", "others"),
-            })  # fmt: skip
+            })
             design = make_first_level_design_matrix(
                 np.arange(VOLUMES) * TR, events, hrf_model="spm", high_pass=0.01
             )
@@ -147,7 +147,7 @@ def bench_experiment():
             single_trial_betas(bold, onsets, TR, method=method)
 
     lsa, lss, chain = best(lambda: one_by_one("lsa"), lambda: one_by_one("lss"),
-                           lambda: estimate(runs, TR, labels), rounds=1)  # fmt: skip
+                           lambda: estimate(runs, TR, labels), rounds=1)
     size = f"{len(runs)} runs x {VOLUMES} volumes x {len(person.roi)} voxels"
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return [

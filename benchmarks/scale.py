@@ -75,7 +75,7 @@ def epoch(pictures, voxels, batch, size=64, steps=None):
     with tempfile.TemporaryDirectory() as folder:
         start = time.process_time()
         train_conditional_diffusion(loader, 1, 3e-4, size, "cpu", model=model, out_dir=folder,
-                                    max_steps=steps, grids=0, quiet=True)  # fmt: skip
+                                    max_steps=steps, grids=0, quiet=True)
         return time.process_time() - start
 
 
@@ -86,7 +86,7 @@ def brain():
     def one(run):
         rng = np.random.default_rng(run)
         return (rng.normal(1000, 10, (VOLUMES, BRAIN)).astype(np.float32),
-                6.0 + 10.0 * np.arange(TRIALS))  # fmt: skip
+                6.0 + 10.0 * np.arange(TRIALS))
 
     labels = np.resize(np.arange(90), 10 * TRIALS)
     with tempfile.TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ JOBS = {job.__name__: job for job in (glm, decoder, network, brain, training)}
 def measure(name, **size):
     """Run one job in a new process; returns seconds and GB."""
     done = subprocess.run([sys.executable, __file__, "job", name, json.dumps(size)],
-                          capture_output=True, text=True)  # fmt: skip
+                          capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{name} {size}:\n{done.stderr[-2000:]}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -128,7 +128,7 @@ def growth():
             cells = "  ".join(f"{s:7.2f} s {m:5.2f} GB" for s, m in measured)
             slopes = np.polyfit(np.log(FACTORS), np.log(measured), 1)[0]
             print(f"{name:8} x1 x2 x4 x8 {axis}: {cells}   exponent: time {slopes[0]:.2f}, "
-                  f"memory {slopes[1]:.2f}", flush=True)  # fmt: skip
+                  f"memory {slopes[1]:.2f}", flush=True)
             found.append((name, axis, slopes))
     return found
 
@@ -149,7 +149,7 @@ def full():
     for name, limit in LIMITS.items():
         seconds, memory = measure(name)
         print(f"{name:9} {seconds:7.1f} s, peak memory {memory:.2f} GB (limit {limit:.0f} GB)",
-              flush=True)  # fmt: skip
+              flush=True)
         assert memory <= limit, f"{name} takes {memory:.2f} GB"
 
 

@@ -27,7 +27,7 @@ SETUP = (HERE / "_setup_cell.py").read_text(encoding="utf-8")
 # What Colab has (2026-08) and a package index still gives to this Python.
 COLAB = ["ipywidgets==7.7.1", "ipykernel==6.17.1", "ipython==7.34.0"]
 PRESENT = ["torch", "torchvision", "numpy>=2.0", "matplotlib", "scipy", "scikit-learn", "pillow",
-           "tqdm", "requests"]  # fmt: skip
+           "tqdm", "requests"]
 KEPT = ("torch", "torchvision", "numpy", "ipykernel", "ipywidgets", "ipython")
 STUB = """
 class drive:
@@ -53,7 +53,7 @@ def make_session(folder):
         print("IPython 7.34 does not install on this Python: going on with a newer one", flush=True)
         run(*install, *COLAB[:2], *PRESENT)
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))",
-                    capture_output=True, text=True).stdout.strip())  # fmt: skip
+                    capture_output=True, text=True).stdout.strip())
     (site / "google" / "colab").mkdir(parents=True)
     (site / "google" / "__init__.py").write_text("")
     (site / "google" / "colab" / "__init__.py").write_text(STUB)
@@ -71,7 +71,7 @@ def renew(session, fresh):
 def versions(python):
     """Name -> version of everything installed."""
     listed = run(python, "-m", "pip", "list", "--format=json", "--disable-pip-version-check",
-                 capture_output=True, text=True).stdout  # fmt: skip
+                 capture_output=True, text=True).stdout
     return {item["name"].lower(): item["version"] for item in json.loads(listed)}
 
 
@@ -81,7 +81,7 @@ def upstream(folder):
     run("git", "clone", "--quiet", "--no-hardlinks", HERE.parent, folder)
     run("git", "-C", folder, "tag", "--force", tag, stdout=subprocess.DEVNULL)
     return {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{folder.as_uri()}.insteadOf",
-            "GIT_CONFIG_VALUE_0": address}  # fmt: skip
+            "GIT_CONFIG_VALUE_0": address}
 
 
 def execute(path, home, python):
@@ -95,7 +95,7 @@ def execute(path, home, python):
             cell.outputs, cell.execution_count = [], None
     begin = time.time()
     client = NotebookClient(notebook, timeout=1800, kernel_name="colab",
-                            resources={"metadata": {"path": str(content)}})  # fmt: skip
+                            resources={"metadata": {"path": str(content)}})
     client.execute()
     first = next(cell for cell in notebook.cells if cell.cell_type == "code")
     said = "".join(output.get("text", "") for output in first.outputs)
@@ -111,12 +111,12 @@ def compare(before, after):
     if replaced:
         raise SystemExit(f"the setup cell replaced {', '.join(replaced)}")
     print(f"    {len(after) - len(before)} packages added, none of {', '.join(KEPT)} replaced"
-          + (f"; changed: {', '.join(changed)}" if changed else ""), flush=True)  # fmt: skip
+          + (f"; changed: {', '.join(changed)}" if changed else ""), flush=True)
 
 
 def main(paths):
     if subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=HERE.parent,
-                      capture_output=True, text=True).stdout.strip():  # fmt: skip
+                      capture_output=True, text=True).stdout.strip():
         raise SystemExit("commit first: a Colab session gets what is committed")
     with tempfile.TemporaryDirectory(prefix="recon-lib-colab-") as folder:
         home = Path(folder)

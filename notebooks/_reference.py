@@ -10,6 +10,7 @@ import re
 import recon_lib
 
 MODEL = ("diffusion", "unet", "samplers", "guidance")  # files of which all public names count
+LISTS = ("Parameters", "Returns", "Yields", "Raises", "Attributes")
 INTRODUCTION = """<h1>Reference</h1>
 <p>What the rooms of the library offer: <code>from recon_lib import bold</code>, then
 <code>bold.single_trial_betas(...)</code>. Below each name stands what its docstring says.</p>"""
@@ -21,10 +22,22 @@ def surfaces():
     found = {}
     for name in (*MODEL, *rooms):
         module = importlib.import_module(f"recon_lib.{name}")
-        found[name] = module, {
-            key: value for key, value in vars(module).items() if callable(value)
-            and (value.__module__ == module.__name__ if name in MODEL else key in named(module))}
+        offered = {key: value for key, value in vars(module).items()
+                   if name in MODEL or key in named(module)}
+        found[name] = module, public(module, offered, name in MODEL)
+        for key, value in offered.items():
+            if inspect.ismodule(value) and name in rooms:  # a file that a room offers as a whole
+                rest = public(value, vars(value), True)
+                found[f"{name}.{key}"] = value, {k: v for k, v in rest.items()
+                                                   if offered.get(k) is not v}
     return found
+
+
+def public(module, names, own):
+    """Of these names the functions and classes; of a file only its own, without an underscore."""
+    return {key: value for key, value in names.items()
+            if callable(value) and not key.startswith("_")
+            and (not own or value.__module__ == module.__name__)}
 
 
 def named(room):
@@ -41,8 +54,10 @@ def sections(doc):
 
 
 def entries(text):
-    """The entries of a section such as Parameters: (head, description) pairs."""
+    """The entries of a section such as Parameters: (head, description); none of a sentence."""
     found = []
+    if text.startswith("As "):
+        return found
     for line in text.splitlines():
         if line and not line[0].isspace():
             found.append([line, ""])
@@ -69,7 +84,7 @@ def described(doc):
     for title, text in sections(doc):
         if not title:
             made += prose(text)
-        elif title in ("Parameters", "Returns", "Yields", "Raises", "Attributes"):
+        elif title in LISTS and entries(text):
             made += f"<h4>{title}</h4><dl>" + "".join(
                 f"<dt>{inline(head)}</dt><dd>{inline(rest)}</dd>" for head, rest in entries(text)
             ) + "</dl>"

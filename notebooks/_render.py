@@ -29,10 +29,10 @@ def execute(path):
     NotebookClient(
         notebook, timeout=600, kernel_name="python3",
         resources={"metadata": {"path": str(path.parent)}},
-    ).execute()  # fmt: skip
+    ).execute()
     notebook.metadata.pop("widgets", None)  # without a state it makes GitHub refuse the file
     notebook.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python",
-                                       "name": "python3"}  # fmt: skip
+                                       "name": "python3"}
     notebook.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}
     notebook.metadata["accelerator"] = "GPU"  # what Colab should offer
     for cell in notebook.cells:

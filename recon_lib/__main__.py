@@ -217,7 +217,7 @@ def reconstruct(
     from recon_lib.decoding.sampling import MODEL, SAMPLING
     from recon_lib.training.device import pick_device
 
-    asked = dict(scale=scale, steps=steps, strength=strength, candidates=candidates,
+    asked: dict = dict(scale=scale, steps=steps, strength=strength, candidates=candidates,
                  pseudo_trials=pseudo_trials)
     sampling = replace(SAMPLING, **{k: v for k, v in asked.items() if v is not None})
     device = pick_device(device)

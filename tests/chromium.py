@@ -13,7 +13,7 @@ BADGE = '<svg xmlns="http://www.w3.org/2000/svg" width="117" height="20"/>'
 LOCAL = ("http://localhost", "ws://localhost", "file:", "data:", "blob:")
 SLOW = r"^Plugin \S+ .*(took [\d.]+ ?ms|taking too long) to activate"  # the machine is busy
 MISSING = ("no Chromium here: install it (Debian: apt-get install chromium; anywhere: "
-           "python -m playwright install chromium)")  # fmt: skip
+           "python -m playwright install chromium)")
 
 
 def find(playwright):
@@ -49,7 +49,7 @@ def page(width=1200, height=1400):
         complaints = []
         tab.on("console", lambda said: said.type in ("error", "warning")
                and not re.search(SLOW, said.text)
-               and complaints.append(f"{said.type}: {said.text}"))  # fmt: skip
+               and complaints.append(f"{said.type}: {said.text}"))
         tab.on("pageerror", lambda error: complaints.append(f"uncaught: {error}"))
         tab.route(lambda url: not url.startswith(LOCAL), offline)
         tab.on("requestfailed", lambda r: complaints.append(f"failed: {r.url} {r.failure}"))

@@ -19,7 +19,7 @@ SETTINGS = {
     # keep cells out of sight in the page, where the test looks for them
     "settings/@jupyterlab/notebook-extension/tracker.jupyterlab-settings": {
         "windowingMode": "none"},
-}  # fmt: skip
+}
 # The indicator in the toolbar says "idle" even before there is a kernel; this does not.
 READY = """() => {
     const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
@@ -59,10 +59,10 @@ def served(home):
     env = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_CONFIG_DIR": str(home / "config"),
            "JUPYTER_RUNTIME_DIR": str(home / "run"), "JUPYTER_DATA_DIR": str(home / "data"),
            "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
-           "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}  # fmt: skip
+           "JUPYTERLAB_SETTINGS_DIR": str(home / "settings")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--port=0", "--allow-root",
                "--LabApp.expose_app_in_browser=True", "--IdentityProvider.token=",
-               f"--ServerApp.root_dir={home / 'work'}"]  # fmt: skip
+               f"--ServerApp.root_dir={home / 'work'}"]
     with open(home / "log", "w") as log:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log)
     try:

@@ -112,7 +112,7 @@ def faults(path, paths, notebook):
     """All that the notebook lacks."""
     cells = notebook.cells
     return [*opening(path, cells[0].source), *middle(cells), *ending(path, paths, cells),
-            *pictures(cells)]  # fmt: skip
+            *pictures(cells)]
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -152,7 +152,7 @@ def no_widget(notebook):
     (swap("https://doi.org/10.1006", "https://doi.org/10.9999"), "DOI"),
     (swap("](02_from", "](03_from"), "neighbours"),
     (blind, "description"),
-])  # fmt: skip
+])
 def test_each_lack_is_found(change, complaint):
     path = ROOT / "notebooks" / "01_hrf_and_glm.ipynb"
     whole = nbformat.read(path, as_version=4)

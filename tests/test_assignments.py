@@ -65,7 +65,7 @@ def test_source(name):
     notebook = source(name)
     cells = list(build.graded(notebook).values())
     ids = [cell.metadata.nbgrader.grade_id for cell in notebook.cells
-           if "nbgrader" in cell.metadata]  # fmt: skip
+           if "nbgrader" in cell.metadata]
     assert len(ids) == len(set(ids)), "grade_ids must be unique"
     for cell in cells:
         assert cell.metadata.nbgrader.schema_version == 3

@@ -59,7 +59,7 @@ def test_fetched_data_come_before_the_miniature(monkeypatch, tmp_path):
     monkeypatch.setenv(paths.FOLDER, str(tmp_path))
     monkeypatch.setattr(miniature, "build", lambda: "built")
     for name in ("py/CSI1_GLMbetas_allses_LHPPA.npy", "Presented_Stimuli/COCO/a.jpg",
-                 "Stimuli_Presentation_Lists/CSI1/CSI1_sess01/CSI_sess01_run01.txt"):  # fmt: skip
+                 "Stimuli_Presentation_Lists/CSI1/CSI1_sess01/CSI_sess01_run01.txt"):
         assert miniature.find_or_build() == ("built", False)
         path = tmp_path / "BOLD5000" / "BOLD5000_Stimuli" / name
         path.parent.mkdir(parents=True)

@@ -39,7 +39,7 @@ def stored(*cells):
         made.append(nbformat.v4.new_code_cell(source, execution_count=i, outputs=outputs))
     notebook = nbformat.v4.new_notebook(cells=made)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3",
-                                       "language": "python"}  # fmt: skip
+                                       "language": "python"}
     return notebook
 
 
@@ -53,7 +53,7 @@ NOTEBOOKS = {  # name: (notebook, does lax mode pass it, does strict mode)
     "failing_install": (stored((BARE, None), (SETUP, None)), False, False),
     "disabled_marker": (stored(("# NBVAL_CHECK_OUTPUT of this\nprint(6 * 7)", "41\n")),
                         True, False),
-}  # fmt: skip
+}
 
 
 REASONS = {  # what the report must say of those that lax mode refuses
@@ -76,9 +76,9 @@ def reports(tmp_path_factory):
     said = {}
     for mode in ("--nbval-lax", "--nbval"):
         command = [sys.executable, "-m", "pytest", "-rA", "-q", "-p", "no:randomly",
-                   "-p", "no:cacheprovider", mode, "--nbval-current-env", *paths]  # fmt: skip
+                   "-p", "no:cacheprovider", mode, "--nbval-current-env", *paths]
         done = subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)},
-                              capture_output=True, text=True, timeout=300)  # fmt: skip
+                              capture_output=True, text=True, timeout=300)
         said[mode] = done.stdout
     return said
 

@@ -22,7 +22,7 @@ SETUP = (ROOT / "notebooks" / "_setup_cell.py").read_text(encoding="utf-8").stri
 MARKERS = (
     "NBVAL_IGNORE_OUTPUT", "NBVAL_CHECK_OUTPUT", "NBVAL_RAISES_EXCEPTION", "NBVAL_SKIP",
     "NBVAL_TEST_NAME",
-)  # fmt: skip
+)
 
 
 def faults(notebook):
@@ -84,7 +84,7 @@ def test_faults_are_found():
     bad.metadata["widgets"] = {}
     bad.cells[1].execution_count = 7
     bad.cells[1].outputs = [nbformat.v4.new_output("stream", name="stderr", text="careful"),
-                            nbformat.v4.new_output("error", ename="ValueError")]  # fmt: skip
+                            nbformat.v4.new_output("error", ename="ValueError")]
     text = "\n".join(faults(bad))
     assert all(word in text for word in ("counts", "widgets", "stderr", "ValueError"))
     bare = nbformat.v4.new_notebook(cells=notebook_of(SETUP).cells[:1])
@@ -104,7 +104,7 @@ def test_badge_leads_to_the_notebook_itself():
         text = "".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
         links = re.findall(r"colab-badge\.svg\)\]\((\S+)\)", text)
         assert links == ["https://colab.research.google.com/github/visual-reconstruction/recon_lib/"
-                         f"blob/main/notebooks/{path.name}"]  # fmt: skip
+                         f"blob/main/notebooks/{path.name}"]
 
 
 def test_setup_is_put_into_a_notebook_and_nothing_else_changes(render, tmp_path):
@@ -145,7 +145,7 @@ def upstream(tmp_path):
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.org"]
     tag = re.search(r'"(v[\d.]+)"', SETUP)[1]
     for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "x"],
-                    ["tag", tag]):  # fmt: skip
+                    ["tag", tag]):
         subprocess.run([*git, *command], cwd=source, check=True, stdin=subprocess.DEVNULL)
     address = re.search(r'"(https://[^"]+)"', SETUP)[1]
     return {**os.environ, "GIT_CONFIG_COUNT": "1",
@@ -160,7 +160,7 @@ def fresh_session(tmp_path, env, pip="pass"):
     empty.mkdir(exist_ok=True)
     return subprocess.run(
         [sys.executable, script, ROOT / "notebooks" / "_setup_cell.py"], cwd=empty, env=env,
-        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)  # fmt: skip
+        capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
 
 @pytest.mark.slow

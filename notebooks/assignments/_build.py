@@ -61,13 +61,13 @@ def sources():
 def graded(notebook):
     """Cells that nbgrader knows: {grade_id: cell}."""
     return {cell.metadata.nbgrader.grade_id: cell
-            for cell in notebook.cells if "nbgrader" in cell.metadata}  # fmt: skip
+            for cell in notebook.cells if "nbgrader" in cell.metadata}
 
 
 def points(notebook):
     """Points of each exercise, in order: {id: points}."""
     return {name.removeprefix("test_"): cell.metadata.nbgrader.points
-            for name, cell in graded(notebook).items() if cell.metadata.nbgrader.grade}  # fmt: skip
+            for name, cell in graded(notebook).items() if cell.metadata.nbgrader.grade}
 
 
 def by_hand(cell):
@@ -104,7 +104,7 @@ def self_checking(release):
                           "adds tests with other numbers.", id="self-check-text"),
         new_code_cell(SELF_CHECK.format(tests=tests), id="self-check",
                       metadata={"cellView": "form", "jupyter": {"source_hidden": True}}),
-    ]  # fmt: skip
+    ]
     return release
 
 
