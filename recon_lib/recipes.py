@@ -247,7 +247,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     if repeats > 1:
         vectors = decoder.simulate(
             torch.from_numpy(latent.transform(seen)), torch.full((n,), repeats),
-            torch.Generator().manual_seed(seed),
+            torch.Generator().manual_seed(int(seed)),
         ).numpy()
     classifiers = load_classifiers()
     features = evaluation_space(x.train_pictures, classifiers[""])

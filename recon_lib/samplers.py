@@ -33,7 +33,7 @@ def initial_noise(n, shape, seed=0, first=0):
 
 def _generators(n, seed, first, stream=0):
     return [
-        torch.Generator().manual_seed((seed * 1_000_003 + first + i) * 2 + stream)
+        torch.Generator().manual_seed((int(seed) * 1_000_003 + first + i) * 2 + stream)
         for i in range(n)
     ]
 

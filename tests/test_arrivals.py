@@ -11,9 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
+import torch
 from PIL import Image
 
 from recon_lib.bold.glm import single_trial_betas
+from recon_lib.brain.features import train_factor_net
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_array, read_dict, read_table
 from recon_lib.data import bids, bold5000, raw_betas, release, stimuli, volumes
@@ -23,6 +25,8 @@ from recon_lib.data.loader import create_loader
 from recon_lib.data.pictures import as_uint8, read_picture, square_arrays
 from recon_lib.data.volumes import compact_box
 from recon_lib.decoding import crossval
+from recon_lib.samplers import initial_noise
+from recon_lib.world.scenes import draw, sample_factors
 
 RNG = np.random.default_rng(0)
 BETAS = RNG.standard_normal((6, 4))
@@ -578,3 +582,16 @@ def test_pictures_that_come_in_several_runs_cannot_be_held_out_by_run():
     own.groups = own.runs
     refuses(lambda: crossval.cross_validate(own),
             "3 showings of the 3 pictures are in another group .run. than the first")
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_seeds_may_be_numpys(kind):
+    assert torch.equal(initial_noise(3, (1, 2, 2), kind(200)), initial_noise(3, (1, 2, 2), 200))
+    pair = [create_loader(8, 4, images=PICTURES, vectors=lambda i, g: torch.rand(len(i), 2,
+            generator=g), seed=seed) for seed in (kind(200), 200)]
+    for (a, x), (b, y) in zip(*pair, strict=True):
+        assert torch.equal(a, b) and torch.equal(x, y)
+    factors = sample_factors(8, 1)
+    nets = [train_factor_net(draw(factors), factors, seed, epochs=1) for seed in (kind(3), 3)]
+    for a, b in zip(*(net.parameters() for net in nets), strict=True):
+        assert torch.equal(a, b)

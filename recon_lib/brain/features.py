@@ -105,7 +105,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
     -------
     kind, in evaluation mode
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = kind()

@@ -71,7 +71,7 @@ class BatchLoader:
                 raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
                                 "repair them, or drop them with their pictures")
         self.vectors = vectors
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, seed
+        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, int(seed)
         self.rank, self.world, self.epoch, self.mirror = rank, world, 0, mirror
 
     def shard(self, rank, world):

@@ -198,7 +198,7 @@ def sample_prior(decoder, prior, n, pseudo_trials=60.0, seed=0):
     if not 0 < pseudo_trials < np.inf:
         raise DataError(f"pseudo_trials is {pseudo_trials}; expected more than 0 pseudo-trials")
     check_prior(prior, len(decoder.noise_cholesky))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     some = torch.from_numpy(prior)[torch.randint(len(prior), (n,), generator=generator)]
     return decoder.simulate(some, torch.full((n,), float(pseudo_trials)), generator).numpy()
 
