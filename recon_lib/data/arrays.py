@@ -3,7 +3,7 @@
 import re
 import warnings
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from recon_lib.common.files import (
     read_array,
     read_dict,
     read_lines,
-    read_numbers,
     read_table,
 )
 from recon_lib.data.pictures import picture_files, read_pictures, square_arrays
@@ -79,16 +78,14 @@ class Pictures:
 
 @dataclass
 class GLMsingle:
-    """What GLMsingle left of a subject.
+    """What GLMsingle left of a subject; voxels of a volume are in C order.
 
     Attributes
     ----------
     betas : (trials, voxels) float32 array
         % signal change, in the order of the trials; NaN where a voxel has none.
-    hrf : (voxels,) array or None
-        Index of each voxel's HRF in GLMsingle's library.
-    r2 : (voxels,) array or None
-        Variance explained, in percent.
+    hrf, r2 : (voxels,) array or None
+        Index of each voxel's HRF in GLMsingle's library, and variance explained, in percent.
     """
 
     betas: np.ndarray
@@ -131,10 +128,10 @@ def read_labels(source, what):
     (trials,) array
         As they came: "3" in a text file is text.
     """
-    if isinstance(source, str | Path) and Path(source).suffix in TABLES:
-        source = _label_column(source, what)
-    elif isinstance(source, str | Path):
-        source = read_array(source, COLUMNS[what], text=True)
+    if isinstance(source, str | Path):
+        table = Path(source).suffix in TABLES
+        source = _label_column(source, what) if table else read_array(source, COLUMNS[what],
+                                                                      text=True)
     if np.ma.is_masked(source):
         raise DataError(f"{what}: {np.ma.count_masked(source)} entries are masked; expected a "
                         "label for each trial: leave those trials out")
@@ -142,28 +139,25 @@ def read_labels(source, what):
     if labels.ndim != 1 or labels.dtype == bool and what == "trial_image":
         raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
                         "entry for each trial")
-    return labels.astype(str) if labels.dtype.kind == "S" else labels
+    text = labels.dtype.kind in "US" or any(isinstance(label, str) for label in labels)
+    return labels.astype(str) if text else labels
 
 
 def _label_column(path, what):
     """The cells of a list, or of the one column of a table that holds these labels."""
     lines = read_lines(path)
     if Path(path).suffix == ".txt" and "\t" not in lines[0]:
-        lines = lines[1:] if lines[0].lower() in COLUMNS[what] else lines
-        return np.array(lines)
-    cells = [cell.strip().strip('"').lower() for cell in re.split("[\t;,]", lines[0])]
+        return np.array(lines[1:] if lines[0].lower() in COLUMNS[what] else lines)
+    cells = [cell.strip('" ').lower() for cell in re.split("[\t;,]", lines[0])]
     known = [name for name in COLUMNS[what] if name in cells]
     table = read_table(path, bool(known) or cells[0] == "", dtype=str, keep_default_na=False)
-    if known:
-        column = next(c for c in table if str(c).strip().lower() == known[0])
-    elif table.shape[1] == 1:
-        column = table.columns[0]
-    else:
-        raise DataError(f"{path}: {table.shape[1]} columns; expected one, or a heading that calls "
+    columns = [c for c in table if str(c).strip().lower() in known[:1]] or list(table)
+    if not known and len(columns) != 1:
+        raise DataError(f"{path}: {len(columns)} columns; expected one, or a heading that calls "
                         f"one of them {what}")
     if len(cells) > 1:
-        warnings.warn(f"{path}: {what} is column {column!r}", stacklevel=4)
-    return table[column].str.strip().to_numpy(str)
+        warnings.warn(f"{path}: {what} is column {columns[0]!r}", stacklevel=4)
+    return table[columns[0]].str.strip().to_numpy(str)
 
 
 def load_labels(source, what):
@@ -175,10 +169,8 @@ def load_labels(source, what):
         return labels.astype(str)
     if not (np.isfinite(numbers) & (numbers == np.rint(numbers))).all():
         raise DataError(f"{what} holds numbers that are not whole; expected indices or names")
-    whole = numbers.astype(int)
-    if labels.dtype.kind == "U" and len(set(labels.tolist())) > len(set(whole.tolist())):
-        return labels  # "1" and "01" are two labels
-    return whole
+    merged = labels.dtype.kind == "U" and len(np.unique(numbers)) < len(np.unique(labels))
+    return labels if merged else numbers.astype(int)  # "1" and "01" are two labels
 
 
 def load_betas(source):
@@ -187,16 +179,14 @@ def load_betas(source):
     What GLMsingle writes is read too, see `read_glmsingle`.
     """
     name = source if isinstance(source, str | Path) else "betas"
-    if isinstance(source, str | Path) and Path(source).suffix in TABLES:
-        source = read_numbers(source)
-    elif isinstance(source, str | Path):
-        if _is_dict(source):
+    if isinstance(source, str | Path) and Path(source).suffix not in TABLES:
+        if _is_dict(Path(source)):
             return read_glmsingle(source).betas
         path, key = find_array(source, BETAS, ndim=(2, 4))
         if key.rpartition("/")[2] in BETAS[:2]:
             return read_glmsingle(path, key).betas
-        source = read_array(f"{path}:{key}" if key else path)
-    betas = as_numbers(source, str(name))
+        source = f"{path}:{key}" if key else path
+    betas = as_numbers(source if name == "betas" else read_array(source), str(name))
     if betas.ndim != 2 or 0 in betas.shape:
         raise DataError(
             f"{name}: {betas.dtype} of shape {betas.shape}; expected numbers (trials, voxels)"
@@ -212,11 +202,11 @@ def _finite(betas):
 
 
 def _is_dict(path):
-    return Path(path).suffix == ".npy" and arrays_in(path)[""] == ((), np.dtype(object))
+    return path.suffix == ".npy" and arrays_in(path)[""] == ((), np.dtype(object))
 
 
 def read_glmsingle(path, key=None):
-    """Read a result of GLMsingle: its .npy, .hdf5 or .mat file of one of the types A to D.
+    """Read a result of GLMsingle, its .npy, .hdf5 or .mat file of one of the types A to D.
 
     Parameters
     ----------
@@ -227,26 +217,22 @@ def read_glmsingle(path, key=None):
     Returns
     -------
     GLMsingle
-        Voxels of a volume in C order: `betas.reshape(trials, x, y, z)` brings them back.
     """
+    path = Path(path)
     if _is_dict(path):
         held = read_dict(path)
-        found = {name: np.asarray(held[name]) for name in (*BETAS[:2], "HRFindex", "R2")
-                 if name in held}
+        found = [held.get(key) for key in (*BETAS[:2], "HRFindex", "R2")]
+        found = [found[1] if found[0] is None else found[0], *found[2:]]
     else:
-        key = key or find_array(path, BETAS[:2], ndim=(2, 4))[1]
-        folder = key[: key.rfind("/") + 1]
-        names = {key: BETAS[0], f"{folder}HRFindex": "HRFindex", f"{folder}R2": "R2"}
-        held = arrays_in(path)
-        found = {name: read_array(f"{path}:{k}") for k, name in names.items() if k in held}
-    betas = as_numbers(next((found[k] for k in BETAS[:2] if k in found), None), f"{path}: betas")
+        key, held = key or find_array(path, BETAS[:2], ndim=(2, 4))[1], arrays_in(path)
+        names = (key, *(f"{key[: key.rfind('/') + 1]}{name}" for name in ("HRFindex", "R2")))
+        found = [read_array(f"{path}:{name}") if name in held else None for name in names]
+    betas = as_numbers(found[0], f"{path}: betas")
     if betas.ndim not in (2, 4) or 0 in betas.shape:
         raise DataError(f"{path}: betas of shape {betas.shape}; expected (x, y, z, trials) or "
                         "(voxels, trials), as GLMsingle writes them")
     betas = _finite(betas.reshape(-1, betas.shape[-1]).T)
-    maps = [found[k].ravel() if k in found and found[k].size == betas.shape[1] else None
-            for k in ("HRFindex", "R2")]
-    return GLMsingle(betas, *maps)
+    return GLMsingle(betas, *(x if x is None else np.ravel(x) for x in found[1:]))
 
 
 def drop_useless(betas):
@@ -260,13 +246,13 @@ def drop_useless(betas):
     trials = ~np.isnan(betas).all(axis=1)
     missing = np.isnan(betas[trials]).any(axis=0)
     constant = ~missing & (np.ptp(betas[trials], axis=0) == 0) if trials.any() else missing
-    for count, of, what in (
-        ((~trials).sum(), len(trials), "trials dropped: no values at all"),
-        (missing.sum(), len(missing), "voxels dropped: values missing (NaN)"),
-        (constant.sum(), len(constant), "voxels dropped: the same value in every trial"),
+    for bad, what in (
+        (~trials, "trials dropped: no values at all"),
+        (missing, "voxels dropped: values missing (NaN)"),
+        (constant, "voxels dropped: the same value in every trial"),
     ):
-        if count:
-            warnings.warn(f"{int(count)} of {of} {what}", stacklevel=3)
+        if bad.any():
+            warnings.warn(f"{bad.sum()} of {len(bad)} {what}", stacklevel=3)
     voxels = np.flatnonzero(~missing & ~constant)
     if not trials.any() or len(voxels) == 0:
         raise DataError(
@@ -275,14 +261,15 @@ def drop_useless(betas):
     return np.flatnonzero(trials), voxels
 
 
-def match_trials(trial_image, trials, pictures):
+def match_trials(labels, trials, pictures):
     """Index of the picture of each trial, from indices, from names, or from equal numbers.
 
     Text that fits names is taken for names, even if it looks like a number.
 
     Parameters
     ----------
-    trial_image : see `load_trials`
+    labels : (trials,) array or None
+        See `read_labels`.
     trials : int
     pictures : Pictures
 
@@ -294,30 +281,28 @@ def match_trials(trial_image, trials, pictures):
         pictures have more than one natural order.
     """
     count, names = len(pictures.kept), pictures.names
-    if trial_image is None:
+    if labels is None:
         if trials != count:
             raise DataError(
                 f"{trials} trials but {count} pictures; give trial_image, the picture (index "
                 "from 0, or file name) of each trial"
             )
         return in_one_order(np.arange(trials), names)
-    given = read_labels(trial_image, "trial_image")
-    if len(given) != trials:
-        raise DataError(f"{trials} trials but {len(given)} entries in trial_image; expected equal")
-    text = given.dtype.kind in "US" or any(isinstance(label, str) for label in given)
-    given = given.astype(str) if text else given
-    if text and names is not None:
-        shown, unknown = _by_name(given.tolist(), names)
+    if len(labels) != trials:
+        raise DataError(f"{trials} trials but {len(labels)} entries in trial_image; expected equal")
+    unknown = []
+    if labels.dtype.kind == "U" and names is not None:
+        shown, unknown = _by_name(labels.tolist(), names)
+        index = np.array([int(one) if one.isdecimal() else -1 for one in labels.tolist()])
+        if not unknown and (index >= 0).all() and (index < count).all() and (index != shown).any():
+            raise DataError(
+                f"trial_image holds the text {labels[0]}, ..., which could be file names or "
+                f"indices from 0; give names with their ending ({Path(names[shown[0]]).name}), "
+                "or a list or .npy file of integers"
+            )
         if not unknown:
-            index = np.array([int(label) if label.isdecimal() else -1 for label in given.tolist()])
-            if (index >= 0).all() and (index < count).all() and (index != shown).any():
-                raise DataError(
-                    f"trial_image holds the text {given[0]}, ..., which could be file names or "
-                    f"indices from 0; give names with their ending ({Path(names[shown[0]]).name}), "
-                    "or a list or .npy file of integers"
-                )
             return shown
-    shown = load_labels(given, "trial_image")
+    shown = load_labels(labels, "trial_image")
     if shown.dtype.kind == "i":
         return in_one_order(_from_zero(shown, count), names)
     if names is None:
@@ -344,8 +329,7 @@ def _from_zero(shown, count):
 
 def in_one_order(shown, names):
     """Stop if indices mean other pictures when files are sorted as people and file lists do."""
-    order = range(len(names or []))
-    people = sorted(order, key=lambda i: [
+    people = sorted(range(len(names or [])), key=lambda i: [
         (0, int(part), "") if part.isdecimal() else (1, 0, part)
         for part in re.split(r"(\d+)", names[i].lower())])
     for one in shown.tolist() if names else []:
@@ -356,33 +340,21 @@ def in_one_order(shown, names):
     return shown
 
 
-def named_places(names):
-    """Which pictures a name may mean: its whole path only one, other keys maybe several.
-
-    Returns
-    -------
-    dict of str to set of int
-        By path, path without ending, file name, and file name without ending.
-    """
-    places, names = {}, [composed(name) for name in names]
-    for i, name in enumerate(names):
-        path = Path(name)
-        for key in {path.with_suffix("").as_posix(), path.name, path.stem}:
-            places.setdefault(key, set()).add(i)
-    return places | {name: {i} for i, name in enumerate(names)}
-
-
 def _by_name(given, names):
     """Index of the picture of each name (-1: none), and the names without one.
 
-    Folders that lead to the pictures, another case and `rep_` are overlooked where the name as
-    it stands is no picture's.
+    Folders that lead to the pictures, case and `rep_` are overlooked where the name as it stands
+    is no picture's.
     """
-    places, folded, found, moved = named_places(names), {}, {}, {}
-    for key, some in places.items():
-        folded.setdefault(key.lower(), set()).update(some)
+    places, found, moved = {}, {}, {}
+    for i, name in enumerate(names):
+        path = PurePosixPath(composed(name))
+        for key in {str(path), str(path.with_suffix("")), path.name, path.stem}:
+            for spelt in (key, (key.lower(),)):  # the second: whatever its case
+                places.setdefault(spelt, set()).add(i)
+        places[path] = {i}  # its whole path can mean no other
     for label in dict.fromkeys(given):
-        some, folder = _places_of(composed(label).split("/"), places, folded)
+        some, folder = _places_of(composed(label).split("/"), places)
         if len(some) > 1:
             one, other = (names[i] for i in sorted(some)[:2])
             raise DataError(f"trial_image: {label} could be {one} or {other}; give the path inside "
@@ -397,14 +369,14 @@ def _by_name(given, names):
     return np.array([found[label] for label in given], int), [k for k in found if found[k] < 0]
 
 
-def _places_of(parts, places, folded):
+def _places_of(parts, places):
     """The pictures that a path may mean, and the folders that had to be left out before it."""
     for start in range(0 if ".." in parts else len(parts)):
         tail = "/".join(parts[start:])
-        for key in (tail, plain_name(tail)):
-            for held, name in ((places, key), (folded, key.lower())):
-                if name in held:
-                    return held[name], "/".join(parts[:start])
+        for name in (tail, plain_name(tail)):
+            for key in (PurePosixPath(name), name, (name.lower(),)):
+                if key in places:
+                    return places[key], "/".join(parts[:start])
     return set(), ""
 
 
@@ -442,40 +414,37 @@ def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64
     UserWarning
         For pictures skipped, trials and voxels dropped, and all that was assumed.
     """
-    pictures, source = load_pictures(images, size, channels), betas
-    betas = load_betas(source)
-    trials = len(betas)
-    labels = {what: None if given is None else load_labels(given, what)
-              for what, given in (("groups", groups), ("runs", runs))}
-    wanted = len(pictures.kept) if trial_image is None else len(read_labels(trial_image,
-                                                                            "trial_image"))
-    if wanted == betas.shape[1] != trials:
-        raise DataError(f"betas of shape {betas.shape} for {wanted} trials; expected (trials, "
+    pictures, values = load_pictures(images, size, channels), load_betas(betas)
+    trials = len(values)
+    labels = None if trial_image is None else read_labels(trial_image, "trial_image")
+    told = len(pictures.kept if labels is None else labels)
+    if told == values.shape[1] != trials:
+        raise DataError(f"betas of shape {values.shape} for {told} trials; expected (trials, "
                         "voxels): they look transposed, turn them round")
-    shown = match_trials(trial_image, trials, pictures)
-    for what, given in labels.items():
+    shown = match_trials(labels, trials, pictures)
+    groups = shown if groups is None else load_labels(groups, "groups")
+    runs = None if runs is None else load_labels(runs, "runs")
+    for what, given in (("groups", groups), ("runs", runs)):
         if given is not None and len(given) != trials:
             raise DataError(f"{trials} trials but {len(given)} {what}; expected equal")
-    useful, voxels = drop_useless(betas)
+    useful, voxels = drop_useless(values)
     seen = pictures.kept[shown[useful]]
     if not seen.all():
-        warnings.warn(
-            f"{int((~seen).sum())} of {trials} trials dropped: their picture cannot be read",
-            stacklevel=2,
-        )
+        warnings.warn(f"{(~seen).sum()} of {trials} trials dropped: their picture cannot be read",
+                      stacklevel=2)
         useful = useful[seen]
     if len(useful) < 2:
         raise DataError(f"{len(useful)} usable trials; expected two or more")
-    place = (np.cumsum(pictures.kept) - 1)[shown[useful]]
-    return ArrayData(
-        pictures.images, betas[np.ix_(useful, voxels)], place,
-        place if groups is None else labels["groups"][useful],
-        None if runs is None else labels["runs"][useful], voxels,
-        (f"betas: {len(useful)} of {trials} trials, {len(voxels)} of {betas.shape[1]} voxels"
-         + (f", from {source}" if isinstance(source, str | Path) else ""),
-         f"pictures: {len(pictures.images)} of {len(pictures.kept)}"
-         + (f", from {images}" if isinstance(images, str | Path) else "")
-         + f"; {len(np.unique(place))} were shown; the first trial saw "
-         + (pictures.names[shown[useful[0]]] if pictures.names else f"picture {shown[useful[0]]}"),
-         ),
+    index = (np.cumsum(pictures.kept) - 1)[shown]  # among those that could be read
+    first, names = shown[useful[0]], pictures.names
+    report = (
+        f"betas: {len(useful)} of {trials} trials, {len(voxels)} of {values.shape[1]} voxels"
+        + (f", from {betas}" if isinstance(betas, str | Path) else ""),
+        f"pictures: {len(pictures.images)} of {len(pictures.kept)}"
+        + (f", from {images}" if isinstance(images, str | Path) else "")
+        + f"; {len(np.unique(index[useful]))} were shown; the first trial saw "
+        + (names[first] if names else f"picture {first}"),
     )
+    groups = index if groups is shown else groups
+    return ArrayData(pictures.images, values[np.ix_(useful, voxels)], index[useful],
+                     groups[useful], None if runs is None else runs[useful], voxels, report)
