@@ -13,6 +13,7 @@ import pytest
 import scipy.io
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from recon_lib.bold.glm import single_trial_betas
 from recon_lib.brain.features import train_factor_net
@@ -26,6 +27,8 @@ from recon_lib.data.pictures import as_uint8, read_picture, square_arrays
 from recon_lib.data.volumes import compact_box
 from recon_lib.decoding import crossval
 from recon_lib.samplers import initial_noise
+from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.unet import UNet
 from recon_lib.world.scenes import draw, sample_factors
 
 RNG = np.random.default_rng(0)
@@ -595,3 +598,53 @@ def test_seeds_may_be_numpys(kind):
     nets = [train_factor_net(draw(factors), factors, seed, epochs=1) for seed in (kind(3), 3)]
     for a, b in zip(*(net.parameters() for net in nets), strict=True):
         assert torch.equal(a, b)
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return iter(torch.zeros(4, 3, 16, 16))
+
+
+def loaders_of(images, *more, batch=4):
+    return DataLoader(TensorDataset(images, *more), batch)
+
+
+def test_loaders_of_other_makes_train_or_are_refused(tmp_path):
+    signed = torch.from_numpy(RNG.uniform(-1, 1, (8, 3, 16, 16))).float()
+    small = dict(channels=[8, 8], patch=4, attention=[], width=8)
+
+    def train(loader, condition=None):
+        kind = train_unconditional_diffusion if condition is None else train_conditional_diffusion
+        model = UNet(condition_size=condition, **small)
+        return kind(loader, image_size=16, device="cpu", model=model, out_dir=tmp_path / "m",
+                    max_steps=2, quiet=True, grids=0)
+
+    train(loaders_of(signed, torch.arange(8)))  # class numbers, as torchvision's have
+    vectors = torch.ones(8, 3)
+    vectors[6] = np.nan
+    late = signed.clone()
+    late[6] = (late[6] + 1) * 127.5
+    for loader, condition, match in (
+        (loaders_of((signed + 1) / 2), None, "to .-1, 1., as create_loader does .0 to 1: 2"),
+        (loaders_of(late), None, "values from .* to 2[0-9][0-9]; bring them to"),
+        ([{"pixel_values": signed}], None, "the loader yields pixel_values; expected tensors"),
+        (DataLoader(Stream(), 2), None, "the loader has no length"),
+        (loaders_of(signed, torch.arange(8)), 3, "yields pictures alone"),
+        (loaders_of(signed, vectors), 3, "vectors that hold NaN"),
+    ):
+        refuses(lambda a=loader, b=condition: train(a, b), match)
+
+
+def test_what_was_read_is_reported(mini_release, raw):
+    line = release.load(mini_release, "CSI2").report
+    assert "CSI2: 74 trials of " in line and "50 voxels in EarlyVis, LOC, OPA, PPA, RSC" in line
+    assert "GLMsingle_ROI_betas" in line and "pictures (repeated split)" in line
+    folder = raw / "volumes"
+    betas = bold5000.Betas(BOLD[:3], ROI, NAMES, np.ones(3, int), np.ones(3, int), "CSI1")
+    volumes.write_r2_volumes(folder, betas, IJK, (4, 5, 6))
+    shutil.copytree(raw / "derivatives", folder / "derivatives")
+    assert volumes.read_r2_volumes(folder, "CSI1").path.parent == folder
+    events(raw, onset=[2.0, 8.0, 14.0])
+    said = raw_betas.estimate_betas(raw, "CSI1")
+    assert "3 trials of 3 pictures in 1 runs such as" in said and "_bold.nii.gz, 30 voxels" in said
+    assert "a volume every 2 s" in said

@@ -58,6 +58,8 @@ class Betas:
     session, run : (trials,) int array
         Counted from 1; runs start anew in each session.
     subject : str
+    path : Path, optional
+        The first file that was read.
     """
 
     values: np.ndarray
@@ -66,6 +68,7 @@ class Betas:
     session: np.ndarray
     run: np.ndarray
     subject: str
+    path: Path | None = None
 
 
     def __post_init__(self):
@@ -192,7 +195,8 @@ def _assemble(root, subject, values, paths, trials):
     check_voxels(root, subject, counts, paths, expected)
     whole = np.concatenate(list(values.values()), axis=1).astype(np.float32)
     roi = np.repeat(list(counts), list(counts.values()))
-    return drop_voxels(Betas(whole, roi, trials.stimuli, trials.session, trials.run, subject))
+    return drop_voxels(Betas(whole, roi, trials.stimuli, trials.session, trials.run, subject,
+                             next(iter(paths.values()))))
 
 
 def check_voxels(root, subject, counts, paths, trials):

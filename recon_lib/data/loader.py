@@ -145,6 +145,44 @@ class BatchLoader:
         self.epoch = epoch + 1
 
 
+def batch_of(item):
+    """Pictures and brain vectors of what any loader yields.
+
+    Parameters
+    ----------
+    item : Tensor, or tuple that starts with one
+        (b, C, H, W), from -1 to 1; then perhaps brain vectors (b, d). Class numbers are left out.
+
+    Returns
+    -------
+    images : Tensor (b, C, H, W)
+    vectors : Tensor (b, d), or None
+
+    Raises
+    ------
+    DataError
+        For anything else, values far from that range, or vectors that are not finite.
+    """
+    images, vectors = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
+    if not isinstance(images, torch.Tensor) or images.ndim != 4:
+        what = ", ".join(map(str, item)) if isinstance(item, Mapping) else type(images).__name__
+        raise DataError(f"the loader yields {what}; expected tensors (b, C, H, W) of pictures, or "
+                        "pictures and vectors (b, d): give create_loader the data")
+    if images.device.type == "cpu":  # elsewhere it would wait for all that was asked before
+        low, high = images.aminmax()
+        if not -1.5 <= low <= high <= 1.5:  # a resize may overshoot a little
+            raise DataError(
+                f"the loader yields pictures with values from {low:.3g} to {high:.3g}; bring them "
+                "to [-1, 1], as create_loader does (0 to 255: x / 127.5 - 1)"
+            )
+    if not isinstance(vectors, torch.Tensor) or vectors.ndim < 2:
+        return images, None
+    if vectors.device.type == "cpu" and not vectors.isfinite().all():
+        raise DataError("the loader yields vectors that hold NaN or infinite values; expected "
+                        "numbers: repair them, or drop them with their pictures")
+    return images, vectors
+
+
 def create_loader(
     image_size, batch_size, data_path=None, images=None, vectors=None, shuffle=True, seed=0,
     channels=None, rank=0, world=1, mirror=False,

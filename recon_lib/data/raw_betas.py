@@ -36,6 +36,11 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
         third and the fourth, 4 to 8 s after onset.
     **options
         For `glm.single_trial_betas`.
+
+    Returns
+    -------
+    str
+        What was read, in a line.
     """
     values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
     total = len(bids.list_runs(root, name))
@@ -53,16 +58,18 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
         shown += one.names
         session += [one.session] * len(one.names)
         run += [one.run] * len(one.names)
-        roi = one.roi
+        last = one
 
     def of_subject(parts):
         values = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
-        return bold5000.Betas(values, roi, shown, np.array(session), np.array(run), name)
+        return bold5000.Betas(values, last.roi, shown, np.array(session), np.array(run), name)
 
     for point in points:
         bold5000.write_r1(root, of_subject(signal[point]), tr=point)
     bold5000.write_r2(root, of_subject(values))
     mark_complete(Path(root, BETAS), {"subject": name})
+    return (f"{name}: {len(shown)} trials of {len(set(shown))} pictures in {total} runs such as "
+            f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s")
 
 
 def estimate_whole_brain(root=ROOT, name=SUBJECT, block=8192):

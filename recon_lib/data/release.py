@@ -46,6 +46,8 @@ class Experiment:
         How the test trials were chosen.
     held : tuple of str
         The held-out categories.
+    report : str
+        What was read, in a line.
     test_index : (m,) int array
         The pictures of the test trials, sorted.
     """
@@ -61,6 +63,7 @@ class Experiment:
     truth: Path | None = None
     split: str = "repeated"
     held: tuple = ()
+    report: str = ""
     test_index: np.ndarray = field(init=False)
 
     def __post_init__(self):
@@ -189,10 +192,15 @@ def load_experiment(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size
     else:
         raise DataError(f"split is {split!r}; expected repeated or category")
     test = np.isin(np.arange(len(image)), tested)
+    areas = ", ".join(dict.fromkeys(area[2:] for area in data.roi))
+    report = (f"{name}: {len(image)} trials of {len(names)} pictures, {len(data.roi)} voxels in "
+              f"{areas}, from {data.path.parent}; test: {test.sum()} trials of "
+              f"{len(np.unique(image[test]))} pictures ({split} split)")
     return Experiment(
         stimuli.read_images(root, names, size), image,
         zscore_sessions(data.values, data.session, ~test), data.roi, test, data.session, names,
         factors, truth if truth.exists() else None, split, tuple(held or ()),
+        report,
     )
 
 

@@ -296,5 +296,5 @@ def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
         part[:, (part == 0).all(0)] = np.nan  # not acquired
         values[mine] = part
     return drop_voxels(
-        Betas(values, masks.roi, trials.stimuli, trials.session, trials.run, subject)
+        Betas(values, masks.roi, trials.stimuli, trials.session, trials.run, subject, path)
     )

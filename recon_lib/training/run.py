@@ -9,12 +9,13 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import is_tensorboard_available
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from recon_lib.common.errors import DataError, Interrupted, atomic_write, enough_memory, writing
 from recon_lib.common.folders import alone_in
+from recon_lib.data.loader import BatchLoader, batch_of
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.samplers import dpm_solver, initial_noise
 from recon_lib.training.checkpoints import (
@@ -67,6 +68,10 @@ def first_batch(loader, image_size=None):
     DataError
         If it is empty, its pictures are not `image_size` square or far from [-1, 1].
     """
+    if not hasattr(loader, "__len__") or isinstance(getattr(loader, "dataset", None),
+                                                    IterableDataset):
+        raise DataError("the loader has no length, as of an iterable data set; expected one that "
+                        "has: give create_loader the pictures")
     item = next(iter(loader), None)
     if item is None:
         raise DataError("the loader is empty; give it at least one batch of pictures")
@@ -78,17 +83,17 @@ def first_batch(loader, image_size=None):
             "give create_loader and the training the same size"
         )
     low, high = images.aminmax()
-    if not -1.5 <= low <= high <= 1.5:  # a resize may overshoot a little
+    if low >= 0 and not isinstance(loader, BatchLoader):
         raise DataError(
             f"the loader yields pictures with values from {low:.3g} to {high:.3g}; bring them to "
-            "[-1, 1], as create_loader does (0 to 255: x / 127.5 - 1)"
+            "[-1, 1], as create_loader does (0 to 1: 2 * x - 1)"
         )
     return images, vectors
 
 
 def unpack(item, device):
     """Pictures and vectors (or None) of a loader's item, on the device."""
-    images, vectors = (*item, None)[:2] if isinstance(item, (tuple, list)) else (item, None)
+    images, vectors = batch_of(item)
     images = images.to(device, torch.float32, memory_format=torch.channels_last)
     return images, None if vectors is None else vectors.to(device)
 
