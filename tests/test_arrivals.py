@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from recon_lib.bold.glm import single_trial_betas
+from recon_lib.bold.single_trial import estimate, hrf_fit
 from recon_lib.brain.features import train_factor_net
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_array, read_dict, read_table
@@ -648,3 +649,16 @@ def test_what_was_read_is_reported(mini_release, raw):
     said = raw_betas.estimate_betas(raw, "CSI1")
     assert "3 trials of 3 pictures in 1 runs such as" in said and "_bold.nii.gz, 30 voxels" in said
     assert "a volume every 2 s" in said
+
+
+def test_a_voxel_with_a_negative_mean_has_no_betas():
+    bold = np.concatenate([BOLD[:, :5], -BOLD[:, :1]], axis=1)
+    found = single_trial_betas(bold, ONSETS, 2.0)
+    assert np.isnan(found[:, 5]).all()
+    assert np.array_equal(found[:, :5], single_trial_betas(BOLD[:, :5], ONSETS, 2.0))
+
+
+def test_runs_of_other_voxels_are_refused():
+    runs = [(BOLD, ONSETS), (BOLD[:, :-1], ONSETS)]
+    refuses(lambda: estimate(runs, 2.0), "run 2 has .29,. voxels, the first has .30,.; expected")
+    refuses(lambda: hrf_fit(runs, 2.0), "run 2 has .29,. voxels")

@@ -88,7 +88,7 @@ def percent_change(bold):
     Returns
     -------
     (volumes, voxels) array
-        NaN for voxels that hold NaN or never vary (outside the brain).
+        NaN for voxels that hold NaN, never vary (outside the brain) or have no positive mean.
 
     Raises
     ------
@@ -104,6 +104,7 @@ def percent_change(bold):
             f"the BOLD has a median baseline of {np.median(alive):.3g}; percent signal change "
             "needs a positive one: give data that are not demeaned (or use fit_trials)"
         )
+    mean[mean <= 0] = np.nan  # its betas would change their sign
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
 
 

@@ -142,11 +142,16 @@ def ridge_betas(runs, tr, hrf, fraction, confounds=None, durations=1.0, high_pas
 
 
 def some_runs(runs, confounds=None):
-    """Stop unless there is a run, and confounds for each or for none."""
+    """Stop unless there are runs of the same voxels, and confounds for each or for none."""
     if len(runs) == 0 or (confounds is not None and len(confounds) != len(runs)):
         count = "no" if confounds is None else len(confounds)
         raise DataError(f"{len(runs)} runs with {count} sets of confounds; expected one run or "
                         "more, and confounds for each or for none")
+    voxels = [np.shape(bold)[1:] for bold, _ in runs]
+    if len(set(voxels)) > 1:
+        other = next(i for i, shape in enumerate(voxels) if shape != voxels[0])
+        raise DataError(f"run {other + 1} has {voxels[other]} voxels, the first has {voxels[0]}; "
+                        "expected the same voxels in all: take those that all runs have")
 
 
 def without_drift(bold, tr, high_pass, confounds, run):

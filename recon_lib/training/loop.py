@@ -35,7 +35,7 @@ def train(model, loader, training, device="cuda", model_in=None, out_dir="result
     with Run(model, loader, training, device, model_in, out_dir) as run:
         for images, vectors in run.batches():  # (b, C, H, W), (b, d) or None
             step = run.step
-            torch.manual_seed(training.seed * 1_000_003 + step)
+            torch.manual_seed(int(training.seed) * 1_000_003 + step)
             t, noise, keep = draw_noise(images, len(run.alpha_bar), training.drop, run.accelerator)
             loss = diffusion_loss(
                 run.net, images, run.alpha_bar, t, noise, training.prediction, vectors, keep

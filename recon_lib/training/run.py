@@ -51,7 +51,7 @@ def endless(loader, epoch, batch, seed):
         own = getattr(getattr(loader.batch_sampler, "sampler", None), "generator", None)
     while True:
         for draw in (torch, own) if own is not None else (torch,):
-            draw.manual_seed(2**31 + seed * 1_000_003 + epoch)
+            draw.manual_seed(2**31 + int(seed) * 1_000_003 + epoch)
         if hasattr(loader, "set_epoch"):
             loader.set_epoch(epoch)
         for i, item in enumerate(loader, start=1):
