@@ -61,10 +61,12 @@ def guided(denoise, other, alpha_bar, scale=2.0, interval=None, clamp=True):
     check_guidance(scale, interval)
 
     def guess(x_t, t):
-        x0 = denoise(x_t, t)
-        if scale != 1 and inside(interval, t, alpha_bar):
-            o = other(x_t, t)
-            x0 = o + scale * (x0 - o)
+        if scale == 1 or not inside(interval, t, alpha_bar):
+            x0 = denoise(x_t, t)
+        else:
+            x0 = other(x_t, t)
+            if scale != 0:
+                x0 = x0 + scale * (denoise(x_t, t) - x0)
         return x0.clamp(-1, 1) if clamp else x0
 
     return guess
