@@ -1,84 +1,232 @@
 """The whole road from a shell: `python -m recon_lib --help`."""
 
+import inspect
+import math
 import os
+import re
 import sys
 import time
-from dataclasses import replace
-from enum import StrEnum
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from recon_lib.common.errors import DataError, Interrupted, enough_memory
+from recon_lib.common.paths import FOLDER, data_folder, experiment_folder, results_folder
 
 app = typer.Typer(
-    help="Read a picture back from the brain signal that it evoked.",
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Read a picture back from the brain signal that it evoked.\n\n"
+         f"Data are kept in {data_folder()}, results in {results_folder()}, wherever you stand; "
+         f"${FOLDER} names another folder for both.",
+    add_completion=False, pretty_exceptions_enable=False,
 )
+train = typer.Typer(help="Train one of the networks on a release; see also train-pictures.")
+app.add_typer(train, name="train")
+MOVED = {  # options that a command took once, and the command that has them now
+    "reconstruct": ("--images --betas --trials --groups --runs --size --folds --train-steps",
+                    "reconstruct-arrays"),
+    "train": ("--images --size", "train-pictures"),
+    "quality": ("--dream --prior", "quality-prior --data"),
+}
 
-Data = Annotated[Path, typer.Option(help="Folder of the experiment, or of a BOLD5000 release.")]
-Out = Annotated[Path, typer.Option(help="Where results go.")]
-Seed = Annotated[int, typer.Option(help="Same seed, same result.")]
-Subject = Annotated[str, typer.Option(help="CSI1 to CSI4.")]
-Release = Annotated[int, typer.Option(help="1: ROI time points; 2: single-trial betas.")]
-Split = Annotated[str, typer.Option(help="What is test: repeated (pictures), or category.")]
-Model = Annotated[Path | None, typer.Option(help="Conditional model; default: the shipped one.")]
-Scale = Annotated[float | None, typer.Option(help="Guidance scale; 1: none.")]
-Steps = Annotated[int | None, typer.Option(help="Steps of the sampler.", min=1)]
-Strength = Annotated[float | None, typer.Option(help="Of the likelihood's pull; 0: none.")]
-PseudoTrials = Annotated[float | None, typer.Option(
-    "--pseudo-trials", "--trust", help="Weight of the retrieval prior, in trials; 0: none."
-)]
-Candidates = Annotated[
-    int | None, typer.Option(help="Drawn for each picture; the likeliest is kept.", min=1)
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 
-EXPERIMENT, RESULTS = Path("data/experiment"), Path("results")
+def finite(value):
+    """Refuse NaN and infinity: they pass through comparisons."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number")
+    return value
+
+
+def positive(value):
+    """Refuse a learning rate that is none."""
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{value} is not above 0 and up to 1")
+    return value
+
+
+def subject_names(text):
+    """Refuse what cannot be the names of subjects, such as a path."""
+    if not re.fullmatch(r"\w+(,\w+)*", text):
+        raise typer.BadParameter(f"{text!r} names no subject; expected CSI1 to CSI4")
+    return text
+
+
+def writable(path):
+    """Refuse, before any work, a folder that could not be written in the end."""
+    place = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise typer.BadParameter(f"{place} is not a folder that you may write to")
+    return path
+
+
+def present(device):
+    """The device, or what takes its place on this machine."""
+    from recon_lib.training.device import pick_device
+
+    return pick_device(device)
+
+
+def option(text, *flags, **more):
+    """An option with its help."""
+    return typer.Option(*flags, help=text, **more)
+
+
+def folder(text, default, told, **more):
+    """A folder; its default (in words: `told`) is asked for when the program runs."""
+    return option(text, default_factory=default, show_default=told, **more)
+
+
+def into(*parts):
+    """A folder of results."""
+    return folder("Where results go.", lambda: results_folder().joinpath(*parts),
+                  "/".join(["results", *parts]), callback=writable)
+
+
+Data = Annotated[Path, folder("The experiment, or a BOLD5000 release.", experiment_folder,
+                              "the experiment")]
+NewData = Annotated[Path, folder("Folder to make.", experiment_folder, "the experiment",
+                                 callback=writable)]
+Out = Annotated[Path, into()]
+Images = Annotated[Path, option("Your pictures: a folder, or an array file.")]
+File = Path | None
+Seed = Annotated[int, option("Same seed, same result.", min=0, max=2**31 - 1)]
+Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_names)]
+Subjects = Annotated[str, option("CSI1 to CSI4, or several: CSI1,CSI2.", callback=subject_names)]
+Model = Annotated[str, option("Conditional model: a file, or the shipped one.")]
+Size = Annotated[int, option("Side of the pictures in pixels.", min=1, max=1024)]
+Steps = Annotated[int, option("Steps of the sampler.", min=1, max=1000)]
+Samples = Annotated[int, option("Samples.", min=8, max=100_000)]
+Mirror = Annotated[bool, option("Mirror half of the pictures.", "--mirror")]
+Extra = Annotated[int | None, option("TinyScenes to add to the training pictures.", min=0,
+                                     max=1_000_000)]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"],
+                   option("Where networks run.", callback=present)]
+Weight = float | None
+
+
+@dataclass(kw_only=True)
+class Source:
+    """Which data of a release."""
+
+    data: Data
+    subject: Subject = "CSI1"
+    release: Annotated[int, option("1: ROI time points; 2: single-trial betas.", min=1, max=2)] = 2
+    split: Annotated[Literal["repeated", "category"], option("What is test.")] = "repeated"
+
+
+@dataclass(kw_only=True)
+class Sources(Source):
+    """The same, of one subject or several."""
+
+    subject: Subjects = "CSI1"
+
+
+@dataclass(kw_only=True)
+class Fitting:
+    """How a diffusion model is trained."""
+
+    start: Annotated[File, option("Checkpoint to resume, or model to start from.")] = None
+    steps: Annotated[int | None, option("Default: 30,000; of the guide 4,500.", min=1,
+                                        max=10**9)] = None
+    batch: Annotated[int, option("Pictures a step, in each process.", min=1, max=2**16)] = 32
+    lr: Annotated[float, option("Peak learning rate.", callback=positive)] = 1.5e-3
+    seed: Seed = 0
+    device: Device = "auto"
+    compiled: Annotated[bool, option("Compile the network first.", "--compile")] = False
+    tensorboard: Annotated[bool, option("Log to TensorBoard too.", "--tensorboard")] = False
+
+    def options(self):
+        """Keywords of `recipes.fit`."""
+        return {name: value for name, value in vars(self).items() if name != "steps" or value}
+
+
+@dataclass(kw_only=True)
+class Drawing:
+    """How pictures are drawn, where other than was chosen on training trials."""
+
+    scale: Annotated[Weight, option("Guidance scale; 1: none.", min=0, callback=finite)] = None
+    steps: Annotated[int | None, option("Steps of the sampler.", min=1, max=1000)] = None
+    strength: Annotated[Weight, option("Of the likelihood's pull; 0: none.", min=0,
+                                       callback=finite)] = None
+    candidates: Annotated[int | None, option("Drawn for each picture; the likeliest is kept.",
+                                             min=1, max=1000)] = None
+    pseudo_trials: Annotated[Weight, option("Weight of the retrieval prior, in trials; 0: none.",
+                                            "--pseudo-trials", "--trust", min=0,
+                                            callback=finite)] = None
+
+    def sampling(self):
+        """The chosen way of sampling with what was asked for."""
+        from recon_lib.decoding.sampling import SAMPLING
+
+        given: dict = {name: value for name, value in vars(self).items() if value is not None}
+        return replace(SAMPLING, **given)
+
+
+def with_options(command):
+    """A command of which a parameter that is a dataclass stands for an option for each field."""
+    taken, bundles = [], {}
+    for one in inspect.signature(command).parameters.values():
+        if is_dataclass(one.annotation):
+            bundles[one.name] = one.annotation
+            taken += inspect.signature(one.annotation).parameters.values()
+        else:
+            taken.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @wraps(command)
+    def call(**given):
+        made = {name: kind(**{f.name: given.pop(f.name) for f in fields(kind)})
+                for name, kind in bundles.items()}
+        return command(**given, **made)
+
+    call.__signature__ = inspect.Signature(taken)
+    call.__annotations__ = {one.name: one.annotation for one in taken}
+    return call
 
 
 def say(text):
     """Tell the user what happens now; of several processes (accelerate launch) the first speaks."""
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") != "0":
+        return
+    try:
         typer.echo(text)
+    except OSError as error:
+        sys.stdout = None  # Python would try once more at the end
+        raise DataError(f"cannot write to the standard output: {error.strerror}") from error
 
 
 @app.command()
 def fetch(
-    dataset: Annotated[str, typer.Argument(help="bold5000, the only one so far.")],
+    dataset: Annotated[Literal["bold5000"], typer.Argument(case_sensitive=False)],
+    out: Annotated[Path, folder("Where it goes.", lambda: data_folder() / "BOLD5000",
+                                "BOLD5000 among the data", callback=writable)],
     more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
-    parts: Annotated[list[str] | None, typer.Option(
-        help="roi-betas images lists roi-times brain-betas masks runs; default: the first three."
-    )] = None,
-    out: Annotated[Path | None, typer.Option(help="Default: data/BOLD5000, by the code.")] = None,
+    subject: Subjects = "CSI1",
+    parts: Annotated[list[str] | None, option(
+        "roi-betas images lists roi-times brain-betas masks runs; default: the first three.")]
+    = None,
 ):
     """Fetch parts of BOLD5000; a broken download goes on where it stopped."""
-    from recon_lib.common.paths import data_folder
     from recon_lib.data import fetch as fetching
 
-    if dataset.lower() != "bold5000":
-        raise DataError(f"no data set {dataset}; expected bold5000")
-    wanted = [*(parts or []), *(more or [])] or list(fetching.PARTS)[:3]
-    out = out or data_folder() / "BOLD5000"
+    wanted = [*(parts or []), *(more or [])] or fetching.TRAINING
     fetching.fetch(subject.split(","), wanted, out, say)
 
 
 @app.command()
 def simulate(
-    out: Data = EXPERIMENT, seed: Seed = 0,
-    images: Annotated[Path | None, typer.Option(help="Your pictures: folder or array.")] = None,
+    out: NewData, seed: Seed = 0,
+    images: Annotated[File, option("Your pictures: a folder, or an array file.")] = None,
 ):
     """Simulate a subject who looks at pictures: raw BOLD runs in BOLD5000's layout."""
+    from recon_lib.data.arrays import load_pictures
     from recon_lib.world import experiment
     from recon_lib.world.subject import design_for
 
     if images is None:
         experiment.build(out, seed)
     else:
-        from recon_lib.data.arrays import load_pictures
-
         own = load_pictures(images, experiment.SIZE, 3).images
         experiment.build(out, seed, own, **design_for(len(own)))
     say(f"the experiment is in {out}")
@@ -86,10 +234,9 @@ def simulate(
 
 @app.command()
 def betas(
-    data: Data = EXPERIMENT, subject: Subject = "CSI1",
-    whole_brain: Annotated[bool, typer.Option(
-        "--whole-brain", help="Every voxel of the brain mask, with an HRF and a ridge of its own."
-    )] = False,
+    data: Data, subject: Subject = "CSI1",
+    whole_brain: Annotated[bool, option("Every voxel of the brain mask, with an HRF and a ridge of "
+                                        "its own.", "--whole-brain")] = False,
 ):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
     from recon_lib.data import raw_betas
@@ -101,206 +248,234 @@ def betas(
     say(f"betas of {subject} are in {data}: ROIs/ (release 1), {raw_betas.BETAS}/ (release 2)")
 
 
-class Stage(StrEnum):
-    """What to train."""
-
-    features = "features"
-    guide = "guide"
-    unconditional = "unconditional"
-    conditional = "conditional"
-
-
-@app.command()
-def train(
-    stage: Stage,
-    data: Data = EXPERIMENT, out: Out = RESULTS, release: Release = 2, split: Split = "repeated",
-    subject: Annotated[str, typer.Option(help="CSI1 to CSI4, or several: CSI1,CSI2.")] = "CSI1",
-    start: Annotated[Path | None, typer.Option(help="Checkpoint to resume, model to start from.")]
-    = None,
-    steps: Annotated[int | None, typer.Option(
-        help="Training steps; default: 30,000, for the guide 4,500.", min=1
-    )] = None,
-    batch: Annotated[int, typer.Option(help="Pictures a step, in each process.", min=1)] = 32,
-    extra: Annotated[int | None, typer.Option(help="TinyScenes to add to the training pictures.")]
-    = None,
-    images: Annotated[Path | None, typer.Option(
-        help="Your own pictures (folder or array file), no brain; not --data."
-    )] = None,
-    size: Annotated[int, typer.Option(help="Side of your own pictures, divisible by 16.")] = 64,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1.5e-3,
-    mirror: Annotated[bool, typer.Option("--mirror", help="Mirror half of the pictures; no brain.")]
-    = False,
-    seed: Seed = 0, device: Device = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
-    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Log to TensorBoard too.")]
-    = False,
-):
-    """Train a stage: the networks that see, the unconditional or the conditional model, or a guide.
-
-    The networks that see (features) have a recipe of their own; for them only --out counts. The
-    guide is a small unconditional model for samples to move away from (see `quality --guide`).
-    """
+def train_stage(stage, source, fitting, out, extra, **options):
+    """Train a diffusion model on the training pictures of a release."""
     from recon_lib import recipes
     from recon_lib.data.release import load_subjects
     from recon_lib.training.device import close_process_group
 
-    if images is not None and (stage not in ("unconditional", "guide") or extra is not None):
-        raise DataError("--images is for the unconditional model and its guide, without --extra; "
-                        "to train on pictures with your betas, see `reconstruct --images --betas`")
-    options = dict(start=start, batch=batch, lr=lr, mirror=mirror, seed=seed, device=device,
-                   compiled=compiled, tensorboard=tensorboard)
-    if steps is not None:
-        options["steps"] = steps
-    if stage == "features":
-        recipes.train_readers(out / stage)
-    elif images is not None:
-        recipes.train_own(images, out / stage, size, stage, **options)
-    else:
-        subjects = load_subjects(data, subject.split(","), release, split).values()
-        recipes.train_stage(stage, subjects, out / stage, extra, **options)
+    subjects = load_subjects(source.data, source.subject.split(","), source.release, source.split)
+    recipes.train_stage(stage, subjects.values(), out / stage, extra, **fitting.options(),
+                        **options)
     close_process_group()
     say(f"done: see {out / stage}")
 
 
-@app.command()
-def quality(
-    model: Annotated[str, typer.Option(help="A model of TinyScenes.")] = "unconditional",
-    out: Out = RESULTS / "quality", n: Annotated[int, typer.Option(help="Samples.")] = 1000,
-    steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
-    prior: Annotated[Path | None, typer.Option(
-        "--prior", "--dream", help="Experiment whose retrieval prior gives brain vectors."
-    )] = None,
-    guide: Annotated[str | None, typer.Option(
-        help="Guidance model to move away from: the shipped one is 'guide'."
-    )] = None,
-):
-    """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
-    from recon_lib import recipes, results
-    from recon_lib.course import plots
-    from recon_lib.data.release import load_experiment
-    from recon_lib.training.device import pick_device
+@train.command()
+def features(out: Out):
+    """Train the networks that give features and that score, by a recipe of their own."""
+    from recon_lib import recipes
 
-    experiment = None if prior is None else load_experiment(prior)
-    table, made = recipes.sample_quality(model, n, steps, seed, pick_device(device), experiment,
-                                         guide)
+    recipes.train_readers(out / "features")
+    say(f"done: see {out / 'features'}")
+
+
+@train.command()
+@with_options
+def guide(source: Sources, fitting: Fitting, out: Out, extra: Extra = None,
+          mirror: Mirror = False):
+    """Train a small guidance model, for samples to move away from: see quality --guide."""
+    train_stage("guide", source, fitting, out, extra, mirror=mirror)
+
+
+@train.command()
+@with_options
+def unconditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None,
+                  mirror: Mirror = False):
+    """Train the diffusion model that draws without a brain."""
+    train_stage("unconditional", source, fitting, out, extra, mirror=mirror)
+
+
+@train.command()
+@with_options
+def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None):
+    """Train the diffusion model that brain vectors drive."""
+    train_stage("conditional", source, fitting, out, extra)
+
+
+@app.command()
+@with_options
+def train_pictures(
+    images: Images, fitting: Fitting, out: Out, size: Size = 64, mirror: Mirror = False,
+    guide: Annotated[bool, option("Train the guide of such a model.", "--guide")] = False,
+):
+    """Train the unconditional model on pictures of your own; their side is divisible by 16."""
+    from recon_lib import recipes
+    from recon_lib.training.device import close_process_group
+
+    stage = "guide" if guide else "unconditional"
+    recipes.train_own(images, out / stage, size, stage, mirror=mirror, **fitting.options())
+    close_process_group()
+    say(f"done: see {out / stage}")
+
+
+def show(out, name, table, figure):
+    """Write scores and a figure, and say where they are."""
+    from recon_lib import results
+
     results.write_scores(out, table)
-    results.save_figure(out / "samples.png", plots.image_grid(made[:36], columns=6))
+    results.save_figure(out / name, figure)
+    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / name}")
+
+
+def show_quality(out, table, pictures):
+    """Tell the scores of samples, and draw the first of them."""
+    from recon_lib.course import plots
+
     for name, value in table["samples"].items():
         say(f"{name:>16}  {value:8.4f}   new scenes {table['new scenes'][name]:8.4f}")
-    say(f"\nscores: {out / 'scores.json'}\nfirst 36 samples: {out / 'samples.png'}")
+    show(out, "samples.png", table, plots.image_grid(pictures[:36], columns=6))
 
 
 @app.command()
-def reconstruct(
-    data: Data = EXPERIMENT, out: Out = RESULTS, subject: Subject = "CSI1", release: Release = 2,
-    split: Split = "repeated",
-    images: Annotated[str | None, typer.Option(help="Your pictures: folder or array file.")] = None,
-    betas: Annotated[str | None, typer.Option(help="Your betas: (trials, voxels) file.")] = None,
-    trials: Annotated[str | None, typer.Option(help="Picture of each trial: index, name.")] = None,
-    groups: Annotated[str | None, typer.Option(help="What to hold out together; default: picture.")]
-    = None,
-    runs: Annotated[str | None, typer.Option(help="Run of each trial, held out whole.")] = None,
-    size: Annotated[int, typer.Option(help="Side of the pictures, for your own data.")] = 64,
-    folds: Annotated[int | None, typer.Option(help="Number of folds, for your own data.")] = None,
-    train_steps: Annotated[int, typer.Option(help="0: no network, the exact denoiser.")] = 0,
-    model: Model = None, seed: Seed = 0, scale: Scale = None, steps: Steps = None,
-    strength: Strength = None, candidates: Candidates = None, pseudo_trials: PseudoTrials = None,
-    device: Device = "auto",
+def quality(
+    out: Annotated[Path, into("quality")],
+    model: Annotated[str, option("A model of TinyScenes.")] = "unconditional",
+    guide: Annotated[str | None, option("Guidance model: 'guide', or a file.")] = None,
+    n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
 ):
-    """Reconstruct held-out pictures: from a release (--data), or from your own arrays.
+    """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
+    from recon_lib import recipes
+
+    show_quality(out, *recipes.sample_quality(model, n, steps, seed, device, guide))
+
+
+@app.command()
+def quality_prior(
+    out: Annotated[Path, into("quality")], data: Data, model: Model = "conditional",
+    n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
+):
+    """The same for a conditional model, with brain vectors that are drawn first, too."""
+    from recon_lib import recipes
+    from recon_lib.data.release import load_experiment
+
+    show_quality(out, *recipes.prior_quality(load_experiment(data), model, n, steps, seed, device))
+
+
+@app.command()
+@with_options
+def reconstruct(source: Source, drawing: Drawing, out: Out, model: Model = "conditional",
+                seed: Seed = 0, device: Device = "auto"):
+    """Reconstruct the test pictures of a release.
 
     How to sample was chosen on training trials; --scale, --steps, --strength, --candidates and
-    --pseudo-trials choose otherwise.
+    --pseudo-trials choose otherwise. For data of your own: reconstruct-arrays.
     """
     from recon_lib import results
-    from recon_lib.decoding.crossval import CrossValidation
-    from recon_lib.decoding.sampling import MODEL, SAMPLING
-    from recon_lib.training.device import pick_device
 
-    asked: dict = dict(scale=scale, steps=steps, strength=strength, candidates=candidates,
-                 pseudo_trials=pseudo_trials)
-    sampling = replace(SAMPLING, **{k: v for k, v in asked.items() if v is not None})
-    device = pick_device(device)
-    if (images is None) != (betas is None):
-        raise DataError("--images and --betas belong together; give both, or neither for --data")
-    if images is None and any(v is not None for v in (trials, groups, runs, folds)):
-        raise DataError("--trials, --groups, --runs and --folds are for your own data; give "
-                        "--images and --betas too")
-    if images is None:
-        source = results.Release(data, subject, release, split)
-        results.reconstruct_release(out, source, model or MODEL, seed, sampling, device, say)
-        return
+    release = results.Release(**vars(source))
+    results.reconstruct_release(out, release, model, seed, drawing.sampling(), device, say)
+
+
+@app.command()
+@with_options
+def reconstruct_arrays(
+    images: Images, betas: Annotated[Path, option("Your betas: a (trials, voxels) file.")],
+    drawing: Drawing, out: Out,
+    trials: Annotated[File, option("Picture of each trial: index from 0, or name.")] = None,
+    groups: Annotated[File, option("What to hold out together; default: run, or picture.")] = None,
+    runs: Annotated[File, option("Run of each trial, held out whole.")] = None,
+    size: Size = 64,
+    folds: Annotated[int | None, option("Number of folds.", min=2)] = None,
+    train_steps: Annotated[int, option("Of a network in each fold; 0: the exact denoiser.",
+                                       min=0, max=10**9)] = 0,
+    model: Annotated[str | None, option("A ready conditional model.")] = None,
+    seed: Seed = 0, device: Device = "auto",
+):
+    """Reconstruct every trial of your own pictures and betas, cross-validated."""
+    from recon_lib import results
     from recon_lib.data.arrays import load_trials
+    from recon_lib.decoding.crossval import CrossValidation
 
     own = load_trials(images, betas, trials, groups, runs, size)
     say("\n".join(own.report))
     if groups is None and runs is not None:
         own.groups = own.runs
-    options = CrossValidation(folds, model, train_steps, sampling=sampling, device=device,
-                              out_dir=out / "folds")
+    options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(),
+                              device=device, out_dir=out / "folds")
     results.reconstruct_arrays(out, own, options, seed, say)
 
 
 @app.command()
-def score(
-    out: Out = RESULTS,
-    permutations: Annotated[int, typer.Option(help="For p-values.", min=1)] = 1000,
-):
-    """Score what `reconstruct` left in the folder of results, and draw the figure."""
+def score(out: Out,
+          permutations: Annotated[int, option("For p-values.", min=1, max=10**6)] = 1000):
+    """Score what a reconstruction left in the folder of results, and draw the figure."""
     from recon_lib import results
 
     results.score(out, permutations, say)
 
 
 @app.command()
-def haxby(out: Out = RESULTS / "haxby", model: Model = None, seed: Seed = 0, steps: Steps = None):
+def haxby(out: Annotated[Path, into("haxby")], model: Model = "conditional", seed: Seed = 0,
+          steps: Steps = 20):
     """A real brain: Haxby's recordings drive the model, leave-one-run-out."""
-    from recon_lib import results
     from recon_lib.course import plots
     from recon_lib.decoding.haxby import drive
-    from recon_lib.decoding.sampling import MODEL, SAMPLING
     from recon_lib.scores.haxby import score_blocks
     from recon_lib.scores.report import load_classifiers
 
-    result = drive(model or MODEL, seed, steps or SAMPLING.steps, say)
+    result = drive(model, seed, steps, say)
     table = score_blocks(result, load_classifiers(), seed)
-    results.write_scores(out, table)
-    results.save_figure(out / "reconstructions.png", plots.reconstructions(result["figure"]))
     for name, value in table["scores"].items():
         say(f"{name:>40}  {value:.3f}")
-    say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
+    show(out, "reconstructions.png", table, plots.reconstructions(result["figure"]))
 
 
 @app.command()
-def run(data: Data = EXPERIMENT, out: Out = RESULTS, seed: Seed = 0):
+def run(data: NewData, out: Out, seed: Seed = 0):
     """The main job: simulate, estimate betas, reconstruct, score. What is there is kept."""
-    from recon_lib.common.files import is_complete
+    from recon_lib import results
     from recon_lib.world import experiment
 
     start = time.time()
-    say("1 of 4: a simulated subject looks at 4916 pictures in 142 runs")
-    simulate(data, seed)
+    say(f"1 of 4: a simulated subject looks at 4916 pictures in 142 runs ({data})")
+    experiment.build(data, seed)
     say("2 of 4: single-trial betas from the BOLD")
-    if not is_complete(data / experiment.BETAS):
-        betas(data)
+    experiment.ready(data, seed)
     say("3 of 4: pictures from betas")
-    reconstruct(data, out, seed=seed)
+    results.reconstruct_release(out, results.Release(data), "conditional", seed,
+                                Drawing().sampling(), present("auto"), say)
     say("4 of 4: scores")
-    score(out)
+    results.score(out, 1000, say)
     say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")
 
 
-def main():
-    """Entry point: an error about data, disk or memory is one line and exit status 2.
+def told(error):
+    """A refusal by the command-line library as one line, with the command that does it now."""
+    text = " ".join(error.format_message().split()).rstrip(".")
+    path = error.ctx.command_path if getattr(error, "ctx", None) else "recon_lib"
+    for command, (options, now) in MOVED.items():
+        option = getattr(error, "option_name", None)
+        if command in path.split() and option in options.split():
+            return f"{text}; that is `python -m recon_lib {now}` now"
+    return f"{text}; see `{path} --help`"
 
-    A training stopped by Ctrl-C or SIGTERM: one line, and status 130 or 143.
+
+def main():
+    """Entry point: what went wrong is one line on stderr and exit status 2.
+
+    Stopped by Ctrl-C or SIGTERM: one line, and status 130 or 143.
     """
+    for stream in (sys.stdout, sys.stderr):  # a code page may lack a letter: never for that
+        if stream is not None:
+            stream.reconfigure(errors="replace")
+    refusal = typer.BadParameter.__mro__[2]  # ClickException, of the click that this typer uses
+    status = 2
     try:
         with enough_memory("--batch in training, or the number of pictures or voxels"):
-            app(standalone_mode=True)
-    except (DataError, FloatingPointError, Interrupted) as error:  # the second: a loss that burst
-        print(f"recon_lib: {error}", file=sys.stderr)
-        sys.exit(error.status if isinstance(error, Interrupted) else 2)
+            sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
+    except refusal as error:
+        line = told(error)
+    except (DataError, FloatingPointError) as error:  # the second: a loss that burst
+        line = error
+    except OSError as error:  # the system refuses, where nobody thought of it
+        line = f"{error.filename or 'the system'}: {error.strerror or error}"
+    except Interrupted as error:  # of a training, which says how to go on
+        line, status = error, error.status
+    except typer.Abort:
+        line, status = "stopped", 130
+    print(f"recon_lib: {line}", file=sys.stderr)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ from recon_lib.decoding.sampling import (
     SAMPLING,
     Guidance,
     load_conditional,
+    load_drawing,
     sample_pictures,
 )
 from recon_lib.scores.hog_net import HogNet, distorted
@@ -288,8 +289,19 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
                     classifier) for setting in settings]
 
 
-def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", experiment=None,
-                   guide=None):
+def score_samples(model, info, vectors, seed, sampling, guidance):
+    """Draw samples of TinyScenes and hold them against new scenes; see `sample_quality`."""
+    n = vectors if isinstance(vectors, int) else len(vectors)
+    new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
+    known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
+    made = sample_pictures(model, info, vectors, seed, sampling, guidance)
+    classifier = load_factor_net("evaluation_classifier")
+    rows = {"samples": made, "new scenes": new[:n]}
+    scores = {name: quality_scores(row, new[n:], classifier, known) for name, row in rows.items()}
+    return scores, made
+
+
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", guide=None):
     """Scores of samples without a brain, for the card of a model of TinyScenes.
 
     Parameters
@@ -300,9 +312,6 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
         Samples, and as many new scenes to compare with.
     steps : int
         Of DPM-Solver++(2M).
-    experiment : Experiment, optional
-        Then a conditional model draws for vectors of its retrieval prior, as a subject of this
-        experiment would have sent them; see `retrieval_prior.sample_prior`.
     guide : path, or the name of a shipped model, optional
         Then the samples move away from this guidance model, see `guidance.guided`.
 
@@ -314,24 +323,19 @@ def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu",
     pictures : (n, H, W, 3) uint8 array
         The samples.
     """
-    if experiment is not None and guide is not None:
-        raise DataError("found an experiment and a guidance model; give one of them: the second "
-                        "is for samples without brain vectors")
-    vectors, sampling, guidance = n, replace(PLAIN, steps=steps), None
-    if experiment is None:
-        model, info = load_model(path, device)
-        if guide is not None:
-            sampling = replace(AUTOGUIDANCE, steps=steps)
-            guidance = Guidance(load_model(guide, device))
-    else:
-        net, decoder = with_decoder(path, experiment, seed, device)
-        model, info, guidance = net.model, net.info, Guidance(net.guidance_model)
-        vectors = sample_prior(decoder, net.latent.prior, n, SAMPLING.pseudo_trials, seed)
-        sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
-    new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
-    known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
-    made = sample_pictures(model, info, vectors, seed, sampling, guidance)
-    classifier = load_factor_net("evaluation_classifier")
-    rows = {"samples": made, "new scenes": new[:n]}
-    scores = {name: quality_scores(row, new[n:], classifier, known) for name, row in rows.items()}
-    return scores, made
+    sampling, guidance = replace(PLAIN, steps=steps), None
+    if guide is not None:
+        sampling = replace(AUTOGUIDANCE, steps=steps)
+        guidance = Guidance(load_drawing(guide, device))
+    return score_samples(*load_drawing(path, device), n, seed, sampling, guidance)
+
+
+def prior_quality(experiment, path="conditional", n=1000, steps=20, seed=0, device="cpu"):
+    """The same of a conditional model, with brain vectors that are drawn first, too.
+
+    They are such as a subject of this experiment would have sent: `retrieval_prior.sample_prior`.
+    """
+    net, decoder = with_decoder(path, experiment, seed, device)
+    vectors = sample_prior(decoder, net.latent.prior, n, SAMPLING.pseudo_trials, seed)
+    sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
+    return score_samples(net.model, net.info, vectors, seed, sampling, Guidance(net.guidance_model))

@@ -536,15 +536,16 @@ def test_longer_pictures_and_short_scans_in_betas(raw):
 def test_repeated_pictures_are_found_however_the_list_spells_them(mini_release, tmp_path):
     shutil.copytree(mini_release, tmp_path / "r")
     root, path = tmp_path / "r", next((tmp_path / "r").rglob("repeated_stimuli_113_list.txt"))
-    want, names = release.load(root, "CSI1").test, path.read_text().split()
+    want, names = release.load_experiment(root, "CSI1").test, path.read_text().split()
     for change in (lambda n: n.upper(), lambda n: n.rpartition(".")[0], lambda n: f"stimuli/{n}",
                    lambda n: f"stimuli\\{n}", lambda n: n.replace(".JPEG", ".jpg")):
         path.write_text("\n".join(map(change, names)))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            assert np.array_equal(release.load(root, "CSI1").test, want)
+            assert np.array_equal(release.load_experiment(root, "CSI1").test, want)
     path.write_text("\n".join([*names[1:], "x" + names[0]]))
-    refuses(lambda: release.load(root, "CSI1"), "1 names on the list of repeated pictures are no p")
+    refuses(lambda: release.load_experiment(root, "CSI1"),
+            "1 names on the list of repeated pictures are no p")
 
 
 def test_pictures_of_a_release_are_found_however_the_disk_spells_them(tmp_path):

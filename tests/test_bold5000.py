@@ -6,7 +6,7 @@ import pytest
 import scipy.io
 
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import mark_complete
+from recon_lib.common.folders import mark_complete
 from recon_lib.data import bold5000
 from recon_lib.data.bold5000 import KEYS, VOXELS, Betas, read_r1, read_r2, write_r1, write_r2
 from recon_lib.data.splits import split_by_group

@@ -16,9 +16,14 @@ from PIL import Image
 from recon_lib import __main__ as shell
 from recon_lib import results
 from recon_lib.brain.latents import load_latent, save_latent
+from recon_lib.common.errors import DataError
+from recon_lib.data.arrays import load_pictures
+from recon_lib.data.loader import create_loader
+from recon_lib.data.splits import folds
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Guidance, load_conditional, sample_pictures
 from recon_lib.training import run as runs
 from recon_lib.training.checkpoints import load_model, save_model
+from recon_lib.training.device import pick_device
 
 DECODERS = {"diffusion", "conditional", "map_retrieval", "ridge", "retrieval", "mean_image",
             "unconditional", "shuffled_brain", "brain_vector", "encoding_model", "ideal_observer",
@@ -75,7 +80,7 @@ def own(tmp_path):
 def own_args(own, **change):
     options = {"images": own / "pictures", "betas": own / "betas.npy", "out": own / "out",
                "folds": 2, "steps": 1, "device": "cpu"} | change
-    return ["reconstruct", *(x for k, v in options.items() for x in (f"--{k}", v))]
+    return ["reconstruct-arrays", *(x for k, v in options.items() for x in (f"--{k}", v))]
 
 
 def release_args(data, model, out, *more):
@@ -165,10 +170,10 @@ def test_simulate_refuses_bad_pictures(refused, own):
     (dict(trials="trials.txt"), "10 trials but 3 entries"),
     (dict(trials="high.txt"), "trial_image runs from 1 to 10 ... count from 0"),
     (dict(runs="trials.txt"), "10 trials but 3 "),
-    (dict(folds=1), "1 folds"),
+    (dict(folds=1), "'--folds'"),
     (dict(folds=11), "11 folds"),
     ({"size": 18, "train-steps": 3}, "side 18"),
-    (dict(device="tpu"), "device is 'tpu'"),
+    (dict(device="tpu"), "--device"),
     (dict(model="absent.safetensors"), "no model at"),
 ])  # fmt: skip
 @pytest.mark.filterwarnings("ignore:.*dropped")
@@ -196,7 +201,8 @@ def test_a_picture_in_both_sets_is_refused(refused, own, tiny_model):
 
 
 def test_pictures_without_betas(refused, own):
-    refused("--images and --betas belong together", "reconstruct", "--images", own / "pictures")
+    refused("Missing option '--betas'", "reconstruct-arrays", "--images", own / "pictures")
+    refused("recon_lib reconstruct-arrays` now", "reconstruct", "--images", own / "pictures")
 
 
 def test_bad_releases(refused, copy, tiny_model, tmp_path):
@@ -207,7 +213,7 @@ def test_bad_releases(refused, copy, tiny_model, tmp_path):
         assert not out.exists()
 
     attempt("CSI3", "--subject", "CSI3")
-    attempt("release is 7; expected 1 or 2", "--release", 7)
+    attempt("'--release'", "--release", 7)
     h5 = copy / "ROIs/CSI1/h5/CSI1_ROIs_TR34.h5"
     h5.write_bytes(h5.read_bytes()[:-2000])
     attempt("CSI1_ROIs_TR34.h5: cannot be read ... truncated", "--release", 1)
@@ -239,6 +245,8 @@ def test_bad_models(refused, miniature, tmp_path):
     attempt("no checkpoint at", folder / "absent.pt")
     path = folder / "model.safetensors"
     save_model(random_unet(15), path, {"prediction": "x0"})
+    attempt("does not say its image_size, schedule", path)
+    save_model(random_unet(15), path, dict(prediction="x0", schedule="cosine", image_size=64))
     attempt("latent.safetensors", path)
     path.write_bytes(path.read_bytes()[:-1000])
     attempt("not a model of this project", path)
@@ -280,8 +288,7 @@ def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_p
     refused("another architecture", "train", "unconditional", "--data", miniature, "--extra", 0,
             "--out", tmp_path / "out", "--start", path, "--steps", 1, "--device", "cpu")
     refused("no folder", "train", "unconditional", "--data", tmp_path / "nowhere")
-    refused("mirror with brain vectors", "train", "conditional", "--data", miniature, "--extra", 0,
-            "--out", tmp_path / "out", "--mirror", "--device", "cpu")
+    refused("No such option", "train", "conditional", "--data", miniature, "--mirror")
 
 
 @pytest.mark.slow
@@ -304,8 +311,7 @@ def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkey
     assert guide.config["channels"] not in asked
     assert run(*quality, "--guide", path)[0] == 0
     assert guide.config["channels"] in asked
-    refused("an experiment and a guidance model", *quality, "--guide", path,
-            "--dream", miniature)
+    refused("recon_lib quality-prior --data` now", *quality, "--guide", path, "--dream", miniature)
 
 
 @pytest.mark.slow
@@ -313,7 +319,7 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     """A folder, grey or in colour, becomes a model of such pictures; TensorBoard gets the log."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    train = ["train", "unconditional", "--steps", 2, "--batch", 2, "--device", "cpu", "--size", 16]
+    train = ["train-pictures", "--steps", 2, "--batch", 2, "--device", "cpu", "--size", 16]
     (own / "grey").mkdir()
     for i in range(3):
         Image.open(own / "pictures" / f"{i}.png").convert("L").save(own / "grey" / f"{i}.png")
@@ -334,16 +340,16 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     plain, turned = (np.genfromtxt(own / name / "unconditional" / "loss.csv", delimiter=",")[1:, 3]
                      for name in ("of pictures", "new"))
     assert len(plain) == len(turned) == 2 and (plain != turned).any()
-    refused("--images is for the unconditional model", *pictures, "--extra", 5)
-    assert run("train", "guide", *pictures[2:])[0] == 0
+    refused("No such option", *pictures, "--extra", 5)
+    assert run(*pictures, "--guide")[0] == 0
     pair = [load_model(own / "new" / stage / "model.safetensors")
             for stage in ("unconditional", "guide")]
     away = sample_pictures(*pair[0], 2, 0, replace(PLAIN, steps=1, scale=2), Guidance(pair[1]))
     assert away.shape == (2, 16, 16, 3)
-    refused("--images is for the unconditional model", "train", "conditional", *pictures[2:])
+    refused("recon_lib train-pictures` now", "train", "conditional", *pictures[1:])
     refused("absent ... no such", *train, "--images", own / "absent")
     refused("3 x 20 x 20 ... divisible by 16", *pictures, "--size", 20)
-    refused("side of the pictures is 0", *pictures, "--size", 0)
+    refused("'--size'", *pictures, "--size", 0)
     monkeypatch.setattr(runs, "is_tensorboard_available", lambda: False)
     refused("pip install tensorboard", *pictures, "--tensorboard")
 
@@ -359,8 +365,8 @@ def test_the_older_name_of_an_option_still_counts(run, monkeypatch, name):
 
 def test_numbers_without_a_meaning_are_refused(refused, miniature, tiny_model, tmp_path):
     base = release_args(miniature, tiny_model, tmp_path / "out")
-    refused("are for your own data", *base, "--folds", 3)
-    refused("steps is 1001; choose 1 to 1000", *base, "--steps", 1001)
+    refused("recon_lib reconstruct-arrays` now", *base, "--folds", 3)
+    refused("'--steps'", *base, "--steps", 1001)
 
 
 @pytest.mark.slow
@@ -391,7 +397,8 @@ def test_as_a_program_of_its_own(tmp_path):
     """No traceback from three libraries down."""
     def program(*args):
         return subprocess.run([sys.executable, "-m", "recon_lib", *args], capture_output=True,
-                              text=True, cwd=tmp_path)
+                              text=True, cwd=tmp_path,
+                              env=os.environ | {"RECON_LIB_DATA": str(tmp_path)})
 
     done = program("score")
     assert done.returncode == 2 and done.stdout == ""
@@ -415,3 +422,17 @@ def test_held_out_categories_and_several_subjects(run, refused, mini_release, tm
     assert run("score", *out, "--permutations", 9)[0] == 0
     info = json.loads((tmp_path / "scores.json").read_text())["info"]
     assert info["split"] == "category" and info["held"] and info["subject"] == "CSI4"
+
+
+def test_the_library_refuses_what_the_shell_refuses(loaded):
+    """Whoever calls a function has no shell in front of it."""
+    images = np.zeros((4, 16, 16, 3), np.uint8)
+    for refuse, told in (
+        (lambda: pick_device("tpu"), "device is 'tpu'"),
+        (lambda: load_pictures(images, 0), "side of the pictures is 0"),
+        (lambda: create_loader(16, 2, images=images, vectors=np.zeros((4, 3)), mirror=True),
+         "mirror with brain vectors"),
+        (lambda: folds(np.arange(4), 1), "1 folds"),
+    ):
+        with pytest.raises(DataError, match=told):
+            refuse()

@@ -1,8 +1,8 @@
 """A miniature of the embedded experiment: whole or not there, and read back as it was made."""
 
-import os
+import json
 import shutil
-import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -15,9 +15,9 @@ from recon_lib.bold.glm import single_trial_betas
 from recon_lib.bold.single_trial import estimate
 from recon_lib.common import folders
 from recon_lib.common.errors import DataError
-from recon_lib.data import bids, raw_betas, release
+from recon_lib.data import bids, bold5000, raw_betas, release
 from recon_lib.data.bold5000 import KEYS, TR, read_r1, read_r2
-from recon_lib.data.release import Experiment
+from recon_lib.data.release import BETAS, Experiment
 from recon_lib.world import experiment, scenes, subject, tuning
 
 PICTURES = 222 - 24 + 6
@@ -223,20 +223,23 @@ def test_load_says_what_is_missing(miniature, tmp_path):
     assert part.betas.shape == (222, 36) and set(part.roi) == {"LHPPA", "RHPPA", "LHLOC", "RHLOC"}
 
 
+@contextmanager
+def no_locks(path, busy=None):
+    yield False
+
+
 def test_leftovers_of_a_killed_build_are_removed(tmp_path, monkeypatch):
-    left, fresh = tmp_path / ".small.1.partial", tmp_path / ".small.2.partial"
-    for folder in (left, fresh):
-        folder.mkdir()
-        (folder / "half").write_text("x")
-    hours_ago = time.time() - 7200
-    os.utime(left, (hours_ago, hours_ago))
+    left = tmp_path / ".small.partial"
+    left.mkdir()
+    (left / "half").write_text("x")
     with monkeypatch.context() as without:
-        without.setattr(folders, "fcntl", None)
-        experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
-    assert not left.exists() and fresh.exists()  # somebody may still be writing the fresh one
+        without.setattr(folders, "only_one", no_locks)
+        build(tmp_path / "small")
+    assert left.exists()  # without locks somebody may still be writing it
     shutil.rmtree(tmp_path / "small")
-    experiment.build(tmp_path / "small", voxels=SMALL, **SHORT)
-    assert not fresh.exists()  # we hold the lock, so nobody is
+    build(tmp_path / "small")
+    assert not left.exists()  # we hold the lock, so nobody is
+    assert not (tmp_path / "small" / "half").exists()
 
 
 def test_the_whole_brain_is_estimated_as_its_regions_would_be(tmp_path):
@@ -266,5 +269,105 @@ def test_experiments_whose_factors_hold_a_kind_load(miniature, loaded, tmp_path)
         factors.dtype.names = ("kind", *factors.dtype.names[1:])
         del file["factors"]
         file["factors"] = factors
-    assert np.array_equal(experiment.load(old).factors, loaded.factors)
+    assert np.array_equal(release.load_experiment(old).factors, loaded.factors)
     assert loaded.factors.dtype == scenes.FACTORS
+
+
+@pytest.mark.parametrize("name", ["small", "*", "[ab]", "small.v2", ".small"])
+def test_a_build_leaves_its_neighbours_alone(tmp_path, name):
+    """Unfinished folders of others, whatever their names and ours have in common."""
+    others = [f".{other}.{end}" for other in ("small", "*", "[ab]", "a", "small.v2", "")
+              for end in ("partial", "lock", "7.partial")]
+    others = [other for other in others if other not in (f".{name}.partial", f".{name}.lock")]
+    for other in others:
+        (tmp_path / other).mkdir()
+        (tmp_path / other / "work").write_text("of years")
+    build(tmp_path / name)
+    assert all((tmp_path / other / "work").exists() for other in others)
+    assert {p.name for p in tmp_path.iterdir()} - {f".{name}.lock"} == {*others, name}
+
+
+def test_a_mark_is_believed_only_with_what_it_lists(tmp_path):
+    root = build(tmp_path / "small")
+    experiment.estimate_betas(root)
+    before = state(root)
+    build(root)
+    assert state(root) == before
+    (root / BETAS / "py").rename(tmp_path / "py")
+    assert folders.is_complete(root) and not folders.is_complete(root / BETAS)
+    with pytest.raises(DataError, match="py/CSI1.*no such file.*estimate them again"):
+        release.load_experiment(root)
+    experiment.estimate_betas(root)
+    assert folders.is_complete(root / BETAS)
+    gone = next(root.rglob("*_bold.nii.gz"))
+    gone.unlink()
+    assert not folders.is_complete(root)
+    with pytest.raises(DataError, match=f"lost 1 of its files, such as .*{gone.name}"):
+        build(root)
+    mark = root / folders.MARK
+    held = json.loads(mark.read_text())
+    assert str(gone.relative_to(root)) in held.pop("files")
+    mark.write_text(json.dumps(held))  # as older versions wrote it: no list
+    assert folders.is_complete(root) and build(root) == root
+    for text in ("[]", '{"files": 3}', '{"voxels": {"CSI1": 3}}', "[" * 100_000, "\xff", ""):
+        mark.write_text(text, encoding="latin-1")
+        assert not folders.is_complete(root)
+        with pytest.raises(DataError, match="COMPLETE.json"):
+            release.load_experiment(root)
+
+
+def test_an_unfinished_folder_that_somebody_empties_is_not_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "write_experiment", lambda partial, *_: partial.mkdir())
+    with pytest.raises(DataError, match="was emptied"):
+        build(tmp_path / "small")
+    assert left_in(tmp_path) == []
+
+
+def test_an_unfinished_folder_is_not_read(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    half = build(tmp_path / "other").rename(work / ".small.partial")
+    with pytest.raises(DataError, match="sub-CSI1: no such file"):
+        experiment.estimate_betas(work)
+    half.rename(work / "small")
+    experiment.estimate_betas(work)  # one folder further down is fine
+
+
+def test_betas_by_two_methods_are_not_read(tmp_path, monkeypatch):
+    """Killed while the areas are rewritten: neither the mark nor a reader takes it for whole."""
+    root = build(tmp_path / "small")
+    experiment.estimate_betas(root)
+    release.load_experiment(root)
+    usual, written = bold5000.atomic_write, []
+
+    def die(path):
+        written.append(path)
+        if len(written) > 4:
+            raise KeyboardInterrupt
+        return usual(path)
+
+    monkeypatch.setattr(bold5000, "atomic_write", die)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.estimate_betas(root, method="lss")
+    assert not folders.is_complete(root / BETAS)
+    with pytest.raises(DataError, match="not whole.*recon_lib betas"):
+        release.load_experiment(root)
+    monkeypatch.undo()
+    experiment.estimate_betas(root)
+    release.load_experiment(root)
+
+
+def test_a_build_behind_a_link_and_at_odd_places(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    (tmp_path / "dangling").symlink_to(tmp_path / "new")
+    for name, place in (("link", "disk"), ("dangling", "new")):
+        assert build(tmp_path / name) == tmp_path / name
+        assert (tmp_path / name).is_symlink() and folders.is_complete(tmp_path / place)
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for where, told in ((tmp_path / "file", "is a file"), (".", "where you stand"), ("", "where"),
+                        ("/", "where"), (tmp_path / "file" / "below", "cannot write")):
+        with pytest.raises(DataError, match=told):
+            build(where)

@@ -1,5 +1,6 @@
 """Fetching, from a server of our own on this machine: nothing is downloaded from anywhere else."""
 
+import gzip
 import hashlib
 import io
 import json
@@ -14,7 +15,7 @@ import pytest
 
 from recon_lib import __main__ as shell
 from recon_lib.common.errors import DataError
-from recon_lib.data import fetch
+from recon_lib.data import download, fetch
 from recon_lib.data.bold5000 import read_r2
 from recon_lib.data.download import Remote, fetch_file
 from recon_lib.data.stimuli import read_images, read_repeated
@@ -37,7 +38,7 @@ def zipped(root, folders, prefix=""):
 def host(mini_release, monkeypatch):
     """A server with figshare's interface, a bucket's and plain files; `host.log` has requests."""
     raw = mini_release / "ds001499"
-    state = SimpleNamespace(files={}, log=[], cut=None, status=None, ranges=True)
+    state = SimpleNamespace(files={}, log=[], cut=None, status=None, ranges=True, headers={})
     state.files["/one.bin"] = FILE
     stimuli = zipped(mini_release, ["BOLD5000_Stimuli"])
     state.files["/images.zip"] = stimuli
@@ -91,7 +92,7 @@ def host(mini_release, monkeypatch):
                 self.wfile.write(data[start : start + state.cut])
                 self.close_connection = True
                 return None
-            self.send(data[start:], 206 if start else 200)
+            self.send(data[start:], 206 if start else 200, **state.headers)
 
     def page_of(query):
         """A bucket's list, four keys a page."""
@@ -149,9 +150,9 @@ def test_a_file_comes_whole_and_only_once(host, tmp_path, md5, size):
 def test_a_broken_download_goes_on_where_it_stopped(host, tmp_path, ranges):
     host.cut = 70_000
     host.ranges = ranges
-    if ranges:  # each try brings one piece more
+    if ranges:  # what each try brought is kept
         assert fetch_file(one(host), tmp_path / "one.bin").read_bytes() == FILE
-        pieces = [f"bytes={2**16 * i}-" for i in range(1, 5)]
+        pieces = [f"bytes={70_000 * i}-" for i in range(1, 5)]
         assert [r for _, r in host.log] == [None, *pieces]
         return
     with pytest.raises(DataError, match="one.bin: the connection broke 4 times.*goes on from"):
@@ -184,6 +185,68 @@ def test_a_folder_that_cannot_be_written(host, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(DataError, match="cannot write"):
         fetch_file(one(host), tmp_path / "file" / "one.bin")
+
+
+def test_a_host_that_packs_what_it_sends(host, tmp_path):
+    """Bytes are taken as they come: five that would unpack to millions are refused."""
+    bomb = gzip.compress(bytes(50_000_000))
+    host.files["/one.bin"], host.headers = bomb, {"Content_Encoding": "gzip"}
+    told = Remote(f"{host.url}/one.bin", "one.bin", 5)
+    with pytest.raises(DataError, match="one.bin: 127.0.0.1:.* sends more than it told"):
+        fetch_file(told, tmp_path / "one.bin")
+    assert sum(p.stat().st_size for p in tmp_path.iterdir()) <= 5
+    whole = Remote(f"{host.url}/one.bin", "two.bin", len(bomb))
+    assert fetch_file(whole, tmp_path / "two.bin").read_bytes() == bomb
+
+
+def test_a_host_without_end(host, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "LARGEST", 100_000)
+    with pytest.raises(DataError, match="sends more than it told"):
+        fetch_file(one(host, md5=False, size=False), tmp_path / "one.bin")
+    monkeypatch.setattr(download, "LONGEST_LIST", 100_000)
+    host.files["/list"], host.headers = gzip.compress(bytes(300_000)), {"Content_Encoding": "gzip"}
+    with pytest.raises(download.Refused, match="answers with more than 100000 bytes"):
+        download.ask(f"{host.url}/list")
+
+
+@pytest.mark.parametrize("size", [-5, "-1", "many", None, [], 1e400])
+def test_sizes_that_are_none(host, tmp_path, monkeypatch, size):
+    rows = host.listed[f"/api/articles/{fetch.RELEASE_1}/files"]
+    rows[0]["size"] = size
+    with pytest.raises(DataError, match="no list of files that can be read"):
+        fetch.fetch(["CSI1"], ["lists"], tmp_path, lambda _: 0)
+    host.files["/sized"], host.headers = b"x", {"Content_Length": "-7"}
+    with pytest.raises(DataError, match="no size of it that can be read|cannot be reached"):
+        download.single(f"{host.url}/sized", "it")
+    monkeypatch.setattr(download, "ask", lambda *_, **__: b"[" * 100_000)
+    with pytest.raises(DataError, match="no list of files that can be read"):
+        download.figshare(host.url, 1)
+
+
+@pytest.mark.parametrize("name", ["../CSI1_imgnames.txt", "/CSI1_imgnames.txt", "a/../../b",
+                                  "C:\\CSI1_imgnames.txt", "..", ""])
+def test_names_of_a_host_that_lead_elsewhere(host, tmp_path, monkeypatch, name):
+    assert not fetch.is_inside(name) and fetch.is_inside("a/b/c..txt")
+    monkeypatch.setattr(fetch, "remote_files", lambda *_: [Remote(f"{host.url}/one.bin", name, 1)])
+    with pytest.raises(DataError, match="do not trust it"):
+        fetch.fetch(["CSI1"], ["roi-betas"], tmp_path / "in", lambda _: 0)
+    assert not host.log and not list(tmp_path.iterdir())
+
+
+def test_archives_that_are_locked_or_claim_too_much(host, tmp_path, monkeypatch):
+    name = "x/Presented_Stimuli/COCO/a.jpg"
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(name, "x" * 100)
+    whole = bytearray((tmp_path / "a.zip").read_bytes())
+    for place in (whole.index(b"PK\x03\x04") + 6, whole.index(b"PK\x01\x02") + 8):
+        whole[place] |= 1  # says that it is encrypted
+    host.files["/images.zip"] = bytes(whole)
+    with pytest.raises(DataError, match="not a readable archive .*encrypted"):
+        fetch.fetch(["CSI1"], ["images"], tmp_path / "out", lambda _: 0)
+    monkeypatch.setattr(fetch, "SPARE", 1e18)
+    with pytest.raises(DataError, match="choose fewer parts"):
+        fetch.unpack(tmp_path / "a.zip", "jpg$", tmp_path / "out")
+    assert not list(tmp_path.rglob("*.jpg"))
 
 
 # Parts -----------------------------------------------------------------------------------
@@ -322,4 +385,4 @@ def test_from_the_shell(host, tmp_path, monkeypatch, capsys):
     assert list((tmp_path / "data").rglob("Presented_Stimuli"))
     assert list((tmp_path / "data").rglob("CSI1_*LHPPA.npy"))
     code, _, err = run("fetch", "things", "--out", out)
-    assert code == 2 and "no data set things; expected bold5000" in err
+    assert code == 2 and "things" in err and "bold5000" in err

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 from recon_lib import results
 from recon_lib.bold import whole_brain
-from recon_lib.common import files
+from recon_lib.common import files, folders
 from recon_lib.common.errors import DataError
 from recon_lib.data import bold5000, haxby, pictures, release, stimuli, volumes
 from recon_lib.data.arrays import load_trials
@@ -258,3 +258,43 @@ def test_names_that_lead_out_of_the_folder(tmp_path):
     assert len(stimuli.read_images(root, ["rep_a.png"], 8)) == 1
     assert bold5000.roi_keys(["PPA"]) == ["LHPPA", "RHPPA"]
     refused(bold5000.roi_keys, ["../PPA"], match="unknown region")
+
+
+ENDLESS = {  # reader -> name of its file
+    "lines": (files.read_lines, "a.txt"),
+    "table": (files.read_array, "a.csv"),
+    "npy": (files.read_array, "a.npy"),
+    "npz": (files.read_array, "a.npz"),
+    "h5": (files.read_array, "a.h5"),
+    "mat": (files.read_array, "a.mat"),
+    "mark": (lambda path: folders.completed(path.parent), folders.MARK),
+    "volume": (volumes.load_volume, "a.nii.gz"),
+}
+
+
+@pytest.mark.parametrize("read, name", ENDLESS.values(), ids=ENDLESS)
+def test_pipes_and_devices_are_no_files(tmp_path, read, name):
+    """A pipe would wait for ever, and /dev/zero has no end."""
+    path = tmp_path / name
+    os.mkfifo(path)
+    refused(read, path, match="not a file")
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    refused(read, path, match="not a file")
+
+
+def test_text_that_is_larger_than_memory(tmp_path, monkeypatch):
+    path = tmp_path / "a.txt"
+    with open(path, "wb") as file:
+        file.truncate(2**40)  # takes no disk
+    refused(files.read_lines, path, match="its text needs")
+
+
+def test_a_data_set_without_a_dataspace(tmp_path):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["null"] = h5py.Empty("f4")
+    refused(files.read_array, tmp_path / "a.h5", match="holds no arrays")
+    with h5py.File(tmp_path / "a.h5") as file:
+        refused(files.read_dataset, file, "null", match="no data set null")
+        file_names = files.arrays_in(tmp_path / "a.h5")
+    assert file_names == {}

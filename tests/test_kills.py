@@ -20,7 +20,8 @@ import torch
 
 from recon_lib.bold import whole_brain
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import is_complete
+from recon_lib.common.folders import is_complete
+from recon_lib.data import bold5000, release
 from recon_lib.data.bold5000 import KEYS, read_r2
 from recon_lib.data.loader import create_loader
 from recon_lib.training import loop
@@ -306,6 +307,68 @@ def test_two_builds_at_once(processes, tmp_path):
     assert [process.exitcode for process in both] == [0, 0]
     assert lists[0] == lists[1] == sorted(contents(once))
     assert contents(root) == contents(once)
+
+
+def test_two_builds_of_like_names_at_once(processes, tmp_path):
+    """The second sweeps up after killed builds of its own name, never a running neighbour's."""
+    work = tmp_path / "work"
+    names = ["exp.v2", "exp", "[ab]", "a", "*"]
+    slow = processes.Process(target=begin, args=(processes.Event(), build_slowly, work / names[0]))
+    slow.start()
+    while not list(work.glob(".exp.v2.partial/**/*.png")):
+        time.sleep(0.01)
+    for name in names[1:]:
+        assert run(processes, build_only, work / name)[0] == 0
+    assert slow.is_alive(), "the slow one was not slow enough"
+    slow.join()
+    assert slow.exitcode == 0 and all(is_complete(work / name) for name in names)
+    assert len({tuple(sorted(contents(work / name))) for name in names}) == 1
+
+
+def build_only(root):
+    experiment.build(root, 0, voxels=VOXELS, **DESIGN)
+
+
+def build_slowly(root):
+    usual = experiment.scan
+
+    def slow(*args, **kwargs):
+        time.sleep(3 * len(VOXELS) / 10)
+        return usual(*args, **kwargs)
+
+    experiment.scan = slow
+    build_only(root)
+
+
+def test_betas_by_another_method(processes, rng, tmp_path):
+    """Killed while it rewrites: the areas are all of one method, or are refused."""
+    root, other = tmp_path / "exp", tmp_path / "other"
+    assert run(processes, build, root)[0] == run(processes, build, other)[0] == 0
+    code, seconds = run(processes, estimate_anew, other)
+    assert code == 0
+    whole = [read_r2(folder, "CSI1").values for folder in (root, other)]
+    assert not np.allclose(*whole)
+    for _ in range(2 * KILLS):
+        run(processes, estimate_anew, root, kill_after=rng.uniform(0.3, 1) * seconds)
+        if is_complete(root / experiment.BETAS):
+            found = read_r2(root, "CSI1").values
+            assert any(np.array_equal(found, values) for values in whole), TOLD
+        else:
+            with pytest.raises(DataError, match="not whole"):
+                release.load_experiment(root)
+    assert run(processes, estimate_anew, root)[0] == 0
+    assert np.array_equal(read_r2(root, "CSI1").values, whole[1])
+
+
+def estimate_anew(root):
+    usual = bold5000.atomic_write
+
+    def slow(path):
+        time.sleep(0.05)
+        return usual(path)
+
+    bold5000.atomic_write = slow
+    experiment.estimate_betas(root, method="lss")
 
 
 def glm_at_once(folder, gate):

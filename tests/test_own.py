@@ -11,14 +11,8 @@ from PIL import Image
 
 from recon_lib.common import files
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import (
-    arrays_in,
-    find,
-    is_complete,
-    mark_complete,
-    read_array,
-    read_lines,
-)
+from recon_lib.common.files import arrays_in, find, read_array, read_lines
+from recon_lib.common.folders import is_complete, mark_complete
 from recon_lib.data.arrays import load_trials
 from recon_lib.data.haxby import PATH, haxby_blocks
 from recon_lib.data.loader import create_loader

@@ -175,7 +175,7 @@ def load_factor_net(path, kind=FactorNet):
         net = kind()
         net.load_state_dict(state)
     except FileNotFoundError as error:
-        raise DataError(f"no file {path}; make it with `python -m recon_lib train`") from error
+        raise DataError(f"no file {path}; make it with `recon_lib train features`") from error
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
             f"{path} does not hold a {kind.__name__} ({type(error).__name__}); "

@@ -127,6 +127,7 @@ def writing(path):
         ) from error
 
 
+# PyTorch has no class for this on a processor: it raises a bare RuntimeError.
 NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|bad_alloc", re.I)
 
 
@@ -171,7 +172,8 @@ def atomic_write(path):
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=".partial-", suffix="".join(path.suffixes[-2:]) or ".tmp"
+            dir=path.parent, prefix=f".partial-{os.getpid()}-",
+            suffix="".join(path.suffixes[-2:]) or ".tmp",
         )
         os.close(handle)
         partial = Path(name)

@@ -4,12 +4,14 @@ import csv
 import hashlib
 import json
 import math
+import os
 import pickle
 import re
 import warnings
 import zipfile
 from contextlib import contextmanager
 from io import StringIO
+from itertools import chain
 from pathlib import Path
 
 import h5py
@@ -18,7 +20,7 @@ import pandas
 import psutil
 import scipy.io
 
-from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.errors import DataError
 
 MATLAB_TYPES = {"single": "f4", "double": "f8", "sparse": "f8", "logical": "?"}
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv", ".tsv", ".txt")
@@ -29,8 +31,13 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+|inf(inity)?)(e[+-]?\d+)?")
 
 @contextmanager
 def readable(path):
-    """Turn whatever a parser raises inside the block into a `DataError` naming `path`."""
+    """Turn whatever a parser raises inside the block into a `DataError` naming `path`.
+
+    A pipe or a device is refused: it may have no end.
+    """
     try:
+        if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+            raise DataError(f"{path}: not a file; expected one, so write what comes into it first")
         yield
     except DataError:
         raise
@@ -126,7 +133,8 @@ def _note(found, name, item, matlab):
 
 def is_own(item):
     """Whether an HDF5 object is a data set whose values lie in this file, not in another one."""
-    return isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual
+    return (isinstance(item, h5py.Dataset) and item.shape is not None and not item.external
+            and not item.is_virtual)
 
 
 def dataset(file, name):
@@ -398,8 +406,7 @@ def read_lines(path, around=None):
         If the file is missing, empty or not text.
     """
     with readable(path):
-        if Path(path).exists() and not Path(path).is_file():  # a pipe may never end
-            raise DataError(f"{path}: not a file; expected a text file")
+        check_sizes(path, "its text needs", [((4 * os.path.getsize(path),), np.uint8)])
         text = Path(path).read_text(encoding="utf-8-sig")
     lines = [line.strip(around) for line in text.splitlines() if line.strip(around)]
     if not lines:
@@ -407,10 +414,18 @@ def read_lines(path, around=None):
     return lines
 
 
+def visible(root, pattern):
+    """Paths below `root` that fit a pattern, sorted; none that is hidden, or in a hidden folder."""
+    root = Path(root)
+    return sorted(path for path in root.glob(pattern)
+                  if not any(part.startswith(".") for part in path.relative_to(root).parts))
+
+
 def find(root, *paths):
     """Find the first of these files of a release, whichever level of the release `root` is.
 
-    Looks for `root/a/b/c`, `root/b/c`, `root/c`, then one folder further down.
+    Looks for `root/a/b/c`, `root/b/c`, `root/c`, then one folder further down; a hidden folder
+    may be unfinished, and is not looked into.
 
     Raises
     ------
@@ -428,44 +443,12 @@ def find_any(root, *paths):
     """`find`, or None where there is no such file."""
     for path in paths:
         parts = Path(path).parts
-        for i in range(len(parts)):
-            if Path(root, *parts[i:]).exists():
-                return Path(root, *parts[i:])
-        for found in sorted(Path(root).glob(str(Path("*", path)))):
-            return found
+        above = (Path(root, *parts[i:]) for i in range(len(parts)))
+        below = (folder / path for folder in visible(root, "*/"))
+        for place in chain(above, below):
+            if place.exists():
+                return place
     return None
-
-
-def mark_complete(root, info):
-    """Write `root/COMPLETE.json` last of all: from now on the directory counts as whole.
-
-    Parameters
-    ----------
-    root : path
-    info : dict
-        What was written and from which settings. `info["voxels"]`, a dict of subject to
-        {ROI: count}, lets the readers notice swapped files.
-    """
-    with atomic_write(Path(root) / "COMPLETE.json") as partial:
-        partial.write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")
-
-
-def completed(root):
-    """Return the dict that `mark_complete` stored, or None when there is none."""
-    path = Path(root) / "COMPLETE.json"
-    if not path.exists():
-        return None
-    with readable(path):
-        return json.loads(path.read_text())
-
-
-def is_complete(root, info=None):
-    """Whether `root` was written to its end, and, with `info`, from exactly these settings."""
-    try:
-        stored = completed(root)
-    except DataError:
-        return False
-    return stored is not None and (info is None or stored == json.loads(json.dumps(info)))
 
 
 def sealed(whole):

@@ -1,18 +1,159 @@
-"""A folder that is whole or not there at all."""
+"""Folders that are whole or not there at all: completion marks, and one process at a time."""
 
+import errno
+import json
 import os
 import shutil
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from recon_lib.common.errors import DataError, writing
-from recon_lib.common.files import is_complete, mark_complete
+import psutil
+from filelock import FileLock, Timeout
+
+from recon_lib.common.errors import DataError, atomic_write, writing
+from recon_lib.common.files import readable
+
+MARK = "COMPLETE.json"
+NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # what some network file systems answer
+
+
+@contextmanager
+def only_one(path, busy=None):
+    """Hold the lock file `path` within the block. The system lets go of it when a process dies.
+
+    Parameters
+    ----------
+    path : path
+        Made when missing, empty, and left there.
+    busy : str, optional
+        Raise this at once when another process holds it; default: wait.
+
+    Yields
+    ------
+    bool
+        False where the file system has no locks.
+
+    Raises
+    ------
+    DataError
+        If it is held and `busy` was given, or the file cannot be made.
+    """
+    path, locked = Path(path), True
+    lock = FileLock(path, timeout=0 if busy else -1)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise DataError(busy) from error
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+                raise
+            locked = False
+    try:
+        yield locked
+    finally:
+        lock.release()
+
+
+@contextmanager
+def alone_in(folder, busy=None):
+    """`only_one` for a whole folder: within, what killed processes left half written is gone."""
+    folder = Path(folder)
+    with only_one(folder / ".lock", busy) as locked:
+        for left in folder.glob(".partial-*") if locked else ():
+            owner = left.name.split("-")[1]  # see `errors.atomic_write`
+            if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+                left.unlink(missing_ok=True)
+        yield
+
+
+def lock_of(root):
+    """The lock file of a folder: beside it, for the folder is not there yet."""
+    root = Path(root)
+    return root.with_name(f".{root.name}.lock")
+
+
+def files_in(root):
+    """Paths of all files below a folder, relative to it, sorted; hidden ones and the mark aside."""
+    found = []
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(folder, name).relative_to(root).as_posix() for name in names
+                  if not name.startswith(".")]
+    return sorted(set(found) - {MARK})
+
+
+def mark_complete(root, info):
+    """Write `root/COMPLETE.json` last of all: from now on the folder counts as whole.
+
+    Parameters
+    ----------
+    root : path
+    info : dict
+        What was written and from which settings. `info["voxels"]`, a dict of subject to
+        {ROI: count}, lets the readers notice swapped files. The files that are there are listed
+        beside it, see `lost`.
+    """
+    with atomic_write(Path(root) / MARK) as partial:
+        text = json.dumps({**info, "files": files_in(root)}, indent=1, sort_keys=True)
+        partial.write_text(text + "\n", encoding="utf-8")
+
+
+def withdraw_mark(root):
+    """Remove the mark of a folder, before anything in it is written anew."""
+    with writing(root):
+        Path(root, MARK).unlink(missing_ok=True)
+
+
+def completed(root):
+    """Return the dict that `mark_complete` stored, or None when there is none.
+
+    Raises
+    ------
+    DataError
+        If the mark is damaged.
+    """
+    path = Path(root) / MARK
+    if not path.exists():
+        return None
+    with readable(path):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    voxels = stored.get("voxels", {}) if isinstance(stored, dict) else None
+    if (not isinstance(voxels, dict) or not isinstance(stored.get("files", []), list)
+            or not all(isinstance(one, dict) for one in voxels.values())):
+        raise DataError(f"{path}: not a mark of this project; remove the folder, and make it again")
+    return stored
+
+
+def lost(root):
+    """Files that the mark of a folder lists and that are not there; [] without a list or a mark."""
+    listed = (completed(root) or {}).get("files", [])
+    return sorted(set(map(str, listed)) - set(files_in(root))) if listed else []
+
+
+def is_complete(root, info=None):
+    """Whether `root` was written to its end and is all there, with `info` from these settings."""
+    try:
+        stored = completed(root)
+        if stored is None or lost(root):
+            return False
+    except DataError:
+        return False
+    return info is None or {**stored, "files": 0} == {**json.loads(json.dumps(info)), "files": 0}
 
 
 def refuse_other(root):
-    """Stop if the folder `root` holds anything: it is not what is about to be built."""
-    if Path(root).exists() and any(Path(root).iterdir()):
+    """Stop if `root` holds anything: it is not what is about to be built."""
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root} is a file; expected a folder, or the name of a new one")
+    if root == Path.cwd() or root == root.parent:
+        raise DataError(f"{root} is where you stand, so it cannot be made anew; choose another "
+                        "folder")
+    if gone := lost(root):
+        raise DataError(f"{root} has lost {len(gone)} of its files, such as {gone[0]}; remove the "
+                        "folder, and it will be made again")
+    if root.exists() and any(root.iterdir()):
         raise DataError(
             f"{root} holds something other than this experiment (or one with other settings); "
             "choose another folder, or remove it"
@@ -40,88 +181,30 @@ def build_whole(root, info, write):
     DataError
         If `root` holds something else, or cannot be written.
     """
-    root = Path(root)
-    if is_complete(root, info):
-        return root
-    refuse_other(root)
-    with only_one(lock_of(root)) as locked:
-        if is_complete(root, info):  # another process was faster
-            return root
-        partial = root.with_name(f".{root.name}.{os.getpid()}.partial")
-        for left in root.parent.glob(f".{root.name}.*.partial"):  # of builds that were killed
-            if locked or time.time() - left.stat().st_mtime > 3600:
-                shutil.rmtree(left, ignore_errors=True)
+    place = Path(root).resolve()  # a link stays a link
+    if is_complete(place, info):
+        return Path(root)
+    refuse_other(place)
+    with only_one(lock_of(place)) as locked:
+        if is_complete(place, info):  # another process was faster
+            return Path(root)
+        mine = "" if locked else f".{os.getpid()}"
+        partial = place.with_name(f".{place.name}{mine}.partial")
         try:
             with writing(root):
+                if partial.exists():  # of a build that was killed: nobody else holds the lock
+                    shutil.rmtree(partial)
                 write(partial)
+                if not files_in(partial):
+                    raise DataError(f"{partial} was emptied while it was written; start again")
                 mark_complete(partial, info)
                 try:
-                    if root.exists():
-                        root.rmdir()
-                    partial.rename(root)
+                    if place.exists():
+                        place.rmdir()
+                    partial.rename(place)
                 except OSError:
-                    if not is_complete(root, info):  # without locks another may be faster
+                    if not is_complete(place, info):  # without locks another may be faster
                         raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    return root
-
-
-def lock_of(root):
-    """The lock file of a folder: beside it, for the folder is not there yet."""
-    root = Path(root)
-    return root.with_name(f".{root.name}.lock")
-
-
-try:
-    import fcntl
-except ImportError:  # Windows has no such locks: nothing is locked there
-    fcntl = None
-
-
-@contextmanager
-def only_one(path, busy=None):
-    """Hold the lock file `path` within the block. The system lets go of it when a process dies.
-
-    Parameters
-    ----------
-    path : path
-        Made when missing, empty, and left there.
-    busy : str, optional
-        Raise this at once when another process holds it; default: wait.
-
-    Yields
-    ------
-    bool
-        False where the system or the file system has no locks.
-
-    Raises
-    ------
-    DataError
-        If it is held and `busy` was given, or the file cannot be made.
-    """
-    path = Path(path)
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")
-    with file:
-        locked = fcntl is not None
-        if locked:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
-            except BlockingIOError as error:
-                raise DataError(busy) from error
-            except OSError:  # some network file systems
-                locked = False
-        yield locked
-
-
-@contextmanager
-def alone_in(folder, busy=None):
-    """`only_one` for a whole folder: within, what killed processes left half written is gone."""
-    folder = Path(folder)
-    with only_one(folder / ".lock", busy) as locked:
-        if locked:  # then nobody is writing
-            for left in folder.glob(".partial-*"):
-                left.unlink(missing_ok=True)
-        yield
+    return Path(root)

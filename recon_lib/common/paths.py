@@ -1,4 +1,9 @@
-"""Where data are: what ships with the code, and what is simulated or fetched."""
+"""Where things are: what ships with the code, what is simulated or fetched, and results.
+
+One place, wherever the program is started: `data/` and `results/` of a checkout; for an installed
+package `recon_lib_data` in the user's home. $RECON_LIB_DATA, which `use_drive` sets in a Colab
+session, moves both.
+"""
 
 import os
 import sys
@@ -26,8 +31,19 @@ def data_folder():
         $RECON_LIB_DATA where that is set; else `data/` of the checkout; for an installed package
         `recon_lib_data` in the user's home.
     """
-    own = Path.home() / "recon_lib_data" if INSTALLED.is_dir() else PACKAGE.parent / "data"
-    return Path(os.environ.get(FOLDER) or own)
+    own = "~/recon_lib_data" if INSTALLED.is_dir() else PACKAGE.parent / "data"
+    return Path(os.path.abspath(os.path.expanduser(os.environ.get(FOLDER) or own)))
+
+
+def results_folder():
+    """Folder of models, reconstructions and scores: `results/` of the checkout, or of the data."""
+    data = data_folder()
+    return (data.parent if data == PACKAGE.parent / "data" else data) / "results"
+
+
+def experiment_folder():
+    """Folder of the embedded experiment."""
+    return data_folder() / "experiment"
 
 
 def on_colab():

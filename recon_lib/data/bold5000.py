@@ -14,7 +14,8 @@ import numpy as np
 import scipy.io
 
 from recon_lib.common.errors import DataError, atomic_write, check
-from recon_lib.common.files import arrays_in, completed, find, read_array
+from recon_lib.common.files import arrays_in, find, read_array
+from recon_lib.common.folders import completed
 from recon_lib.data.stimuli import (
     RUNS_PER_SESSION,
     TRIALS_PER_RUN,

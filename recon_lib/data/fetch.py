@@ -3,11 +3,14 @@
 import re
 import shutil
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.data.download import Remote, bucket, fetch_file, figshare, single
+from recon_lib.common.files import visible
+from recon_lib.common.paths import data_folder
+from recon_lib.data.download import Refused, Remote, bucket, fetch_file, figshare, single
 from recon_lib.data.stimuli import RUNS_PER_SESSION
 
 FIGSHARE = "https://api.figshare.com/v2"
@@ -49,8 +52,8 @@ class Part:
 
     def size(self):
         """The size in words: "4.21 GB", or "about 23 GB, estimated"."""
-        return f"about {self.gigabytes:g} GB, estimated" if self.estimated else (
-            f"{self.gigabytes:g} GB")  # fmt: skip
+        about, estimated = ("about ", ", estimated") if self.estimated else ("", "")
+        return f"{about}{self.gigabytes:g} GB{estimated}"
 
 
 PAGE_1 = f"https://figshare.com/articles/dataset/BOLD5000/{RELEASE_1}"
@@ -86,14 +89,14 @@ PARTS = {
         (r"derivatives/fmriprep/sub-{s}/.*_task-5000scenes_.*_bold_space-T1w_preproc\.nii\.gz",
          r"derivatives/fmriprep/sub-{s}/.*_task-5000scenes_.*_bold_confounds\.tsv",
          r"sub-{s}/.*_task-5000scenes_.*_events\.tsv"), "sub-{s}/*/func/*T1w_preproc.nii.gz"),
-}  # fmt: skip
+}
 TRAINING = ("roi-betas", "images", "lists")  # all that training needs
 ARCHIVES = "archives"  # kept, so that a second subject costs no second download
 
 
 def is_here(part, subject, root):
     """Whether a part has been fetched into `root` (or put there by hand)."""
-    return any(Path(root).glob("**/" + PARTS[part].sign.format(s=subject)))
+    return bool(visible(root, "**/" + PARTS[part].sign.format(s=subject)))
 
 
 def remote_files(part, subject):
@@ -122,7 +125,7 @@ def remote_files(part, subject):
 def by_hand(part, subject, out, reason):
     """The error that sends the reader to a browser: which page, which files, where to put them."""
     files = " and ".join(re.sub(r"\\d\+|\.\*", "*", pattern.format(s=subject)).replace("\\", "")
-                         for pattern in PARTS[part].files)  # fmt: skip
+                         for pattern in PARTS[part].files)
     place = f"{out}/{RAW}" if PARTS[part].page == PAGE_RAW else out
     return DataError(
         f"{part}: {reason}; by hand: open {PARTS[part].page} in a browser, fetch {files} "
@@ -143,24 +146,32 @@ def check_space(out, need):
         )
 
 
+def is_inside(path):
+    """Whether a path from elsewhere stays in the folder that it is put into."""
+    return not ({"", ".."} & {*PurePosixPath(path).parts, path} or path.startswith("/")
+                or {"\\", ":"} & {*path})
+
+
 def unpack(archive, inside, out):
     """Take the wanted files out of an archive, each whole or not at all; returns their number."""
     try:
         with zipfile.ZipFile(archive) as file:
             wanted = [i for i in file.infolist()
                       if re.search(inside, i.filename) and "__MACOSX" not in i.filename]
+            missing = {}
             for info in wanted:
-                parts = PurePosixPath(info.filename).parts
-                if ".." in parts or info.filename.startswith("/") or ":" in info.filename:
+                if not is_inside(info.filename):
                     raise DataError(f"{archive}: holds the path {info.filename}; do not trust it")
-                target = Path(out, *parts)
-                if target.exists() and target.stat().st_size == info.file_size:
-                    continue
+                target = Path(out, info.filename)
+                if not target.exists() or target.stat().st_size != info.file_size:
+                    missing[target] = info
+            check_space(out, sum(info.file_size for info in missing.values()))
+            for target, info in missing.items():
                 with atomic_write(target) as partial, file.open(info) as source:
                     with open(partial, "wb") as sink:
                         shutil.copyfileobj(source, sink)
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
-        raise DataError(
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
+        raise DataError(  # RuntimeError: encrypted, or packed in a way that Python does not know
             f"{archive}: not a readable archive ({error}); remove it and run the command again"
         ) from error
     if not wanted:
@@ -168,8 +179,55 @@ def unpack(archive, inside, out):
     return len(wanted)
 
 
-def fetch(subjects=("CSI1",), parts=TRAINING, out="data/BOLD5000",
-          say=print):
+@dataclass(frozen=True)
+class Wanted:
+    """One file to fetch: for which part and subject, from where, to where."""
+
+    part: str
+    subject: str
+    file: Remote
+    target: Path
+
+    @property
+    def archive(self):
+        """Whether it has to be unpacked."""
+        return self.file.name.endswith(".zip")
+
+    @property
+    def size(self):
+        """Bytes to fetch."""
+        return self.file.size or PARTS[self.part].gigabytes * 1e9
+
+
+def plan(subjects, parts, out):
+    """List the files to fetch, as the hosts have them now.
+
+    Returns
+    -------
+    list of Wanted
+
+    Raises
+    ------
+    DataError
+        If a host refuses (it tells the way by hand), or names a file that leads elsewhere.
+    """
+    wanted = []
+    for part in dict.fromkeys(parts):
+        for subject in dict.fromkeys(subjects):
+            try:
+                files = remote_files(part, subject)
+            except DataError as reason:
+                raise by_hand(part, subject, out, reason) from reason
+            for file in files:
+                if not is_inside(file.name):
+                    raise DataError(f"{part}: the host lists the path {file.name}; do not trust it")
+                raw = RAW if PARTS[part].page == PAGE_RAW else ""
+                folder = ARCHIVES if file.name.endswith(".zip") else raw
+                wanted.append(Wanted(part, subject, file, out / folder / file.name))
+    return wanted
+
+
+def fetch(subjects=("CSI1",), parts=TRAINING, out=None, say=print):
     """Fetch parts of BOLD5000 for some subjects. What is here already is kept.
 
     Parameters
@@ -177,8 +235,9 @@ def fetch(subjects=("CSI1",), parts=TRAINING, out="data/BOLD5000",
     subjects : sequence of str
     parts : sequence of str
         Of `PARTS`.
-    out : path
-        Becomes the root that `release.load_experiment` and the readers take.
+    out : path, optional
+        Becomes the root that `release.load_experiment` and the readers take; default: `BOLD5000`
+        in `paths.data_folder()`.
     say : function
         Told what will be fetched, and what is being done.
 
@@ -192,44 +251,23 @@ def fetch(subjects=("CSI1",), parts=TRAINING, out="data/BOLD5000",
         unknown = [name for name in given if name not in known]
         if unknown or not given:
             raise DataError(f"found {', '.join(unknown) or 'nothing'}; expected some of "
-                            f"{', '.join(known)}")  # fmt: skip
-    out, plan = Path(out), []  # (part, subject, Remote, target)
+                            f"{', '.join(known)}")
+    out = data_folder() / "BOLD5000" if out is None else Path(out)
+    wanted = plan(subjects, parts, out)
     for part in dict.fromkeys(parts):
-        for subject in dict.fromkeys(subjects):
-            try:
-                files = remote_files(part, subject)
-            except DataError as reason:
-                raise by_hand(part, subject, out, reason) from reason
-            folder = RAW if PARTS[part].page == PAGE_RAW else ""
-            plan += [(part, subject, file, out / (ARCHIVES if is_archive(file) else folder)
-                      / file.name) for file in files]  # fmt: skip
-    missing = {target: cost(part, file) for part, _, file, target in plan if not target.exists()}
-    for part in dict.fromkeys(parts):
-        targets = {target: file for one, _, file, target in plan if one == part}
-        size = sum(file.size or PARTS[part].gigabytes * 1e9 for file in targets.values())
-        told = "" if all(file.size for file in targets.values()) else ", estimated"
-        say(f"{part:>12}  {size / 1e9:7.3f} GB{told}  {PARTS[part].purpose}")
-    check_space(out, sum(missing.values()))
-    for part, subject, file, target in plan:
+        files = {one.target: one for one in wanted if one.part == part}.values()
+        told = "" if all(one.file.size for one in files) else ", estimated"
+        say(f"{part:>12}  {sum(one.size for one in files) / 1e9:7.3f} GB{told}  "
+            f"{PARTS[part].purpose}")
+    missing = {one.target: one for one in wanted if not one.target.exists()}.values()
+    check_space(out, sum(one.size * (2 if one.archive else 1) for one in missing))  # kept as well
+    for one in wanted:
         try:
-            fetch_file(file, target)
-        except DataError as reason:
-            if "refuses" in str(reason) or "cannot be reached" in str(reason):
-                raise by_hand(part, subject, out, reason) from reason
-            raise
-        if is_archive(file):
-            count = unpack(target, PARTS[part].inside.format(s=subject), out)
-            say(f"{count} files of {subject} from {target.name}")
+            fetch_file(one.file, one.target)
+        except Refused as reason:
+            raise by_hand(one.part, one.subject, out, reason) from reason
+        if one.archive:
+            count = unpack(one.target, PARTS[one.part].inside.format(s=one.subject), out)
+            say(f"{count} files of {one.subject} from {one.target.name}")
     say(f"{', '.join(parts)} of {', '.join(subjects)}: in {out}. Archives in {out / ARCHIVES} may "
-        "be removed.")  # fmt: skip
-
-
-def is_archive(file):
-    """Whether a remote file has to be unpacked."""
-    return file.name.endswith(".zip")
-
-
-def cost(part, file):
-    """Bytes on disk: an archive is kept, and unpacked beside itself."""
-    size = file.size or PARTS[part].gigabytes * 1e9
-    return 2 * size if is_archive(file) else size
+        "be removed.")

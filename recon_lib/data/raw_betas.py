@@ -14,13 +14,14 @@ from tqdm import tqdm
 from recon_lib.bold.glm import single_trial_betas
 from recon_lib.bold.whole_brain import estimate_to_file, spool
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import mark_complete
+from recon_lib.common.folders import mark_complete, withdraw_mark
+from recon_lib.common.paths import experiment_folder
 from recon_lib.data import bids, bold5000
-from recon_lib.data.release import BETAS, ROOT, SUBJECT
+from recon_lib.data.release import BETAS, SUBJECT
 from recon_lib.data.volumes import read_brain_mask
 
 
-def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
+def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
     """Estimate single-trial betas from the raw runs and write them as the releases do.
 
     Release 2's form holds the betas in % signal change, release 1's the signal itself at some
@@ -28,7 +29,8 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
 
     Parameters
     ----------
-    root : path
+    root : path, optional
+        Default: the embedded experiment.
     name : str
         The subject.
     points : sequence of {"1", …, "5", "34"}
@@ -42,6 +44,7 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
     str
         What was read, in a line.
     """
+    root = Path(experiment_folder() if root is None else root)
     values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
     total = len(bids.list_runs(root, name))
     for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
@@ -64,22 +67,24 @@ def estimate_betas(root=ROOT, name=SUBJECT, points=("34",), **options):
         values = np.concatenate(parts).astype(np.float32)  # (trials, voxels)
         return bold5000.Betas(values, last.roi, shown, np.array(session), np.array(run), name)
 
+    withdraw_mark(root / BETAS)  # a kill in the middle leaves areas of two methods
     for point in points:
         bold5000.write_r1(root, of_subject(signal[point]), tr=point)
     bold5000.write_r2(root, of_subject(values))
-    mark_complete(Path(root, BETAS), {"subject": name})
+    mark_complete(root / BETAS, {"subject": name})
     return (f"{name}: {len(shown)} trials of {len(set(shown))} pictures in {total} runs such as "
             f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s")
 
 
-def estimate_whole_brain(root=ROOT, name=SUBJECT, block=8192):
+def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     """Estimate betas of every voxel of the brain mask, in little memory; killed, it goes on.
 
     While it works the runs lie unpacked in a folder beside the file (4 bytes a volume and voxel).
 
     Parameters
     ----------
-    root : path
+    root : path, optional
+        Default: the embedded experiment.
     name : str
         The subject.
     block : int
@@ -97,6 +102,7 @@ def estimate_whole_brain(root=ROOT, name=SUBJECT, block=8192):
     DataError
         If the file is there already, or a run's TR is not BOLD5000's.
     """
+    root = Path(experiment_folder() if root is None else root)
     path = Path(root, "derivatives/betas", f"{name}_whole-brain.h5")
     if path.exists():
         raise DataError(f"{path} is there already; remove it to estimate the betas anew")

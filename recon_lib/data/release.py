@@ -9,12 +9,13 @@ import torch
 
 from recon_lib.bold.betas import zscore_sessions
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import find_any, read_dataset, readable
+from recon_lib.common.files import find_any, read_dataset, readable, visible
+from recon_lib.common.folders import MARK, completed, is_complete, lost
+from recon_lib.common.paths import experiment_folder
 from recon_lib.data import bold5000, stimuli, volumes
 from recon_lib.data.splits import refuse_leak, some_categories, split_by_group
 
 SUBJECT = "CSI1"
-ROOT = Path("data/experiment")
 SIZE = 64
 BETAS = "BOLD5000_GLMsingle_ROI_betas"  # the folder of release 2
 
@@ -117,10 +118,23 @@ def read_release(root, name, release, rois):
         return bold5000.read_r1(root, name, rois=rois)
     if release != 2:
         raise DataError(f"release is {release}; expected 1 or 2")
-    if find_any(root, BETAS) is None and list(
-            Path(root).glob(f"**/{name}_GLMbetas-*_ses-01.nii.gz")):
+    if find_any(root, BETAS) is None and visible(root, f"**/{name}_GLMbetas-*_ses-01.nii.gz"):
         return volumes.read_r2_volumes(root, name, rois)
     return bold5000.read_r2(root, name, rois=rois)
+
+
+def refuse_unfinished(root):
+    """Stop if a simulated experiment's betas are half written, by two methods, or have gone.
+
+    Raises
+    ------
+    DataError
+    """
+    betas = Path(root, BETAS)
+    if "simulator" in (completed(root) or {}) and betas.is_dir() and not is_complete(betas):
+        gone = [betas / name for name in lost(betas)] or [betas / MARK]
+        raise DataError(f"{gone[0]}: no such file, so the betas are not whole; estimate them again "
+                        "with `python -m recon_lib betas`")
 
 
 def trial_categories(data, factors=None):
@@ -155,13 +169,14 @@ def repeated_pictures(root, names, image):
     return found
 
 
-def load_experiment(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE,
+def load_experiment(root=None, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE,
                     split="repeated", held=None):
     """Read one subject of a release, embedded or real.
 
     Parameters
     ----------
-    root : path
+    root : path, optional
+        Default: the embedded experiment, `paths.experiment_folder()`.
     name : str
         "CSI1" to "CSI4".
     release : {1, 2}
@@ -178,8 +193,10 @@ def load_experiment(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size
     -------
     Experiment
     """
-    if not Path(root).is_dir():
+    root = Path(experiment_folder() if root is None else root)
+    if not root.is_dir():
         raise DataError(f"no folder {root}; make it with `python -m recon_lib simulate`")
+    refuse_unfinished(root)
     data = read_release(root, name, release, rois)
     names, image = np.unique(data.stimuli, return_inverse=True)
     factors, truth = read_factors(root, names), Path(root, "truth.h5")
@@ -204,7 +221,7 @@ def load_experiment(root=ROOT, name=SUBJECT, release=2, rois=bold5000.ROIS, size
     )
 
 
-def load_subjects(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="repeated",
+def load_subjects(root=None, names=("CSI1", "CSI2", "CSI3"), release=2, split="repeated",
                   **options):
     """Read several subjects of a release, with the same pictures held out for all.
 
@@ -213,7 +230,8 @@ def load_subjects(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="r
 
     Parameters
     ----------
-    root : path
+    root : path, optional
+        Default: the embedded experiment.
     names : sequence of str
     release, split
         See `load_experiment`.
@@ -229,6 +247,7 @@ def load_subjects(root=ROOT, names=("CSI1", "CSI2", "CSI3"), release=2, split="r
     DataError
         If a picture is on both sides.
     """
+    root = Path(experiment_folder() if root is None else root)
     if len(set(names)) != len(names):
         raise DataError(f"subjects {', '.join(names)}; expected each once")
     if split == "category" and "held" not in options:

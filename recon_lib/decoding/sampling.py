@@ -100,6 +100,23 @@ class Conditional:
     guidance_model: tuple | None  # (model, info)
 
 
+def load_drawing(path, device="cpu"):
+    """Read a model, as `checkpoints.load_model`, that says how and what it draws.
+
+    Raises
+    ------
+    DataError
+        If it does not.
+    """
+    model, info = load_model(path, device)
+    missing = {"prediction", "schedule", "image_size"} - info.keys()
+    if missing:
+        raise DataError(
+            f"{path} does not say its {', '.join(sorted(missing))}; use a model that training wrote"
+        )
+    return model, info
+
+
 def load_conditional(path=MODEL, device="cpu", size=None, channels=3):
     """Read a conditional model and the files beside it, and check that they fit.
 
@@ -119,13 +136,8 @@ def load_conditional(path=MODEL, device="cpu", size=None, channels=3):
     DataError
         If a file is missing or damaged, or they do not fit each other or the pictures.
     """
-    model, info = load_model(path, device)
+    model, info = load_drawing(path, device)
     latent = load_latent(located(path).with_name(LATENT))
-    missing = {"prediction", "schedule", "image_size"} - info.keys()
-    if missing:
-        raise DataError(
-            f"{path} does not say its {', '.join(sorted(missing))}; use a model that training wrote"
-        )
     width = sum(latent.blocks) + 1
     if model.config["condition_size"] != width:
         raise DataError(

@@ -13,12 +13,11 @@ import numpy as np
 from tqdm import tqdm
 
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.common.files import is_complete
-from recon_lib.common.folders import build_whole, lock_of, only_one
-from recon_lib.common.paths import data_folder
+from recon_lib.common.folders import build_whole, is_complete, lock_of, only_one
+from recon_lib.common.paths import experiment_folder
 from recon_lib.data import bids, bold5000, stimuli, volumes
 from recon_lib.data.raw_betas import estimate_betas
-from recon_lib.data.release import BETAS, ROOT, SIZE, SUBJECT
+from recon_lib.data.release import BETAS, SIZE, SUBJECT
 from recon_lib.data.splits import fingerprints
 from recon_lib.world import scenes, subject, tuning
 
@@ -40,14 +39,15 @@ def pictures_digest(images):
     return hashlib.sha1("".join(fingerprints(images)).encode()).hexdigest()
 
 
-def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
+def build(root=None, seed=0, images=None, voxels=None, **design_options):
     """Simulate the experiment, once: a second call finds it whole and returns at once.
 
     It is built in a folder beside `root` that takes its name when all is written.
 
     Parameters
     ----------
-    root : path
+    root : path, optional
+        Default: `paths.experiment_folder()`.
     seed : int
         Of pictures, subject, design and noise.
     images : (n, 64, 64, 3) uint8 array, optional
@@ -68,7 +68,7 @@ def build(root=ROOT, seed=0, images=None, voxels=None, **design_options):
     DataError
         If `root` exists and is something else, or the number of pictures is wrong.
     """
-    root = Path(root)
+    root = Path(experiment_folder() if root is None else root)
     voxels = voxels or bold5000.VOXELS[SUBJECT]
     design = subject.make_design(seed, **design_options)
     n = design.image.max() + 1
@@ -150,19 +150,20 @@ def scan(root, name, person, design, response, names, seed, published=False):
     return betas
 
 
-def ready(root=None):
+def ready(root=None, seed=0):
     """The embedded experiment, built and its betas estimated if that is still to be done.
 
     Parameters
     ----------
     root : path, optional
-        Default: `experiment` in `hosted.data_folder()`, wherever the caller stands.
+        Default: `paths.experiment_folder()`, wherever the caller stands.
+    seed : int
 
     Returns
     -------
     Path
     """
-    root = build(data_folder() / ROOT.name if root is None else root)
+    root = build(experiment_folder() if root is None else root, seed)
     if not is_complete(root / BETAS):
         with only_one(lock_of(root)):
             if not is_complete(root / BETAS):  # nor did another process just do it

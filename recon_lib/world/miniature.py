@@ -97,7 +97,7 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
     Parameters
     ----------
     root : path, optional
-        Default: `miniature` in `hosted.data_folder()`.
+        Default: `miniature` in `paths.data_folder()`.
     sessions : dict of str to sequence of int
         Runs of each session, for each subject; CSI1 must be among them.
     voxels : dict of str to dict
@@ -119,7 +119,7 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
 def find_or_build(parts=TRAINING, subjects=("CSI1",)):
     """BOLD5000 where these parts of it have been fetched, else the miniature (built on first use).
 
-    Looks for `BOLD5000` in `hosted.data_folder()`, which is where `fetch` puts it.
+    Looks for `BOLD5000` in `paths.data_folder()`, which is where `fetch` puts it.
 
     Parameters
     ----------
