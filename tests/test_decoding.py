@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -367,12 +368,15 @@ def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
 
     latent = sampling.load_conditional(tiny_model).latent
     fold = np.zeros((len(shown), sum(latent.blocks)), np.float32)
-    monkeypatch.setattr(recipes, "sample_pictures", pictures_seen)
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import choose_sampling as choice
+
+    monkeypatch.setattr(choice, "sample_pictures", pictures_seen)
     monkeypatch.setattr(recipes, "fit_decoder", watched)
-    right, wrong = recipes.choose_sampling(loaded, tiny_model, [0, 1], n=12)
+    right, wrong = choice.choose_sampling(loaded, tiny_model, [0, 1], n=12)
     assert right["top1"] == 1 and wrong["top1"] == 0
     assert right["object"] > 0.9 > wrong["object"]
-    recipes.choose_sampling(loaded, tiny_model, [0], n=12, repeats=4)
+    choice.choose_sampling(loaded, tiny_model, [0], n=12, repeats=4)
     assert (given[0][:, -1] == 1).all() and (given[-1][:, -1] == 0.5).all()
 
 

@@ -3,6 +3,7 @@
 import math
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import torch
 from conftest import random_unet
 from torch.distributions import Normal
 
-from recon_lib import recipes
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import ArrayData
 from recon_lib.decoding import crossval, haxby, reconstruct
@@ -165,7 +165,10 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
         told.append((brain, guidance is not None and guidance.model is not None))
         return np.zeros((len(vectors) if brain else vectors, 64, 64, 3), np.uint8)
 
-    for module in (reconstruct, crossval, haxby, recipes):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    import choose_sampling as choice
+
+    for module in (reconstruct, crossval, haxby, choice):
         monkeypatch.setattr(module, "sample_pictures", noted)
     x, path = loaded, tmp_path / "model.safetensors"
     rng = np.random.default_rng(0)
@@ -173,7 +176,7 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
     own = ArrayData(draw(sample_factors(12, 5)), rng.normal(size=(24, 9)), which, which, None,
                   np.arange(9))
     for job in (lambda: reconstruct.reconstruct_experiment(x, path, say=len),
-                lambda: recipes.choose_sampling(x, path, [PLAIN], n=4),
+                lambda: choice.choose_sampling(x, path, [PLAIN], n=4),
                 lambda: crossval.cross_validate(own, crossval.CrossValidation(2, path), say=len),
                 lambda: haxby.drive(path, steps=1, say=len)):
         told.clear()

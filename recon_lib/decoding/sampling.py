@@ -22,7 +22,7 @@ LATENT, GUIDANCE_MODEL = "latent.safetensors", "guide.safetensors"  # stand besi
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn. The defaults were chosen by `recipes.choose_sampling`.
+    """How pictures are drawn. The defaults were chosen by benchmarks/choose_sampling.py.
 
     Attributes
     ----------
