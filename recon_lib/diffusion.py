@@ -176,7 +176,7 @@ def stratified_times(n, steps, generator=None, device="cpu"):
     return (place / n * steps).long().clamp(max=steps - 1).to(device)
 
 
-def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=None, keep=None):
+def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=None, mask=None):
     """The training loss of a batch.
 
     For "x0" the squared error of the clean picture over s²: exactly the loss of v, put to a
@@ -187,13 +187,13 @@ def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=No
 
     Parameters
     ----------
-    model : function (x_t, t, condition, keep) -> Tensor (b, C, H, W)
+    model : function (x_t, t, condition, mask) -> Tensor (b, C, H, W)
     x0, noise : Tensor (b, C, H, W)
     alpha_bar : Tensor (steps,)
     t : LongTensor (b,)
     prediction : {"x0", "eps", "v"}
     condition : Tensor (b, d), optional
-    keep : BoolTensor (b,), optional
+    mask : BoolTensor (b,), optional
         False drops the condition of a sample.
 
     Returns
@@ -201,7 +201,7 @@ def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=No
     Tensor ()
     """
     x_t = add_noise(x0, t, noise, alpha_bar)
-    output = model(x_t, t, condition, keep).float()
+    output = model(x_t, t, condition, mask).float()
     error = F.mse_loss(output, target(x0, t, noise, alpha_bar, prediction), reduction="none")
     if prediction == "x0":
         error = error / amplitudes(t, alpha_bar)[1].square().clamp(min=FLOOR)

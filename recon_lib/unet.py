@@ -172,15 +172,8 @@ class UNet(nn.Module):
     """
 
     def __init__(
-        self,
-        image_channels=3,
-        channels=(64, 128, 192),
-        blocks=1,
-        patch=4,
-        attention=(2,),
-        condition_size=None,
-        width=256,
-        dropout=0.0,
+        self, image_channels=3, channels=(64, 128, 192), blocks=1, patch=4, attention=(2,),
+        condition_size=None, width=256, dropout=0.0,
     ):
         super().__init__()
         channels, attention = list(channels), list(attention)
@@ -215,8 +208,8 @@ class UNet(nn.Module):
         self.norm = normalise(last)
         self.conv_out = zero_init(nn.Conv2d(last, pixels, 3, padding=1))
 
-    def embed(self, condition, keep, n):
-        """Embedding of the condition, (n, width): the null embedding where it is not kept."""
+    def embed(self, condition, mask, n):
+        """Embedding of the condition, (n, width); where it is masked, the null embedding."""
         if self.config["condition_size"] is None:
             if condition is not None:
                 raise DataError(
@@ -233,9 +226,9 @@ class UNet(nn.Module):
                 f"{(n, size)}; pass one vector of {size} numbers per image"
             )
         code = self.encoder(condition)
-        if keep is None:
+        if mask is None:
             return code
-        return torch.where(keep[:, None], code, self.null.to(code.dtype))
+        return torch.where(mask[:, None], code, self.null.to(code.dtype))
 
     def refuse_misfits(self, x):
         """Stop with a `DataError` if pictures (b, C, H, W) have not the channels or sides."""
@@ -247,7 +240,7 @@ class UNet(nn.Module):
                 "resize the pictures or change channels/patch"
             )
 
-    def forward(self, x, t, condition=None, keep=None):
+    def forward(self, x, t, condition=None, mask=None):
         """Predict from a noisy picture.
 
         Parameters
@@ -258,8 +251,8 @@ class UNet(nn.Module):
             Time steps.
         condition : Tensor (b, condition_size), optional
             Brain vectors; without them every sample is unconditional.
-        keep : BoolTensor (b,), optional
-            False: this sample goes without its condition (classifier-free guidance).
+        mask : BoolTensor (b,), optional
+            Condition mask. False: this sample goes without (classifier-free guidance).
 
         Returns
         -------
@@ -273,7 +266,7 @@ class UNet(nn.Module):
         """
         self.refuse_misfits(x)
         time = F.silu(self.time(time_features(t, self.config["width"])))  # (b, width)
-        condition = self.embed(condition, keep, len(x))
+        condition = self.embed(condition, mask, len(x))
         if condition is not None:
             condition = F.silu(condition)
 

@@ -140,12 +140,12 @@ class Linear(torch.nn.Module):
         super().__init__()
         self.sizes = []
 
-    def forward(self, x, t, condition=None, keep=None):
+    def forward(self, x, t, condition=None, mask=None):
         self.sizes.append(len(x))
         if condition is None:
             return torch.full_like(x, 0.1)
         value = 0.3 * condition.mean(1)
-        value = value if keep is None else torch.where(keep, value, 0.1)
+        value = value if mask is None else torch.where(mask, value, 0.1)
         return value.view(-1, 1, 1, 1).expand_as(x)
 
 

@@ -78,8 +78,8 @@ def test_config_rebuilds_the_network():
 
 def test_every_parameter_gets_a_gradient():
     model, (x, t) = awake(condition_size=7), inputs()
-    keep = torch.tensor([True, False, True])
-    model(x, t, torch.randn(3, 7), keep).square().mean().backward()
+    mask = torch.tensor([True, False, True])
+    model(x, t, torch.randn(3, 7), mask).square().mean().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
@@ -127,10 +127,10 @@ def test_a_colour_is_learnt_from_the_condition_alone():
 def test_a_dropped_condition_is_no_condition_and_zero_is_a_condition():
     model, (x, t) = awake(condition_size=7), inputs()
     y = torch.randn(3, 7)
-    keep = torch.tensor([True, False, True])
-    mixed, kept, without = model(x, t, y, keep), model(x, t, y), model(x, t)
-    torch.testing.assert_close(mixed[keep], kept[keep])
-    torch.testing.assert_close(mixed[~keep], without[~keep])
+    mask = torch.tensor([True, False, True])
+    mixed, kept, without = model(x, t, y, mask), model(x, t, y), model(x, t)
+    torch.testing.assert_close(mixed[mask], kept[mask])
+    torch.testing.assert_close(mixed[~mask], without[~mask])
     assert (model(x, t, torch.zeros(3, 7)) - without).abs().max() > 1e-3
 
 

@@ -35,7 +35,7 @@ def save_checkpoint(path, state):
 def renamed(weights):
     """Weights under today's names of the layers, whichever version of the network wrote them."""
     def today(name):
-        former = next((old for old in FORMER_NAMES if name.startswith(old)), None)
+        former = next((old for old in FORMER_NAMES if str(name).startswith(old)), None)
         return name if former is None else FORMER_NAMES[former] + name.removeprefix(former)
 
     return {today(name): w for name, w in weights.items()}
@@ -63,12 +63,14 @@ def load_checkpoint(path):
             f"{path} is not a readable checkpoint (damaged, or holding more than tensors and "
             f"plain values: {type(error).__name__}); use one that training wrote"
         ) from error
-    if not isinstance(state, dict) or not {"model_state_dict", "config"} <= state.keys():
+    if not (isinstance(state, dict) and {"model_state_dict", "config"} <= state.keys()
+            and isinstance(state.get("info", {}), dict) and isinstance(state.get("step", 0), int)):
         raise DataError(
             f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote"
         )
-    for kind in {"model_state_dict", "ema_state_dict"} & state.keys():
-        state[kind] = renamed(state[kind])
+    for kind in ("model_state_dict", "ema_state_dict"):
+        if isinstance(state.get(kind), dict):
+            state[kind] = renamed(state[kind])
     return state
 
 
@@ -148,13 +150,18 @@ def refuse_other_shapes(path, config, weights):
 
 
 def read_weights(path):
-    """Weights (float32, on the CPU), config and info of either kind of file."""
+    """Weights (float32, on the CPU), config and info of either kind of file.
+
+    The info says under `steps` how many steps of all trainings led to the weights, if it is known.
+    """
     path = located(path)
     if path.suffix != ".safetensors":
         state = load_checkpoint(path)
         weights = state.get("ema_state_dict", state["model_state_dict"])
+        info = state.get("info", {})
         refuse_other_shapes(path, state["config"], weights)
-        return weights, state["config"], state.get("info", {})
+        return weights, state["config"], {
+            **info, "steps": state.get("step", 0) + info.get("steps_before", 0)}
     if not path.is_file():
         raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
     try:

@@ -36,9 +36,9 @@ def train(model, loader, training, device="cuda", model_in=None, out_dir="result
         for images, vectors in run.batches():  # (b, C, H, W), (b, d) or None
             step = run.step
             torch.manual_seed(int(training.seed) * 1_000_003 + step)
-            t, noise, keep = draw_noise(images, len(run.alpha_bar), training.drop, run.accelerator)
+            t, noise, mask = draw_noise(images, len(run.alpha_bar), training.drop, run.accelerator)
             loss = diffusion_loss(
-                run.net, images, run.alpha_bar, t, noise, training.prediction, vectors, keep
+                run.net, images, run.alpha_bar, t, noise, training.prediction, vectors, mask
             )
             rate = training.lr * learning_rate(step, run.progress, training.warmup)
             loss, gradient = gradient_step(run.accelerator, run.net, run.optimizer, loss, rate)

@@ -99,12 +99,11 @@ def unpack(item, device):
 
 
 def resume(path, model, optimizer, average, info):
-    """Load `path` into all three; return the state to go on from, empty for a new training.
-
-    Notes in `info` how many steps the weights have behind them before this training's first.
+    """Load `path` into all three; return the place to go on from, empty for a new training.
 
     A checkpoint of the same network is resumed. A model, or a checkpoint of the other kind of
-    network (with or without a condition), gives its averaged weights to a new training.
+    network (with or without a condition), gives its averaged weights to a new training. `info`
+    notes how many steps were behind them.
 
     Raises
     ------
@@ -130,7 +129,7 @@ def resume(path, model, optimizer, average, info):
             "start from a model of the same split, or without one"
         )
     if located(path).suffix == ".safetensors" or config != model.config:
-        info["steps_before"] = steps_behind(path, stored)
+        info["steps_before"] = stored.get("steps", 0)
         start_from(model, path)
         average.load_state_dict(model.state_dict())
         return {}
@@ -140,20 +139,13 @@ def resume(path, model, optimizer, average, info):
         model.load_state_dict(state["model_state_dict"])
         average.load_state_dict(state["ema_state_dict"])
         optimizer.load_state_dict(state["optimizer_state_dict"])
-        return {k: state[k] for k in ("step", "last_epoch", "batch", "seconds")} | {
-            "scaler_state_dict": state.get("scaler_state_dict")}
+        place = {name: state[name] for name in ("step", "last_epoch", "batch", "seconds")}
+        return place | {"scaler_state_dict": state.get("scaler_state_dict")}
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
             ".safetensors model"
         ) from error
-
-
-def steps_behind(path, info):
-    """Steps of all trainings that led to a model or checkpoint; `info` is stored with it."""
-    if located(path).suffix == ".safetensors":
-        return info.get("steps", 0)
-    return load_checkpoint(path).get("step", 0) + info.get("steps_before", 0)
 
 
 def trim_log(path, columns, step):
@@ -237,21 +229,12 @@ def _precision_of(model_in, device):
 
 
 class Run:
-    """What surrounds the loop of a training, see `loop.train`.
+    """What surrounds the loop of a training; `loop.train` shows the loop.
 
-    It places the network, its average and the optimiser on the device and resumes them, hands out
-    batches and, after each step, logs it and draws, saves or stops where it is time:
-
-        with Run(model, loader, training, out_dir="results/run") as run:
-            for images, vectors in run.batches():
-                ...  # a step
-                run.record(loss, gradient, rate)
-            average = run.finish()
-
-    Within the block no other training may write into `out_dir`, the first Ctrl-C or SIGTERM waits
-    for the end of a step, and torch's global generator is put back at the end. Into `out_dir` go
-    `loss.csv` (a row a step), `checkpoint.pt` (to resume from), `training_progression/` (sample
-    grids) and, by `finish`, `model.safetensors`.
+    It resumes and places the network, its average and the optimiser; within its `with` block no
+    other training may write into `out_dir`, and the first Ctrl-C or SIGTERM waits for the end of a
+    step. Into `out_dir` go `loss.csv` (a row a step), `checkpoint.pt` (to resume from),
+    `training_progression/` (sample grids) and, by `finish`, `model.safetensors`.
 
     Parameters
     ----------
@@ -265,14 +248,10 @@ class Run:
 
     Attributes
     ----------
-    net, average, optimizer, accelerator
-        The network as it is trained (perhaps compiled, or one of several processes'), its average,
-        AdamW, and accelerate's view of the devices.
-    alpha_bar : Tensor (T,)
-        The schedule.
-    step, epoch, batch, seconds, progress
-        What is behind it: steps, whole passes and batches of the one that is begun, seconds, and
-        the share of the whole training.
+    net, average, optimizer, accelerator, alpha_bar
+        What a step needs; `net` is the model, compiled or one of several processes' where asked.
+    step, progress
+        Steps behind it, and the share of the whole training.
 
     Raises
     ------

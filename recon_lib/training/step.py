@@ -8,7 +8,7 @@ from recon_lib.diffusion import diffusion_loss, stratified_times
 
 
 def draw_noise(images, times, drop, accelerator):
-    """What is random in a step: times, noise, and which samples keep their condition.
+    """What is random in a step: times, noise and the condition mask.
 
     Every process draws for the whole batch and takes its own rows, so that several draw together
     what one would have drawn.
@@ -27,14 +27,15 @@ def draw_noise(images, times, drop, accelerator):
     -------
     t : LongTensor (b,)
     noise : Tensor (b, C, H, W)
-    keep : BoolTensor (b,)
+    mask : BoolTensor (b,)
+        False: goes without its condition.
     """
     rank, world, device = accelerator.process_index, accelerator.num_processes, images.device
     n = world * len(images)
     t = stratified_times(n, times, device=device)[rank::world]
     noise = torch.randn(n, *images.shape[1:], device=device)[rank::world]
-    keep = (torch.rand(n, device=device) >= drop)[rank::world]
-    return t, noise, keep
+    mask = (torch.rand(n, device=device) >= drop)[rank::world]
+    return t, noise, mask
 
 
 def gradient_step(accelerator, net, optimizer, loss, rate):
