@@ -115,7 +115,7 @@ CASES = {  # name: good arguments, the function, the same as a plain loop, which
     "single_trial_betas": ([(25, 4), ONSETS], lambda y, t: single_trial_betas(y, t, TR),
                            plain_single_trials),
     "fit_ridge": ([(12, 4), (12, 3)], plain_ridge, plain_ridge),
-}  # fmt: skip
+}
 CHANGES = {
     "nothing": lambda x, i: x,
     "int16": lambda x, i: np.rint(x).astype(np.int16),

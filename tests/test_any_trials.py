@@ -326,7 +326,7 @@ def test_regressors_never_answer_early_and_shift_with_their_events(seed, volumes
     dict(onsets=[math.nan, 1.0]), dict(onsets=[[1.0, 2.0]]), dict(onsets=["a", "b"]),
     dict(volumes=0), dict(tr=0.0), dict(tr=-2.0), dict(kernel=np.ones((2, 9))),
     dict(kernel=[math.nan, 1.0]), dict(oversampling=0),
-], ids=str)  # fmt: skip
+], ids=str)
 def test_events_that_make_no_sense_are_refused(change):
     good = dict(onsets=[2.0, 9.0], durations=1.0, volumes=20, tr=2.0, kernel=hrf.spm_hrf(2.0))
     assert regressors(**good).shape == (20, 2)
@@ -394,7 +394,7 @@ def test_single_trial_betas_of_any_run(seed, trials, method, lasts, confounded):
     (dict(hrf=np.array([0, 1])), "one per voxel"), (dict(method="lsx"), "lsa"),
     (dict(onsets=[10.0], method="lsx"), "lsa"), (dict(durations=-1.0), "duration"),
     (dict(tr=0.0), "tr"), (dict(durations=[1.0, 2.0, 3.0]), "duration"),
-], ids=str)  # fmt: skip
+], ids=str)
 def test_models_that_would_be_another_are_refused(change, words):
     good = dict(bold=np.random.default_rng(0).uniform(90, 110, (40, 3)), onsets=[10.0, 30.0], tr=TR)
     assert glm.single_trial_betas(**good).shape == (2, 3)

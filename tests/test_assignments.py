@@ -215,6 +215,7 @@ def test_untouched_release_earns_nothing(course, name):
         assert submission.score == 0 and not submission.needs_manual_grade
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_self_check_of_untouched_copy(course, name):
     names = {"__name__": "__main__"}
@@ -228,6 +229,7 @@ def test_self_check_of_untouched_copy(course, name):
     assert len(lines) == len(worth) and all("not written yet" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_guide(course, name):
     text = (course / "guide" / f"{name}.md").read_text(encoding="utf-8")

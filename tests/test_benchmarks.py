@@ -42,6 +42,7 @@ def test_the_table_shows_every_row(shared):
     assert lines[3] == "| large | 12,346 | – | MB | – | – |"
 
 
+@pytest.mark.slow
 def test_rows_of_all_scripts_are_gathered_and_a_failure_is_named(shared, tmp_path, capfd):
     _, gather = shared
     script = "import _table\ndef rows(): return [_table.row({!r}, {}, 's', 8, 'p')]\n"
@@ -56,7 +57,7 @@ def test_rows_of_all_scripts_are_gathered_and_a_failure_is_named(shared, tmp_pat
     assert [(r["name"], r["ratio"]) for r in found["rows"]] == [("row_a", 4), ("row_c", 2)]
     assert set(found["rows"][0]) == {
         "name", "ours", "peer", "peer_name", "unit", "ratio", "script", "machine"
-    }  # fmt: skip
+    }
     assert "| row_a | 2 | 8 | s | 4 | p |" in capfd.readouterr().out
 
 
@@ -183,7 +184,7 @@ def test_the_first_step_of_no_network_is_timed(shared, clock, monkeypatch):
     import diffusion
 
     takes = {diffusion.OURS: [3.0] + 3 * [2.0, 0.5, 1.0], "slow": [90.0, 9.0, 8.0, 1.0],
-             "slow but once": [0.1, 4.0, 5.0, 1.0]}  # fmt: skip
+             "slow but once": [0.1, 4.0, 5.0, 1.0]}
 
     def trainer(net, *_):
         left = iter(takes[net])
@@ -295,6 +296,7 @@ def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeyp
     assert {r["peer"] for r in made.values()} == {None, plain["ours"]}
 
 
+@pytest.mark.slow
 def test_the_experiment_benchmark_measures_all_three_steps(shared, monkeypatch):
     """On a miniature: what was built is what is estimated, loaded and weighed."""
     import experiment

@@ -112,7 +112,7 @@ def test_events_are_the_published_columns(release):
     lines = (release / f"{run_stem('CSI1', 1, 2)}_events.tsv").read_text().splitlines()
     assert lines[0].split("\t")[:8] == "onset duration Subj Sess Run Trial ImgName ImgType".split()
     assert lines[1].split("\t")[:8] == [
-        "6.0058", "1.0000", "1", "1", "2", "1", "n01234567_1.JPEG", "imagenet"]  # fmt: skip
+        "6.0058", "1.0000", "1", "1", "2", "1", "n01234567_1.JPEG", "imagenet"]
     assert [line.split("\t")[7] for line in lines[2:]] == ["rep_scenes", "coco"]
     # the published files of some runs end their lines as Windows does and have no stim_file
     short = "\r\n".join("\t".join(line.split("\t")[:12]) for line in lines)

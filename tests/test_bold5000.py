@@ -79,7 +79,7 @@ def refuses(release, part, *words):
 
 def test_published_design():
     assert [sum(RUNS_PER_SESSION[s]) * TRIALS_PER_RUN for s in RUNS_PER_SESSION] == [
-        5254, 5254, 5254, 3108]  # fmt: skip
+        5254, 5254, 5254, 3108]
     assert [len(RUNS_PER_SESSION[s]) for s in RUNS_PER_SESSION] == [15, 15, 15, 9]
     assert sum(VOXELS["CSI1"].values()) == 1685
     session, run = trial_runs("CSI4", 3108)
@@ -259,7 +259,7 @@ def test_names_tell_folder_and_category():
     assert [picture_folder(name) for name in NAMES[:3]] == ["COCO", "ImageNet", "Scene"]
     assert [category(name) for name in NAMES] == [
         "", "n01234567", "airport", "n01234567", "", "dining_car", "banquetHall", "n07654321",
-    ]  # fmt: skip
+    ]
     assert category("library_aisle10.jpg") == "library_aisle"
     assert CATEGORIES == scenes.CATEGORIES
 

@@ -115,6 +115,7 @@ def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_
     assert code == 0 and (tmp_path / "reconstructions.npz").exists()
 
 
+@pytest.mark.slow
 def test_own_data_from_files(run, own, tiny_model):
     code, out, err = run(*own_args(own, model=tiny_model))
     assert code == 0 and "fold 2 of 2" in out and "own.npz" in out
@@ -126,6 +127,7 @@ def test_own_data_from_files(run, own, tiny_model):
     assert (own / "out" / "reconstructions.png").exists()
 
 
+@pytest.mark.slow
 def test_nan_voxels_are_dropped_and_counted(run, own, tiny_model):
     betas = np.load(own / "betas.npy")
     betas[3, [2, 5, 7]] = np.nan
@@ -175,7 +177,7 @@ def test_simulate_refuses_bad_pictures(refused, own):
     ({"size": 18, "train-steps": 3}, "side 18"),
     (dict(device="tpu"), "--device"),
     (dict(model="absent.safetensors"), "no model at"),
-])  # fmt: skip
+])
 @pytest.mark.filterwarnings("ignore:.*dropped")
 def test_bad_own_data(refused, own, change, words):
     with h5py.File(own / "cut.h5", "w") as file:
@@ -262,7 +264,7 @@ def test_bad_models(refused, miniature, tmp_path):
 def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
     """A training that is refused leaves the old pair; a pair that is none is refused."""
     train = ["train", "conditional", "--data", miniature, "--device", "cpu", "--steps", 1,
-             "--batch", 4, "--out", tmp_path]  # fmt: skip
+             "--batch", 4, "--out", tmp_path]
     assert run(*train, "--extra", 0)[0] == 0
     latent = tmp_path / "conditional" / "latent.safetensors"
     before = latent.read_bytes()
@@ -413,7 +415,7 @@ def test_as_a_program_of_its_own(tmp_path):
 def test_held_out_categories_and_several_subjects(run, refused, mini_release, tmp_path):
     out = ["--out", tmp_path]
     train = ["train", "conditional", "--steps", 1, "--batch", 4, "--device", "cpu",
-             "--subject", "CSI1,CSI4", "--split", "category"]  # fmt: skip
+             "--subject", "CSI1,CSI4", "--split", "category"]
     assert run(*train, "--data", mini_release, *out)[0] == 0
     model = tmp_path / "conditional" / "model.safetensors"
     again = ["reconstruct", "--data", mini_release, "--model", model, "--steps", 1, *out]

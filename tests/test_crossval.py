@@ -99,6 +99,7 @@ def test_ridge_reads_a_linear_brain(grey):
     assert table["chance"] == {"top1": 1 / 24, "two_way": 0.5}
 
 
+@pytest.mark.slow
 def test_a_ready_model_needs_no_training(tiny_model, tmp_path):
     data = world(n=12, side=64, repeats=1)
     options = CrossValidation(3, tiny_model, sampling=ONE_STEP, out_dir=tmp_path)
@@ -111,6 +112,7 @@ def test_a_ready_model_needs_no_training(tiny_model, tmp_path):
     assert sorted(alone["fold"]) == list(range(12))  # each picture by itself
 
 
+@pytest.mark.slow
 def test_a_ready_model_must_fit_the_pictures(tiny_model):
     options = CrossValidation(2, tiny_model, sampling=ONE_STEP)
     with pytest.raises(DataError, match="makes pictures of 64 pixels .* yours have 16"):

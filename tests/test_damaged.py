@@ -105,7 +105,7 @@ READERS = {  # file -> what reads it
     volumes.mask_path("CSI1", "LHPPA"):
         lambda path: volumes.read_masks(path.parents[3], "CSI1").ijk,
     stimuli.REPEATED: lambda path: stimuli.read_repeated(path.parents[1]),
-}  # fmt: skip
+}
 SUMS = {"a.npz", "b.npz", "a.png", "own.npz", "haxby.npz", f"{STEM}_bold.nii.gz", "a.pt",
         "a.safetensors", "latent.safetensors", "betas.h5", "runs/run-000.h5"}  # have checksums
 

@@ -142,7 +142,7 @@ def test_pictures_on_another_scale_are_not_taken_for_uint8(unfit):
     pictures, message = UNFIT[unfit]
     classifier = load_factor_net("evaluation_classifier")
     for call in (uint8_pictures, lambda x: BatchLoader(x, 4), lambda x: read_factors(classifier, x),
-                 lambda x: embed(classifier, x)):  # fmt: skip
+                 lambda x: embed(classifier, x)):
         with pytest.raises(DataError, match=message):
             call(pictures)
 
@@ -269,7 +269,7 @@ def test_odd_picture_files_are_converted_or_named(tmp_path):
     (tmp_path / "notes.txt").write_text("not a picture")
     files = picture_files(tmp_path)
     assert [f.name for f in files] == [f"0{i}.{e}" for i, e in enumerate(
-        ("png", "jpg", "png", "png", "gif", "png", "jpg"), 1)]  # fmt: skip
+        ("png", "jpg", "png", "png", "gif", "png", "jpg"), 1)]
     with pytest.warns(UserWarning) as said:
         images, kept = read_pictures(files, 8)
     assert images.shape == (5, 8, 8, 3) and kept.tolist() == [True] * 5 + [False] * 2

@@ -167,6 +167,7 @@ def test_the_same_again(loaded, tiny_model, results):
             assert np.array_equal(ranking, again[name]["rankings"][key])
 
 
+@pytest.mark.slow
 def test_no_score_looks_at_the_test_pictures_in_advance(loaded, tiny_model, results):
     """Other test pictures, same brain: the reconstructions must not change."""
     images = loaded.images.copy()
@@ -265,6 +266,7 @@ def test_some_areas_and_lost_voxels(loaded, miniature, tiny_model):
     assert any("ideal observer" in text for text in said)
 
 
+@pytest.mark.slow
 def test_a_release_without_truth_has_no_ideal_observer(loaded, tiny_model, classifiers):
     real = replace(loaded, truth=None, factors=None)
     out = reconstruct_experiment(real, tiny_model, sampling=ONE_STEP, say=lambda text: None)
@@ -305,6 +307,7 @@ def haxby(tiny_model):
     return drive(tiny_model, steps=1, say=lambda text: None)
 
 
+@pytest.mark.slow
 def test_haxby_drives_a_model(haxby):
     assert haxby["reconstruction"].shape == haxby["shuffled"].shape == (96, 64, 64, 3)
     assert np.bincount(haxby["run"]).tolist() == [8] * 12
@@ -347,6 +350,7 @@ def test_the_shipped_model_is_the_default():
     assert sampling.MODEL.with_name(sampling.LATENT).exists()
 
 
+@pytest.mark.slow
 def test_sampling_is_chosen_on_training_trials(loaded, tiny_model, monkeypatch):
     """With the pictures seen in place of samples all are named; with another's, none."""
     shown, given = loaded.train_pictures, []

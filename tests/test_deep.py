@@ -50,6 +50,7 @@ def test_n_way_by_hand_and_at_chance():
         n_way_top_k(p, [4], 2)
 
 
+@pytest.mark.slow
 def test_layers_are_those_of_the_network(monkeypatch):
     torch.manual_seed(0)
     net = alexnet(weights=None).eval()
@@ -65,6 +66,7 @@ def test_layers_are_those_of_the_network(monkeypatch):
     assert isinstance(net.features[10], torch.nn.Conv2d) and second.shape[1] == 192
 
 
+@pytest.mark.slow
 def test_inception_gives_its_pooled_features():
     torch.manual_seed(0)
     assert layer_features("Inception", weights=None)(PICTURES[:2]).shape == (2, 2048)
@@ -82,12 +84,13 @@ def test_networks_refuse_pictures_from_0_to_1():
 def test_scores_of_good_bad_and_swapped_pictures():
     flat = {"pixels": lambda: lambda images: images.reshape(len(images), -1) / 255.0}
     rows = {"perfect": PICTURES, "swapped": PICTURES[[1, 0, 3, 2, 5, 4]],
-            "grey": np.full_like(PICTURES, 128)}  # fmt: skip
+            "grey": np.full_like(PICTURES, 128)}
     table = deep_scores(rows, PICTURES, np.arange(6), make=flat)
     assert table["perfect"]["pixels"] == 1
     assert table["swapped"]["pixels"] < 0.5 and table["grey"]["pixels"] == 0.5
 
 
+@pytest.mark.slow
 def test_what_cannot_be_had_is_left_out_with_a_sentence(monkeypatch):
     def offline(*args, **kwargs):
         raise URLError("no network")
@@ -100,7 +103,7 @@ def test_what_cannot_be_had_is_left_out_with_a_sentence(monkeypatch):
 
     said, make = [], {name: lambda name=name: layer_features(name) for name in deep.LAYERS}
     table = deep_scores({"a": PICTURES}, PICTURES, np.arange(6), said.append,
-                        {**make, "CLIP": without})  # fmt: skip
+                        {**make, "CLIP": without})
     assert table == {"a": {}} and len(said) == 4
     assert all("left out" in sentence for sentence in said)
     assert "no network" in said[0] and "needs the package transformers" in said[-1]
@@ -110,7 +113,7 @@ def test_clip_is_what_transformers_makes_of_the_picture(tmp_path):
     transformers = pytest.importorskip("transformers")
     config = transformers.CLIPVisionConfig(
         hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
-        image_size=30, patch_size=10, projection_dim=16)  # fmt: skip
+        image_size=30, patch_size=10, projection_dim=16)
     torch.manual_seed(0)
     net = transformers.CLIPVisionModelWithProjection(config).eval()
     net.save_pretrained(tmp_path)

@@ -47,12 +47,12 @@ def host(mini_release, monkeypatch):
                           "BOLD5000_ROIs.zip": zipped(mini_release, ["ROIs"])},
         fetch.RELEASE_2: {"BOLD5000_GLMsingle_ROI_betas.zip":
                           zipped(mini_release, ["BOLD5000_GLMsingle_ROI_betas"])},
-    }  # fmt: skip
+    }
     for path in mini_release.glob("CSI*"):
         articles[fetch.RELEASE_2][path.name] = path.read_bytes()
     listed = {}
     bucket = {f"ds001499/{p.relative_to(raw)}": p.read_bytes()
-              for p in sorted(raw.rglob("*")) if p.is_file()}  # fmt: skip
+              for p in sorted(raw.rglob("*")) if p.is_file()}
     state.files |= {f"/bucket/{key}": data for key, data in bucket.items()}
 
     class Handler(BaseHTTPRequestHandler):
@@ -117,7 +117,7 @@ def host(mini_release, monkeypatch):
             state.files[f"/{article}/{name}"] = data
             rows.append({"name": name, "size": len(data), "download_url":
                          f"{state.url}/{article}/{name}",
-                         "computed_md5": hashlib.md5(data).hexdigest()})  # fmt: skip
+                         "computed_md5": hashlib.md5(data).hexdigest()})
         listed[f"/api/articles/{article}/files"] = rows
     state.listed, state.bucket = listed, bucket
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -132,7 +132,7 @@ def host(mini_release, monkeypatch):
 
 def one(host, md5=True, size=True):
     return Remote(f"{host.url}/one.bin", "one.bin", len(FILE) if size else None,
-                  hashlib.md5(FILE).hexdigest() if md5 else None)  # fmt: skip
+                  hashlib.md5(FILE).hexdigest() if md5 else None)
 
 
 # One file --------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_what_was_fetched_is_what_the_readers_read(host, mini_release, tmp_path)
     assert not [part for part in fetch.PARTS if fetch.is_here(part, "CSI1", tmp_path)]
     fetch.fetch(["CSI1"], ["roi-betas", "images", "lists"], tmp_path, said.append)
     here = {name: [part for part in fetch.PARTS if fetch.is_here(part, name, tmp_path)]
-            for name in ("CSI1", "CSI4")}  # fmt: skip
+            for name in ("CSI1", "CSI4")}
     assert here == {"CSI1": ["roi-betas", "images", "lists"], "CSI4": ["images"]}
     ours, theirs = load_experiment(tmp_path, "CSI1"), load_experiment(mini_release, "CSI1")
     assert np.array_equal(ours.betas, theirs.betas) and np.array_equal(ours.images, theirs.images)
@@ -365,7 +365,7 @@ def test_an_archive_that_is_none_or_not_to_be_trusted(host, tmp_path):
     ({"subjects": ["CSI5"]}, "found CSI5; expected some of CSI1"),
     ({"parts": ["betas"]}, "found betas; expected some of roi-betas"),
     ({"parts": []}, "found nothing"),
-])  # fmt: skip
+])
 def test_unknown_names(tmp_path, arguments, message):
     with pytest.raises(DataError, match=message):
         fetch.fetch(out=tmp_path, **arguments)

@@ -179,7 +179,7 @@ def test_true_betas_come_back_in_percent(method):
     signal = np.column_stack([
         trial_design(ONSETS, VOLUMES, TR, hrf.library(TR)[shape]) @ truth[:, v]
         for v, shape in enumerate(choice)
-    ])  # fmt: skip
+    ])
     drift = cosine_drift(VOLUMES, TR) @ rng.normal(size=(8, 5))
     drift -= (signal + drift).mean(0)  # the baseline is the mean over the run
     bold = rng.uniform(500, 1500, 5) * (1 + (signal + drift) / 100)

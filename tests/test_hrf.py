@@ -12,7 +12,7 @@ from recon_lib.common.errors import DataError
 
 REPETITION_TIMES = [2.0, 1.1, 0.72]
 NAMES = [f"{name}{more}" for name in ("spm", "glover")
-         for more in ("", " + derivative", " + derivative + dispersion")]  # fmt: skip
+         for more in ("", " + derivative", " + derivative + dispersion")]
 
 
 @pytest.mark.parametrize("tr", REPETITION_TIMES)

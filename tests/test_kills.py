@@ -229,7 +229,7 @@ def train(out, minutes=0.0):
         create_loader(16, 8, images=images), epochs=8, image_size=16, device="cpu", grids=0,
         quiet=True, model=model, out_dir=out, checkpoint_minutes=minutes,
         model_in=checkpoint if checkpoint.exists() else None, precision="no",
-    )  # fmt: skip
+    )
 
 
 def train_noted(out):
@@ -273,7 +273,7 @@ def write_for_ever(path):
     while True:
         number += 1
         save_checkpoint(path, {"model_state_dict": {"w": torch.full((200_000,), float(number))},
-                               "config": {}, "number": number})  # fmt: skip
+                               "config": {}, "number": number})
 
 
 def test_writing_a_checkpoint(processes, rng, tmp_path):

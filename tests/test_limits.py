@@ -101,7 +101,7 @@ def test_a_checkpoint_survives_a_full_disk(tmp_path):
 
 def build(root):
     experiment.build(root, voxels=dict.fromkeys(KEYS, 2), runs_per_session=(1,), repeated=3,
-                     test_trials=6)  # fmt: skip
+                     test_trials=6)
 
 
 def test_an_experiment_that_does_not_fit_is_not_there(tmp_path):
@@ -133,7 +133,7 @@ def test_on_a_real_file_system(tmp_path, mounts, state):
     np.save(pictures, np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8))
     disk.mkdir()
     done = subprocess.run([*mounts, script, disk, sys.executable, pictures], cwd=ROOT, text=True,
-                          capture_output=True, timeout=120)  # fmt: skip
+                          capture_output=True, timeout=120)
     reason = {"full": "No space left on device", "read-only": "Read-only file system"}[state]
     assert done.returncode == 2 and "Traceback" not in done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -145,7 +145,7 @@ def train(out, batch=1500):
     loop.train_unconditional_diffusion(
         create_loader(64, batch, images=images), device="cpu", quiet=True, grids=0, max_steps=1,
         model=UNet(channels=[64, 64], patch=2, attention=[], width=64), out_dir=out,
-    )  # fmt: skip
+    )
 
 
 def sample(_, batch=1500):

@@ -135,6 +135,7 @@ def test_null_sd_of_two_way(n):
     assert np.mean(draws) == pytest.approx(0.5, abs=4 * two_way_null_sd(n) / np.sqrt(600))
 
 
+@pytest.mark.slow
 def test_permutation_p_is_uniform_under_the_null_with_repeats():
     """Repeats that share a spurious resemblance must not count as independent evidence."""
     values = []

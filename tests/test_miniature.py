@@ -52,7 +52,7 @@ def test_the_tree_is_the_published_one(mini_release):
         "BOLD5000_Stimuli/Stimuli_Presentation_Lists/CSI1/CSI1_sess02/CSI_sess02_run01.txt",
         "ds001499/sub-CSI1/ses-01/func/sub-CSI1_ses-01_task-5000scenes_run-01_bold.nii.gz",
         "ds001499/derivatives/spm/sub-CSI2/sub-CSI2_mask-RHRRSC.nii.gz",
-    ):  # fmt: skip
+    ):
         assert (mini_release / path).is_file(), path
     assert not (mini_release / "truth.h5").exists()
     marked = (mini_release / "ROIs/stim_lists/CSI01_stim_lists.txt").read_text().splitlines()
@@ -61,6 +61,7 @@ def test_the_tree_is_the_published_one(mini_release):
     assert sum(line.startswith("rep_") for line in marked) == len(names) - len(set(names)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(SHIFTED)
 @pytest.mark.parametrize("name", PEOPLE)
 def test_every_form_of_a_subject_agrees_with_its_raw_runs(mini_release, name):

@@ -173,6 +173,7 @@ def test_setup_cell_fetches_the_course_and_pins_what_is_there(tmp_path, upstream
     assert f"FROM {tmp_path / 'content' / 'recon_lib_course'}" in done.stdout
 
 
+@pytest.mark.slow
 def test_setup_cell_takes_the_default_branch_where_its_tag_is_not_there_yet(tmp_path, upstream):
     tag = re.search(r'"(v[\d.]+)"', SETUP)[1]
     subprocess.run(["git", "tag", "--delete", tag], cwd=tmp_path / "upstream", check=True,

@@ -76,6 +76,7 @@ def prewhitened(confounds):
     return ar1(BOLD, design).contrast(np.eye(design.shape[1])[0]).t
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", [lsa, lss, ridge, choice, chain, prewhitened])
 def test_confounds_that_say_nothing_new_change_nothing(estimator):
     plain, moving = estimator(None), estimator(MOTION)

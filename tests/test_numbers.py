@@ -74,7 +74,7 @@ def train(out, precision="no", lr=3e-3, steps=60, start=None, minutes=5.0):
         loader, epochs=1000, max_steps=steps, lr=lr, image_size=16, device="cpu", grids=0,
         quiet=True, model=model, out_dir=out, precision=precision, warmup=5,
         model_in=start, checkpoint_minutes=minutes,
-    )  # fmt: skip
+    )
     return np.loadtxt(out / "loss.csv", delimiter=",", skiprows=1)[:, 3]
 
 

@@ -148,7 +148,7 @@ def test_text_that_names_pictures_is_not_taken_for_indices(tmp_path):
     for clear, wanted in (([0, 2, 3], [0, 2, 3]), (["1.png", "2.png", "3.png"], [0, 1, 2]),
                           (["1", "4", "1"], [0, 3, 0]),  # there is no index 4
                           (["0", "1", "3"], [0, 1, 3]),  # and no picture called 0
-                          (["1", "2.png", "3"], [0, 1, 2])):  # fmt: skip
+                          (["1", "2.png", "3"], [0, 1, 2])):
         assert load_trials(folder, BETAS[:3], clear, size=12).trial_image.tolist() == wanted
     same = folder_of(tmp_path / "same", "0.png", "1.png", "2.png")  # either way the same
     assert load_trials(same, BETAS[:3], ["2", "1", "0"], size=12).trial_image.tolist() == [2, 1, 0]
@@ -161,7 +161,7 @@ def test_text_that_names_pictures_is_not_taken_for_indices(tmp_path):
 def test_a_name_of_two_pictures_is_refused(tmp_path):
     folder = folder_of(tmp_path, "a/x.png", "a/y.png", "b/x.png", "b/z.bmp", "b/z.png", "x.png")
     for name, two in (("x", "a/x.png or b/x.png"), ("z", "b/z.bmp or b/z.png"),
-                      ("b/z", "b/z.bmp or b/z.png")):  # fmt: skip
+                      ("b/z", "b/z.bmp or b/z.png")):
         with pytest.raises(DataError, match=f"{name} could be {two}; give the path"):
             load_trials(folder, BETAS[:3], [name, "y", "y"], size=12)
     clear = ["x.png", "b/x.png", "a/x", "y", "y.png", "z.bmp"]
@@ -272,7 +272,7 @@ def test_a_leak_is_refused_by_name_and_by_pixels():
 def test_a_leak_is_found_on_any_scale_and_in_tensors():
     scales = (lambda x: x, lambda x: x / 255, lambda x: (x / 255).astype(np.float32),
               lambda x: (x / 255).astype(np.float16), lambda x: x / 127.5 - 1,
-              lambda x: torch.from_numpy(x), lambda x: torch.from_numpy(x) / 255)  # fmt: skip
+              lambda x: torch.from_numpy(x), lambda x: torch.from_numpy(x) / 255)
     for one in scales:
         for other in scales:
             refuse_leak(one(PICTURES[:3]), other(PICTURES[3:]))
@@ -299,6 +299,7 @@ def test_pictures_that_cannot_be_compared_are_refused():
 # Real recordings -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_haxby_blocks_tell_the_category():
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 

@@ -57,6 +57,7 @@ def test_curves_are_named_at_their_ends():
     assert {" epsilon", " v"} <= set(texts(fig))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "draw",
     [

@@ -52,7 +52,7 @@ def start(tmp_path, victim=-1, at=-1):
                "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         members.append(subprocess.Popen(
             [sys.executable, script, TESTS, tmp_path, str(victim), str(at)], env=env,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))  # fmt: skip
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
     try:
         return [(*member.communicate(timeout=120), member.returncode) for member in members]
     finally:

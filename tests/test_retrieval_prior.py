@@ -39,7 +39,7 @@ def test_the_likeliest_is_the_one_of_the_largest_density(world):
         np.argmax([multivariate_normal.logpdf(v[:-1], mean, covariance * v[-1] ** 2)
                    for mean in decoder.forward.predict(known)])
         for v in vectors.astype(float)
-    ]  # fmt: skip
+    ]
     found = retrieval_prior.map_retrieval(decoder, known, vectors)
     assert found.tolist() == expected
     assert (found == [3, 59, 0, 17, 17, 8, 30]).sum() >= 5  # and it is mostly the one seen

@@ -141,7 +141,7 @@ def test_callback_sees_every_step(sampler):
     x = sampler(
         gaussian_denoiser(alpha_bar), noise(1), alpha_bar, 7,
         callback=lambda i, t, x_t, x0: seen.append((i, t, x_t.std().item(), x0)),
-    )  # fmt: skip
+    )
     times = log_snr_times if sampler is dpm_solver else even_times
     assert [(i, t) for i, t, *_ in seen] == list(enumerate(times(alpha_bar, 7)))
     assert seen[0][2] > seen[-1][2]

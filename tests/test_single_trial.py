@@ -28,7 +28,7 @@ def world():
         signal = np.column_stack(
             [trial_design(onsets, VOLUMES, TR, kernels[s]) @ b
              for s, b in zip(shape, betas.T, strict=True)]
-        )  # fmt: skip
+        )
         noise = rng.normal(0, 1.0, (VOLUMES, VOXELS))
         for t in range(1, VOLUMES):
             noise[t] += 0.4 * noise[t - 1]

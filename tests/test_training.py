@@ -379,7 +379,7 @@ def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
         train_unconditional_diffusion(
             loader(n=2, batch_size=2, size=64), epochs=1, lr=3e-4, image_size=64, device="cuda",
             model_in=None,
-        )  # fmt: skip
+        )
     state = torch.load("results/unconditional/checkpoint.pt", weights_only=True)
     assert state["last_epoch"] == 1
 
@@ -621,7 +621,7 @@ def test_two_processes_train_as_one(tmp_path):
         [sys.executable, "-m", *command, script, tests, tmp_path],
         env={**os.environ, "PYTHONPATH": str(tests.parent), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     pair = torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one"))
     torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4)

@@ -116,6 +116,6 @@ def test_the_explorer_follows_its_controls():
 @pytest.mark.parametrize("hours, text", [
     (0.5 / 3600, "0.5 s"), (0.79, "47 min"), (4.83, "4.8 h"), (36, "1.5 days"),
     (20_000, "2.3 years"),
-])  # fmt: skip
+])
 def test_a_duration_is_told_in_a_unit_that_fits(hours, text):
     assert explore_cost.duration(hours) == text
