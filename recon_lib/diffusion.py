@@ -6,9 +6,11 @@ x0: samplers need nothing else.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from recon_lib.common.errors import DataError
 
@@ -16,7 +18,7 @@ PREDICTIONS = ("x0", "eps", "v")
 FLOOR = 1 / 6  # of s² in the weight of the loss
 
 
-def linear_schedule(steps=1000, first=1e-4, last=0.02):
+def linear_schedule(steps: int = 1000, first: float = 1e-4, last: float = 0.02) -> Tensor:
     """alpha_bar when beta grows linearly (Ho et al. 2020).
 
     Returns
@@ -30,7 +32,7 @@ def linear_schedule(steps=1000, first=1e-4, last=0.02):
     return (1 - beta.clamp(max=0.999)).cumprod(0).float()
 
 
-def cosine_schedule(steps=1000, offset=0.008):
+def cosine_schedule(steps: int = 1000, offset: float = 0.008) -> Tensor:
     """alpha_bar as a squared cosine (Nichol & Dhariwal 2021, eq. 17), beta at most 0.999.
 
     Returns
@@ -48,7 +50,7 @@ def _check_steps(steps):
         raise ValueError(f"steps is {steps}; expected 1 or more")
 
 
-def shift_schedule(alpha_bar, factor):
+def shift_schedule(alpha_bar: Tensor, factor: float):
     """The same schedule with its SNR divided by `factor`² (Hoogeboom et al. 2023, sec. 3.1).
 
     Larger pictures need more noise before they stop being recognisable. Where there is no noise
@@ -60,15 +62,15 @@ def shift_schedule(alpha_bar, factor):
     return (left / (left + factor**2 * (1 - left))).to(alpha_bar.dtype)
 
 
-SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
+SCHEDULES: dict = {"cosine": cosine_schedule, "linear": linear_schedule}
 
 
-def snr(alpha_bar):
+def snr(alpha_bar: Tensor):
     """Signal-to-noise ratio (of variances) alpha_bar / (1 - alpha_bar), elementwise."""
     return alpha_bar / (1 - alpha_bar)
 
 
-def amplitudes(t, alpha_bar):
+def amplitudes(t: Tensor, alpha_bar: Tensor):
     """Signal and noise amplitudes a and s at time t, shaped (b, 1, 1, 1) for pictures.
 
     Parameters
@@ -94,7 +96,7 @@ def _amplitudes_for(x, t, alpha_bar, *others):
     return amplitudes(t, alpha_bar)
 
 
-def add_noise(x0, t, noise, alpha_bar):
+def add_noise(x0: Tensor, t: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
     """Noise pictures in one jump: x_t = a x0 + s noise.
 
     Parameters
@@ -117,7 +119,7 @@ def add_noise(x0, t, noise, alpha_bar):
     return a * x0 + s * noise
 
 
-def target(x0, t, noise, alpha_bar, prediction):
+def target(x0: Tensor, t: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: str):
     """What a network is asked for: x0, the noise eps, or v = a eps - s x0 (Salimans & Ho 2022)."""
     a, s = _amplitudes_for(x0, t, alpha_bar)
     if prediction == "x0":
@@ -129,7 +131,8 @@ def target(x0, t, noise, alpha_bar, prediction):
     raise ValueError(f"prediction is {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
 
 
-def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
+def to_x0(output: Tensor, x_t: Tensor, t: Tensor, alpha_bar: Tensor, prediction: str,
+          floor: float = 1e-3):
     """The clean picture that a network's output stands for.
 
     Parameters
@@ -151,19 +154,20 @@ def to_x0(output, x_t, t, alpha_bar, prediction, floor=1e-3):
     raise ValueError(f"prediction is {prediction!r}; choose one of {', '.join(PREDICTIONS)}")
 
 
-def to_eps(x0, x_t, t, alpha_bar, floor=1e-3):
+def to_eps(x0: Tensor, x_t: Tensor, t: Tensor, alpha_bar: Tensor, floor: float = 1e-3):
     """The noise that takes x0 to x_t: (x_t - a x0) / s, with s at least `floor`."""
     a, s = _amplitudes_for(x0, t, alpha_bar)
     return (x_t - a * x0) / s.clamp(min=floor)
 
 
-def to_v(x0, x_t, t, alpha_bar, floor=1e-3):
+def to_v(x0: Tensor, x_t: Tensor, t: Tensor, alpha_bar: Tensor, floor: float = 1e-3):
     """v = (a x_t - x0) / s, with s at least `floor`."""
     a, s = _amplitudes_for(x0, t, alpha_bar)
     return (a * x_t - x0) / s.clamp(min=floor)
 
 
-def stratified_times(n, steps, generator=None, device="cpu"):
+def stratified_times(n: int, steps: int, generator: torch.Generator | None = None,
+                     device: str | torch.device = "cpu") -> Tensor:
     """One random time step from each of n equal shares of the schedule, in random order.
 
     Every batch sees all noise levels, so the loss is less noisy than with n independent draws.
@@ -176,7 +180,9 @@ def stratified_times(n, steps, generator=None, device="cpu"):
     return (place / n * steps).long().clamp(max=steps - 1).to(device)
 
 
-def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=None, mask=None):
+def diffusion_loss(model: Callable, x0: Tensor, alpha_bar: Tensor, t: Tensor, noise: Tensor,
+                   prediction: str = "x0", condition: Tensor | None = None,
+                   mask: Tensor | None = None) -> Tensor:
     """The training loss of a batch.
 
     For "x0" the squared error of the clean picture over s²: exactly the loss of v, put to a
@@ -208,7 +214,8 @@ def diffusion_loss(model, x0, alpha_bar, t, noise, prediction="x0", condition=No
     return error.mean()
 
 
-def denoiser(model, prediction, alpha_bar, condition=None, clamp=True):
+def denoiser(model: Callable, prediction: str, alpha_bar: Tensor, condition: Tensor | None = None,
+             clamp: bool = True) -> Callable:
     """Turn a network into a function (x_t, t) -> x0; see `guidance` for what may be put around it.
 
     Parameters
@@ -232,7 +239,7 @@ def denoiser(model, prediction, alpha_bar, condition=None, clamp=True):
     return denoise
 
 
-def ideal_denoiser(images, alpha_bar, log_prior=None):
+def ideal_denoiser(images: Tensor, alpha_bar: Tensor, log_prior: Tensor | None = None) -> Callable:
     """The best possible denoiser for a world that holds only these pictures: the posterior mean.
 
     A perfectly trained, perfectly overfitted network would compute this; its samples are the

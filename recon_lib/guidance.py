@@ -5,20 +5,22 @@ All of them take a denoiser, a function (x_t, t) -> estimate of x0, and give one
 """
 
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from recon_lib.common.errors import DataError
 from recon_lib.diffusion import amplitudes
 
 
-def inside(interval, t, alpha_bar):
+def inside(interval: tuple[float, float], t: Tensor, alpha_bar: Tensor):
     """Does a batch that is all at one time lie in an interval of amplitudes s? In None it does."""
     s = float((1 - alpha_bar[int(t[0])]).sqrt())
     return interval is None or interval[0] <= s <= interval[1]
 
 
-def check_guidance(scale, interval, name="scale"):
+def check_guidance(scale: float, interval: tuple[float, float] | None, name: str = "scale") -> None:
     """Stop with a `DataError` if the scale is not finite, or the interval (low, high) is empty."""
     if not math.isfinite(scale):
         raise DataError(f"{name} is {scale}; expected a number, neither NaN nor infinite")
@@ -27,7 +29,8 @@ def check_guidance(scale, interval, name="scale"):
                         "high), such as (0.3, 1.0)")
 
 
-def guided(denoise, other, alpha_bar, scale=2.0, interval=None, clamp=True):
+def guided(denoise: Callable, other: Callable, alpha_bar: Tensor, scale: float = 2.0,
+           interval: tuple[float, float] | None = None, clamp: bool = True) -> Callable:
     """A denoiser that moves away from another one: the estimate is o + scale (d - o).
 
     With d told the condition and o the same network without it, this is classifier-free guidance
@@ -72,7 +75,8 @@ def guided(denoise, other, alpha_bar, scale=2.0, interval=None, clamp=True):
     return guess
 
 
-def steer(denoise, log_likelihood, alpha_bar, strength=1.0, interval=None, largest=0.3):
+def steer(denoise: Callable, log_likelihood: Callable, alpha_bar: Tensor, strength: float = 1.0,
+          interval: tuple[float, float] | None = None, largest: float = 0.3) -> Callable:
     """A denoiser that leans towards pictures that explain a measurement y.
 
     By Tweedie's formula the best estimate of x0 from x_t and y is the one from x_t alone plus

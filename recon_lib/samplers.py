@@ -4,13 +4,16 @@ All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a
 `steps` times. They call it `steps` times, and never look inside.
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 from recon_lib.common.errors import DataError
 from recon_lib.diffusion import snr, to_eps
 
 
-def initial_noise(n, shape, seed=0, first=0):
+def initial_noise(n: int, shape: tuple[int, ...], seed: int = 0, first: int = 0) -> Tensor:
     """Standard normal noise; sample i is a function of (seed, first + i) alone.
 
     So a batch of 16 and sixteen batches of 1 start from the same noise.
@@ -38,7 +41,7 @@ def _generators(n, seed, first, stream=0):
     ]
 
 
-def even_times(alpha_bar, steps):
+def even_times(alpha_bar: Tensor, steps: int) -> list:
     """Times from the noisiest downwards, equally spaced.
 
     Starts at the very last time, where x_T is pure noise, and stops one step short of the
@@ -53,7 +56,7 @@ def even_times(alpha_bar, steps):
     return (torch.linspace(len(alpha_bar), 0, steps + 1)[:-1].round().long() - 1).tolist()
 
 
-def log_snr_times(alpha_bar, steps, noisiest=-5.0):
+def log_snr_times(alpha_bar: Tensor, steps: int, noisiest: float = -5.0) -> list:
     """Times from the noisiest downwards, equally spaced in log(a / s).
 
     This is the time in which DPM-Solver's curve is smooth (Lu et al. 2022, sec. 4). On a cosine
@@ -99,7 +102,8 @@ def _amplitudes(alpha_bar, t):
 
 
 @torch.no_grad()
-def ddim(denoise, x_T, alpha_bar, steps=50, eta=0.0, seed=0, first=0, callback=None):
+def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 50, eta: float = 0.0,
+         seed: int = 0, first: int = 0, callback: Callable | None = None) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12): keep the estimated noise, move to the next level.
 
     Parameters
@@ -141,7 +145,8 @@ def ddim(denoise, x_T, alpha_bar, steps=50, eta=0.0, seed=0, first=0, callback=N
     return x
 
 
-def ddpm(denoise, x_T, alpha_bar, steps=1000, seed=0, first=0, callback=None):
+def ddpm(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 1000, seed: int = 0,
+         first: int = 0, callback: Callable | None = None):
     """DDPM's ancestral sampling (Ho et al. 2020, alg. 2) on any number of steps.
 
     Each step draws from the Gaussian posterior of the next picture given this one and the
@@ -151,7 +156,8 @@ def ddpm(denoise, x_T, alpha_bar, steps=1000, seed=0, first=0, callback=None):
 
 
 @torch.no_grad()
-def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
+def dpm_solver(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 20,
+               callback: Callable | None = None):
     """DPM-Solver++(2M) (Lu et al. 2022, alg. 2): second order, one evaluation a step.
 
     Parameters as in `ddim`; deterministic. Its steps are those of `log_snr_times`; the last one,
@@ -176,7 +182,7 @@ def dpm_solver(denoise, x_T, alpha_bar, steps=20, callback=None):
     return x
 
 
-def to_uint8(x):
+def to_uint8(x: Tensor):
     """Tensor (n, C, H, W) in [-1, 1] -> uint8 array (n, H, W, C)."""
     x = ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte()
     return x.permute(0, 2, 3, 1).cpu().numpy()

@@ -9,12 +9,12 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from recon_lib.common.errors import DataError
 
 
-def time_features(t, size, longest=10_000.0):
+def time_features(t: Tensor, size: int, longest: float = 10_000.0) -> Tensor:
     """Sines and cosines of the time, from fast to slow ("Attention Is All You Need", sec. 3.5).
 
     Parameters
@@ -33,12 +33,12 @@ def time_features(t, size, longest=10_000.0):
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 
 
-def normalise(channels):
+def normalise(channels: int):
     """GroupNorm with sixteen channels a group (all in one group when that does not divide)."""
     return nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)
 
 
-def zero_init(layer):
+def zero_init(layer: nn.Module):
     """The same layer with all its parameters at zero: a branch that starts by doing nothing."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
@@ -104,7 +104,7 @@ class Stage(nn.Module):
         return self.attention(self.block(x, time, condition))
 
 
-def unit_length(vector):
+def unit_length(vector: Tensor):
     """A vector (b, size) at length √size, followed by the logarithm of its size: (b, size + 1).
 
     So betas in any unit are welcome, and a weak response stays a weak response.

@@ -527,7 +527,7 @@ def test_longer_pictures_and_short_scans_in_betas(raw):
     want = single_trial_betas(run.bold, ONSETS, 2.0, durations=4.0)
     assert np.allclose(found.values, want, atol=1e-5)
     events(raw, onset=[6.0, 16.0, 36.0])
-    refuses(lambda: raw_betas.estimate_betas(raw, "CSI1"), "ends 2 volumes too soon for time poin")
+    refuses(lambda: raw_betas.estimate_betas(raw, "CSI1"), "ends 2 volumes too soon for time point")
 
 
 # Lists of a release ----------------------------------------------------------------------

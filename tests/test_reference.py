@@ -65,3 +65,11 @@ def test_docstrings_name_the_parameters_that_there_are(name):
     heads = [head.split(" :")[0] for head, _ in reference.entries(said["Parameters"])]
     documented = {part.strip().lstrip("*") for head in heads for part in head.split(",")}
     assert documented <= set(inspect.signature(value).parameters), name
+
+
+@pytest.mark.parametrize("name", [name for name, value in NAMES.items() if name.count(".") == 1
+                                  and inspect.isfunction(value)])
+def test_public_functions_are_annotated(name):
+    bare = [p.name for p in inspect.signature(NAMES[name]).parameters.values()
+            if p.annotation is p.empty]
+    assert not bare

@@ -8,7 +8,8 @@ import numpy as np
 from recon_lib.common.errors import DataError, as_numbers
 
 
-def zscore_sessions(betas, session, train=None):
+def zscore_sessions(betas: np.ndarray, session: np.ndarray,
+                    train: np.ndarray | None = None) -> np.ndarray:
     """Put every session on the same scale: z-score each voxel within each session.
 
     Parameters
@@ -48,7 +49,7 @@ def zscore_sessions(betas, session, train=None):
     return out
 
 
-def average_repeats(betas, labels):
+def average_repeats(betas: np.ndarray, labels: np.ndarray) -> tuple:
     """Mean over the trials of each picture.
 
     Parameters
@@ -74,7 +75,8 @@ def average_repeats(betas, labels):
     return (sums / counts[:, None]).astype(kind), names, counts
 
 
-def split_half_reliability(betas, labels, splits=10, seed=0):
+def split_half_reliability(betas: np.ndarray, labels: np.ndarray, splits: int = 10,
+                           seed: int = 0) -> np.ndarray:
     """How alike a voxel's answers to the same pictures are, one half of the trials to the other.
 
     Each split deals the trials of every repeated picture into two halves, averages them, and
@@ -116,7 +118,7 @@ def split_half_reliability(betas, labels, splits=10, seed=0):
     return total / splits
 
 
-def noise_ceiling(betas, labels, repeats=1):
+def noise_ceiling(betas: np.ndarray, labels: np.ndarray, repeats: int = 1) -> np.ndarray:
     """The share of a voxel's variance that the best model could explain, in percent.
 
     Betas must be z-scored, so that signal and noise variance add up to 1. The noise is the
@@ -158,7 +160,7 @@ def areas_of(roi):
     return np.array([name[2:] if name[:2] in ("LH", "RH") else name for name in roi])
 
 
-def in_areas(roi, *areas):
+def in_areas(roi: np.ndarray, *areas: str):
     """Which voxels lie in these areas, in either hemisphere: `in_areas(roi, "PPA", "OPA")`.
 
     Raises
@@ -188,7 +190,7 @@ def silence(betas, roi, *areas):
     return np.where(off, np.float32(0), betas)
 
 
-def correlate_columns(a, b):
+def correlate_columns(a: np.ndarray, b: np.ndarray):
     """Pearson correlation of each column of `a` with that of `b`: (columns,) array.
 
     NaN where a column does not vary.
@@ -237,7 +239,7 @@ def same_trials(betas, *others):
             raise DataError("a trial's label, session or target is NaN; leave those trials out")
 
 
-def zscore(train, test):
+def zscore(train: np.ndarray, test: np.ndarray):
     """Standardise both by the mean and standard deviation of the training trials."""
     mean, spread = train.mean(0), train.std(0)
     spread = np.where(spread > 0, spread, 1)

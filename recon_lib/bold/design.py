@@ -1,5 +1,7 @@
 """Design matrices: what we expect to see in a run, one column per cause."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recon_lib.bold.events import condition_regressors, per_event
@@ -7,7 +9,7 @@ from recon_lib.bold.regression import independent, orthonormal
 from recon_lib.common.errors import DataError, check, one_label_each
 
 
-def cosine_drift(volumes, tr, high_pass=0.01):
+def cosine_drift(volumes: int, tr: float, high_pass: float = 0.01) -> np.ndarray:
     """Slow cosines that soak up scanner drift, and a constant.
 
     Parameters
@@ -38,7 +40,8 @@ def cosine_drift(volumes, tr, high_pass=0.01):
     return np.hstack([cosines, np.ones((volumes, 1))])
 
 
-def nuisance(volumes, tr, high_pass=0.01, confounds=None):
+def nuisance(volumes: int, tr: float, high_pass: float = 0.01,
+             confounds: np.ndarray | None = None) -> np.ndarray:
     """Everything that is not an event: confounds (motion, noise components), drift, constant.
 
     Parameters
@@ -72,8 +75,9 @@ def nuisance_basis(volumes, tr, high_pass=0.01, confounds=None):
     return orthonormal(np.roll(columns, drifts, axis=1))  # the drift, which is exact, first
 
 
-def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", high_pass=0.01,
-                  confounds=None):
+def design_matrix(volumes: int, tr: float, onsets: np.ndarray, conditions: Sequence,
+                  durations: np.ndarray | float = 1.0, hrf: str | np.ndarray = "spm",
+                  high_pass: float = 0.01, confounds: np.ndarray | None = None) -> tuple:
     """One run's design: a column (or a few) per condition, then nuisances.
 
     Parameters
@@ -129,7 +133,7 @@ def design_matrix(volumes, tr, onsets, conditions, durations=1.0, hrf="spm", hig
     return np.hstack(blocks), names
 
 
-def variance_inflation(design):
+def variance_inflation(design: np.ndarray) -> np.ndarray:
     """How much each column's variance suffers from the others: 1 means independent.
 
     Parameters

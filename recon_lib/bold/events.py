@@ -21,7 +21,8 @@ def per_event(values, onsets, what):
     return np.broadcast_to(values, onsets.shape)
 
 
-def regressors(onsets, durations, volumes, tr, kernel, oversampling=50):
+def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volumes: int, tr: float,
+               kernel: np.ndarray, oversampling: int = 50) -> np.ndarray:
     """The BOLD response to each event, one column per event.
 
     A picture shown for a while is a box, and a box convolved with a kernel is the difference
@@ -119,7 +120,7 @@ def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1
     return columns
 
 
-def fir(onsets, volumes, tr, delays):
+def fir(onsets: np.ndarray, volumes: int, tr: float, delays: int) -> np.ndarray:
     """Finite impulse response: one free number per delay, no shape assumed.
 
     Column d is 1 in the volumes acquired between `d * tr` and `(d + 1) * tr` seconds after an
@@ -156,7 +157,7 @@ def fir(onsets, volumes, tr, delays):
     return design
 
 
-def peak_height(kernel, duration, tr, oversampling=50):
+def peak_height(kernel: np.ndarray, duration: float, tr: float, oversampling: int = 50):
     """Height of the response to one event of `duration` seconds, to scale regressors to 1."""
     box = max(1, round(duration * oversampling / tr))
     total = np.concatenate([np.zeros(box), np.cumsum(kernel)])

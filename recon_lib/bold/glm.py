@@ -4,6 +4,8 @@ Arrays are `(volumes, voxels)`. Work happens in the precision of the BOLD (float
 float32), designs and their inverses are float64.
 """
 
+from typing import Any
+
 import numpy as np
 
 from recon_lib.bold import hrf as responses
@@ -13,8 +15,9 @@ from recon_lib.bold.regression import as_floats
 from recon_lib.common.errors import DataError, as_numbers
 
 
-def single_trial_betas(bold, onsets, tr, hrf="spm", durations=1.0, method="lsa", confounds=None,
-                       high_pass=0.01):
+def single_trial_betas(bold: np.ndarray, onsets: np.ndarray, tr: float, hrf: Any = "spm",
+                       durations: np.ndarray | float = 1.0, method: str = "lsa",
+                       confounds: np.ndarray | None = None, high_pass: float = 0.01) -> np.ndarray:
     """One beta per trial and voxel: how strongly the voxel answered that one picture, in percent.
 
     Parameters
@@ -78,7 +81,7 @@ def fit_trials(series, onsets, tr, hrf="spm", durations=1.0, method="lsa", confo
     return betas.astype(np.float32, copy=False)
 
 
-def percent_change(bold):
+def percent_change(bold: np.ndarray) -> np.ndarray:
     """BOLD as percent of each voxel's mean over the run, minus 100.
 
     Parameters
@@ -108,7 +111,8 @@ def percent_change(bold):
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
 
 
-def trial_design(onsets, volumes, tr, kernel, durations=1.0):
+def trial_design(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray,
+                 durations: np.ndarray | float = 1.0) -> np.ndarray:
     """One regressor per trial, each scaled so that an isolated response peaks at 1.
 
     Returns
@@ -157,8 +161,9 @@ def trial_space(onsets, drift, tr, kernel, durations=1.0):
     return design, values, vectors
 
 
-def trial_estimator(onsets, volumes, tr, kernel, durations=1.0, method="lsa", confounds=None,
-                    high_pass=0.01):
+def trial_estimator(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray,
+                    durations: np.ndarray | float = 1.0, method: str = "lsa",
+                    confounds: np.ndarray | None = None, high_pass: float = 0.01) -> np.ndarray:
     """The matrix that turns a run's BOLD into single-trial betas.
 
     Both methods are linear in the BOLD, so each is one matrix, worked out once per run and

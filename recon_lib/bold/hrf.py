@@ -87,12 +87,12 @@ def kernel(tr, oversampling=50, onset=0.0, **shape):
     return values / values.sum()
 
 
-def spm_hrf(tr, oversampling=50, onset=0.0):
+def spm_hrf(tr: float, oversampling: int = 50, onset: float = 0.0):
     """SPM's canonical response, sampled: see `kernel`."""
     return kernel(tr, oversampling, onset, **SHAPES["spm"])
 
 
-def glover_hrf(tr, oversampling=50, onset=0.0):
+def glover_hrf(tr: float, oversampling: int = 50, onset: float = 0.0):
     """Glover's canonical response, sampled: earlier dip, deeper undershoot. See `kernel`."""
     return kernel(tr, oversampling, onset, **SHAPES["glover"])
 

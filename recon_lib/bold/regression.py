@@ -146,7 +146,7 @@ class Fit:
         return FTest(f, stats.f.sf(f, len(weights), self.df), len(weights))
 
 
-def ols(bold, design):
+def ols(bold: np.ndarray, design: np.ndarray) -> Fit:
     """Ordinary least squares: one pseudo-inverse, one matrix product.
 
     With float32 BOLD every beta is within (volumes + 3) · 6e-8 · |X⁺| |bold| of the exact one, X⁺
@@ -171,7 +171,7 @@ def ols(bold, design):
     return _fit(bold, design, np.zeros(1), np.zeros(bold.shape[1], int))
 
 
-def ar1(bold, design, rho=None):
+def ar1(bold: np.ndarray, design: np.ndarray, rho: np.ndarray | float | None = None) -> Fit:
     """Least squares after taking out first-order autocorrelation (prewhitening).
 
     Each voxel is whitened with its own coefficient, rounded to 0.01. nilearn's `run_glm` with
@@ -210,7 +210,7 @@ def ar1(bold, design, rho=None):
     return _fit(bold, design, levels, group)
 
 
-def autocorrelation(residuals, design=None):
+def autocorrelation(residuals: np.ndarray, design: np.ndarray | None = None) -> np.ndarray:
     """Correlation of each voxel's residuals with themselves one volume later.
 
     Parameters
@@ -249,7 +249,7 @@ def autocorrelation(residuals, design=None):
     return np.interp(ratio, rising, powers[:, 1])
 
 
-def whiten(series, rho):
+def whiten(series: np.ndarray, rho: np.ndarray | float):
     """Subtract `rho` times the volume before; the first volume stays as it is."""
     if rho == 0:
         return series

@@ -1,5 +1,7 @@
 """Ridge for single-trial betas: shorten them in each voxel by as much as its noise asks for."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from recon_lib.bold import hrf as responses
@@ -111,7 +113,9 @@ def choose_fraction(runs, tr, labels, hrf, confounds=None, durations=1.0, high_p
     return FRACTIONS[error.argmin(0)]
 
 
-def ridge_betas(runs, tr, hrf, fraction, confounds=None, durations=1.0, high_pass=0.01):
+def ridge_betas(runs: Sequence, tr: float, hrf: np.ndarray, fraction: np.ndarray,
+                confounds: np.ndarray | None = None, durations: np.ndarray | float = 1.0,
+                high_pass: float = 0.01) -> np.ndarray:
     """Single-trial betas with a given HRF and ridge fraction for each voxel.
 
     Parameters

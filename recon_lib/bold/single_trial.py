@@ -5,6 +5,7 @@ The three ideas of GLMsingle (Prince et al. 2022, doi:10.7554/eLife.77599), each
 `(volumes, voxels)` array when sliced, such as an array or an h5py data set.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +76,8 @@ def estimate(runs, tr, labels=None, confounds=None, durations=1.0, high_pass=0.0
     return Estimate(betas, hrf, fraction)
 
 
-def hrf_fit(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
+def hrf_fit(runs: Sequence, tr: float, confounds: np.ndarray | None = None,
+            durations: np.ndarray | float = 1.0, high_pass: float = 0.01):
     """How well each response shape of the library explains each voxel.
 
     All trials share one regressor here, and both sides are whitened with the typical
@@ -117,7 +119,8 @@ def hrf_fit(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     return explained / len(runs)
 
 
-def noise_components(runs, tr, pool, count, high_pass=0.01):
+def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
+                     high_pass: float = 0.01) -> list[np.ndarray]:
     """What voxels that do not care for the pictures have in common, as confounds.
 
     Principal components of the drift-free series of the noise pool, each voxel scaled to length

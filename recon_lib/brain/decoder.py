@@ -5,13 +5,16 @@ that new trials will have. With that knowledge a brain vector can be simulated f
 often as one likes, so the network never learns a training error by heart.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from sklearn.covariance import ledoit_wolf
+from torch import Tensor
 
 from recon_lib.brain.encoding import square_distances
+from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.ridge import Ridge, fit_ridge
 from recon_lib.common.errors import DataError
 
@@ -97,7 +100,8 @@ class BrainDecoder:
         return -square_distances(*white) / (2 * vectors[:, -1:] ** 2)
 
 
-def fit_decoder(betas, latents, groups=None, seed=0):
+def fit_decoder(betas: np.ndarray, latents: np.ndarray, groups: np.ndarray | None = None,
+                seed: int = 0) -> BrainDecoder:
     """Fit a `BrainDecoder` on training trials.
 
     Parameters
@@ -122,7 +126,7 @@ def fit_decoder(betas, latents, groups=None, seed=0):
     return BrainDecoder(ridge, forward, np.linalg.cholesky(covariance))
 
 
-def brain_log_likelihood(decoder, latent, vectors):
+def brain_log_likelihood(decoder: BrainDecoder, latent: ImageLatent, vectors: Tensor) -> Callable:
     """Build log p(brain vector | picture), up to a constant, as a function of pictures.
 
     A picture has the latent f, and a brain vector of that picture is N(f gain, covariance /
@@ -160,7 +164,9 @@ def brain_log_likelihood(decoder, latent, vectors):
     return log_likelihood
 
 
-def vector_source(decoder, latents, blocks, repeats=(1, 2, 3, 4, 16, 64, 256), weaken=0.2):
+def vector_source(decoder: BrainDecoder, latents: np.ndarray, blocks: Sequence[int],
+                  repeats: Sequence[int] = (1, 2, 3, 4, 16, 64, 256),
+                  weaken: float = 0.2) -> Callable:
     """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
 
     Now and then a block of the vector (pixels, features) is weakened as a noisier brain would

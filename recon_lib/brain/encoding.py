@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 
@@ -10,7 +11,7 @@ from recon_lib.brain.ridge import Ridge, fit_ridge
 from recon_lib.common.errors import DataError, check
 
 
-def log_likelihood(betas, responses, noise):
+def log_likelihood(betas: ArrayLike, responses: ArrayLike, noise: ArrayLike) -> np.ndarray:
     """log p(betas | candidate) under Gaussian noise, for every trial and candidate.
 
     With the true responses and the true noise this is the ideal observer: no decoder names
@@ -89,7 +90,8 @@ class EncodingModel:
         return log_likelihood(betas, self.ridge.predict(features), self.noise)
 
 
-def fit_encoding_model(features, betas, groups=None, seed=0):
+def fit_encoding_model(features: ArrayLike, betas: ArrayLike, groups: ArrayLike | None = None,
+                       seed: int = 0) -> EncodingModel:
     """Fit a ridge regression from picture features to each voxel, and its noise.
 
     Out-of-fold residuals hold the measurement noise and the model's misfit, as betas of new

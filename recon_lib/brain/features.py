@@ -6,6 +6,7 @@ decoded to, the *evaluation classifier* only ever scores. A reader of another ki
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -127,7 +128,7 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
 
 
 @torch.no_grad()
-def embed(net, images, batch_size=64):
+def embed(net: nn.Module, images: np.ndarray, batch_size: int = 64):
     """Features of pictures: (n, EMBEDDING) float32."""
     parts = [net.embed(fitted(to_batch(images[i : i + batch_size])))
              for i in range(0, len(images), batch_size)]
@@ -135,7 +136,7 @@ def embed(net, images, batch_size=64):
 
 
 @torch.no_grad()
-def read_factors(net, images, batch_size=64):
+def read_factors(net: nn.Module, images: np.ndarray, batch_size: int = 64) -> dict:
     """What a `FactorNet`, or the independent classifier, reads from pictures.
 
     Returns
@@ -159,7 +160,7 @@ def save_factor_net(net, path, **card):
                   {"kind": type(net).__name__, "card": json.dumps(card)})
 
 
-def load_factor_net(path, kind=FactorNet):
+def load_factor_net(path: str | Path, kind: type = FactorNet):
     """Read a `FactorNet`, or a network of another kind, from a file or under a name of `SHIPPED`.
 
     Raises

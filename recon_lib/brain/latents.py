@@ -42,7 +42,7 @@ def fit_basis(x, components):
     return Basis(mean, (axes[:k] / spread[:, None]).T.astype(np.float32))
 
 
-def coarse_pixels(images):
+def coarse_pixels(images: np.ndarray):
     """Pictures at 16 x 16: (n, 768) float32 in [-1, 1]."""
     x = F.adaptive_avg_pool2d(fitted(to_batch(images)), PIXEL_SIDE)
     return x.flatten(1).numpy()

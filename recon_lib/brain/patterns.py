@@ -1,6 +1,7 @@
 """What patterns of betas tell: what can be decoded from them, and which of them are alike."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.spatial.distance import pdist, squareform
 from scipy.stats import spearmanr
 
@@ -9,7 +10,8 @@ from recon_lib.brain.ridge import fit_ridge
 from recon_lib.common.errors import DataError, as_numbers, check
 
 
-def decode(betas, target, groups=None, seed=0):
+def decode(betas: np.ndarray, target: np.ndarray, groups: np.ndarray | None = None,
+           seed: int = 0) -> float:
     """What can be read from the betas by ridge regression, cross-validated.
 
     Parameters
@@ -38,7 +40,7 @@ def decode(betas, target, groups=None, seed=0):
     return float((fit.out_of_fold.argmax(1) == which).mean())
 
 
-def rdm(patterns):
+def rdm(patterns: np.ndarray) -> np.ndarray:
     """Representational dissimilarity: 1 − correlation between each two patterns.
 
     Parameters
@@ -54,7 +56,7 @@ def rdm(patterns):
     return squareform(pdist(patterns, "correlation"))
 
 
-def compare_rdms(a, b):
+def compare_rdms(a: np.ndarray, b: np.ndarray):
     """Rank correlation of two RDMs over their pairs: do they order pairs alike?
 
     Raises
@@ -70,7 +72,7 @@ def compare_rdms(a, b):
     return float(spearmanr(a[pairs], b[pairs]).statistic)
 
 
-def similarity(a, b):
+def similarity(a: ArrayLike, b: ArrayLike) -> np.ndarray:
     """Correlate every row of `a` with every row of `b`.
 
     Parameters

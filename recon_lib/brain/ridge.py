@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recon_lib.common import errors
 from recon_lib.common.errors import DataError, as_numbers
@@ -51,7 +52,8 @@ class Ridge:
         return (x - self.x_mean) @ self.weights + self.y_mean
 
 
-def fit_ridge(x, y, groups=None, strengths=STRENGTHS, folds=5, seed=0):
+def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
+              strengths: ArrayLike = STRENGTHS, folds: int = 5, seed: int = 0) -> Ridge:
     """Fit y ≈ x w + b with a squared-norm penalty on w, one strength for each target.
 
     The strength of a target is the one whose out-of-fold predictions have the least squared

@@ -128,7 +128,7 @@ def draw_glm(fig, numbers):
     fig.subplots_adjust(0.09, 0.17, 0.99, 0.91, wspace=0.3)
 
 
-def roi_explorer(betas, roi, what):
+def roi_explorer(betas: np.ndarray, roi: np.ndarray, what: dict[str, np.ndarray]) -> Explorer:
     """What does an area know, and how many voxels does it take?
 
     Half of the trials give a mean pattern for each category. The other half are named by the

@@ -11,7 +11,7 @@ UNITS = {"years": 24 * 365, "days": 24, "h": 1, "min": 1 / 60, "s": 1 / 3600}  #
 MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
 
 
-def cost_explorer():
+def cost_explorer() -> Explorer:
     """Hours of training for a network, a picture size and a number of pictures seen.
 
     Returns

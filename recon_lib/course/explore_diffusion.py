@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from matplotlib.patches import Rectangle
 
-from recon_lib.brain.features import NAMED
+from recon_lib.brain.features import NAMED, FactorNet
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
 from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, ORANGE, PALE, RED
@@ -17,7 +17,7 @@ from recon_lib.training.cost import count
 from recon_lib.unet import UNet
 
 
-def noising_scrubber(images, reader):
+def noising_scrubber(images: np.ndarray, reader: FactorNet) -> Explorer:
     """Slide a picture into noise; a classifier says what it still reads.
 
     Parameters
@@ -76,7 +76,7 @@ def draw_noising(fig, numbers):
     fig.subplots_adjust(0.01, 0.19, 0.97, 0.88, wspace=0.24)
 
 
-def schedule_designer(image):
+def schedule_designer(image: np.ndarray) -> Explorer:
     """What a schedule spends its steps on.
 
     Parameters
@@ -140,7 +140,7 @@ def draw_schedule(fig, numbers):
               xticks=(4, 2, 0, -2, -4), yticks=(0, 10, 20, 30))
 
 
-def unet_tour(batch=64):
+def unet_tour(batch: int = 64) -> Explorer:
     """Turn the knobs of a U-Net: what has which shape, and what does it cost?
 
     The seconds are an estimate: multiplications over the speed of one small network, measured

@@ -7,8 +7,10 @@ from dataclasses import replace
 import ipywidgets
 import numpy as np
 import torch
+from torch import nn
 
 from recon_lib.bold.betas import areas_of, silence
+from recon_lib.brain.decoder import BrainDecoder
 from recon_lib.brain.features import NAMED, load_factor_net, read_factors
 from recon_lib.course.explore_sampling import trajectory
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
@@ -17,6 +19,7 @@ from recon_lib.course.style import BLUE, GREY, INK, PALE
 from recon_lib.decoding.sampling import (
     PLAIN,
     SAMPLING,
+    Guidance,
     Sampling,
     guided_denoiser,
     sample_pictures,
@@ -45,7 +48,8 @@ def nimble(model):
     return swift.requires_grad_(False)
 
 
-def guidance_explorer(model, info, guidance, vectors, seen):
+def guidance_explorer(model: nn.Module, info: dict, guidance: Guidance, vectors: np.ndarray,
+                      seen: np.ndarray) -> Explorer:
     """One picture, sampled anew at each change: how much should the brain vector decide?
 
     Parameters
@@ -121,7 +125,9 @@ def draw_guidance(fig, numbers):
     way.text(0, -4, "its guesses, from the first step to the last", va="bottom")
 
 
-def lesion_explorer(model, info, decoder, betas, repeats, roi, seen, factors):
+def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: np.ndarray,
+                    repeats: int | np.ndarray, roi: np.ndarray, seen: np.ndarray,
+                    factors: np.ndarray) -> Explorer:
     """Switch areas of the brain off and see what is no longer read.
 
     Parameters

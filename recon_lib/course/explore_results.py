@@ -9,7 +9,7 @@ from recon_lib.course.style import GREY, WIDTH
 from recon_lib.scores.metrics import pixel_correlation
 
 
-def reconstruction_browser(rows, alike):
+def reconstruction_browser(rows: dict[str, np.ndarray], alike: dict[str, np.ndarray]) -> Explorer:
     """Leaf through test pictures; with the seen one covered, guess it first.
 
     Parameters

@@ -1,9 +1,11 @@
 """The denoising stepper: slide along a sampler's way from noise to picture."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recon_lib.course.explorer import Explorer, choice, sheet, slider
 from recon_lib.course.plots import show
@@ -32,7 +34,7 @@ class Trajectory:
     x0: torch.Tensor
 
 
-def trajectory(sampler, denoise, x_T, alpha_bar, steps):
+def trajectory(sampler: Callable, denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int):
     """The `Trajectory` of one of `samplers`, which describes the arguments."""
     seen = []
     sample = sampler(denoise, x_T, alpha_bar, steps, callback=lambda *now: seen.append(now[1:]))
@@ -40,7 +42,8 @@ def trajectory(sampler, denoise, x_T, alpha_bar, steps):
     return Trajectory(np.array(times), torch.stack([*x_t, sample]), torch.stack([*x0, sample]))
 
 
-def denoising_stepper(denoise, alpha_bar, shape=(3, 64, 64), n=4, steps=25, seed=0):
+def denoising_stepper(denoise: Callable, alpha_bar: Tensor, shape: tuple[int, ...] = (3, 64, 64),
+                      n: int = 4, steps: int = 25, seed: int = 0) -> Explorer:
     """Step from noise to picture: x_t beside the guess of what it will be.
 
     All ways are walked when the explorer is made, so that sliding is quick.

@@ -4,6 +4,8 @@ Figures are made without pyplot, so nothing is shown twice and nothing stays ope
 cell with the call, or use ``figure.savefig(path)``.
 """
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -49,7 +51,8 @@ def show(ax, images, columns, gap=2, headings=(), size=12):
 
 
 @styled
-def image_grid(images, columns=8, title=None, labels=()):
+def image_grid(images: np.ndarray, columns: int = 8, title: str | None = None,
+               labels: Sequence[str] = ()):
     """Pictures (n, H, W, C) in rows of `columns`, each with a label below it if given."""
     images = np.asarray(images)
     rows, columns = -(-len(images) // columns), min(columns, len(images))
@@ -74,7 +77,8 @@ def pairs(seen, made, columns=12, title=None):
 
 
 @styled
-def reconstructions(rows, title=None, columns=()):
+def reconstructions(rows: dict[str, np.ndarray], title: str | None = None,
+                    columns: Sequence[str] = ()):
     """The main figure: one row for each decoder, one column for each picture seen.
 
     Parameters
@@ -102,7 +106,7 @@ def reconstructions(rows, title=None, columns=()):
 
 
 @styled
-def rdm(matrix, labels=None, title=None):
+def rdm(matrix: np.ndarray, labels: Sequence[str] | None = None, title: str | None = None):
     """A representational dissimilarity matrix (n, n); `labels` (n,) name sorted groups of rows."""
     fig = Figure(figsize=(WIDTH * 0.8, WIDTH * 0.6), layout="compressed")
     ax = fig.add_subplot(title=title or "", xticks=[], yticks=[])
@@ -120,7 +124,8 @@ def rdm(matrix, labels=None, title=None):
 
 
 @styled
-def curves(series, x="step", y="loss", log=False, title=None, chance=None):
+def curves(series: dict, x: str = "step", y: str = "loss", log: bool = False,
+           title: str | None = None, chance: float | None = None):
     """Lines with their names at their ends.
 
     Parameters
@@ -159,7 +164,8 @@ def _label_ends(ax, gap=14):
 
 
 @styled
-def bars(values, x="", chance=None, highlight=(), title=None):
+def bars(values: dict[str, float], x: str = "", chance: float | None = None,
+         highlight: Collection[str] = (), title: str | None = None):
     """Horizontal bars with their values written at their ends.
 
     Parameters
@@ -190,7 +196,7 @@ def bars(values, x="", chance=None, highlight=(), title=None):
     return fig
 
 
-def score_bars(table, metric="top1", title=None):
+def score_bars(table: dict, metric: str = "top1", title: str | None = None):
     """One metric of `report.score_table`'s table: all decoders, best first, and chance."""
     scores = {n: row[metric] for n, row in table.items() if metric in row and n != "chance"}
     scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
@@ -199,7 +205,7 @@ def score_bars(table, metric="top1", title=None):
 
 
 @styled
-def null_histogram(null, observed, x="score", title=None):
+def null_histogram(null: np.ndarray, observed: float, x: str = "score", title: str | None = None):
     """A permutation null distribution (n,) with the observed value in it, or far from it."""
     fig, ax = panels(3, title)
     ax.hist(null, bins="auto", color=PALE)

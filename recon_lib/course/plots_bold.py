@@ -3,6 +3,8 @@
 Like `recon_lib.course.plots`, each function returns a matplotlib Figure.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -16,7 +18,7 @@ TRUTH = {"color": INK, "linestyle": "--", "linewidth": 1.5}  # the truth is alwa
 
 
 @styled
-def responses(shapes, title=None):
+def responses(shapes: dict, title: str | None = None):
     """Response shapes over time, each scaled to a peak of 1, which is marked.
 
     Parameters
@@ -41,7 +43,9 @@ def responses(shapes, title=None):
 
 
 @styled
-def time_courses(series, tr, onsets=(), ylabel="% signal change", title=None):
+def time_courses(series: dict[str, np.ndarray], tr: float,
+                 onsets: Sequence[float] | np.ndarray = (), ylabel: str = "% signal change",
+                 title: str | None = None):
     """Lines over the time of a run, with a tick for every picture.
 
     Parameters
@@ -66,7 +70,7 @@ def time_courses(series, tr, onsets=(), ylabel="% signal change", title=None):
 
 
 @styled
-def stacked_courses(series, tr, title=None):
+def stacked_courses(series: dict, tr: float, title: str | None = None):
     """One narrow panel for each (volumes,) series, on a common time axis and common scale."""
     fig, axes = panels(1.15 * len(series) + 0.6, title, len(series), sharex=True, sharey=True)
     for ax, (name, y), colour in zip(axes, series.items(), COLOURS, strict=False):
@@ -78,7 +82,7 @@ def stacked_courses(series, tr, title=None):
 
 
 @styled
-def design(matrix, names=(), title=None):
+def design(matrix: np.ndarray, names: Sequence[str] = (), title: str | None = None):
     """A design matrix (volumes, columns) as a picture, each column scaled to its largest value."""
     fig, ax = panels(3.8, title)
     shown = matrix / np.abs(matrix).max(0)
@@ -95,7 +99,8 @@ def design(matrix, names=(), title=None):
 
 
 @styled
-def against_truth(truth, estimates, unit="% signal change", title=None):
+def against_truth(truth: np.ndarray, estimates: dict, unit: str = "% signal change",
+                  title: str | None = None):
     """Estimates (n,) against the truth (n,), one panel each, with their correlation."""
     fig, axes = panels(3.4, None, 1, len(estimates), sharex=True, sharey=True, squeeze=False)
     for ax, (name, values) in zip(axes[0], estimates.items(), strict=True):
@@ -110,7 +115,8 @@ def against_truth(truth, estimates, unit="% signal change", title=None):
 
 
 @styled
-def with_errors(seconds, values, errors, fits=None, title=None, ylabel="response"):
+def with_errors(seconds: np.ndarray, values: np.ndarray, errors: np.ndarray,
+                fits: dict | None = None, title: str | None = None, ylabel: str = "response"):
     """Estimates with 95 % intervals (two standard errors), and curves laid over them."""
     fig, ax = panels(3.4, title)
     ax.errorbar(seconds, values, 2 * np.asarray(errors), fmt="o", color=BLUE, capsize=3)
@@ -124,7 +130,7 @@ def with_errors(seconds, values, errors, fits=None, title=None, ylabel="response
 
 
 @styled
-def by_area(values, roi, unit, title=None):
+def by_area(values: np.ndarray, roi: np.ndarray, unit: str, title: str | None = None):
     """One dot per voxel, grouped by area (both hemispheres), with the mean of each area."""
     area_of = areas_of(roi)
     areas = list(dict.fromkeys(area_of.tolist()))
@@ -143,7 +149,8 @@ def by_area(values, roi, unit, title=None):
 
 
 @styled
-def brain_vector(pictures, values, roi, labels=None, title=None):
+def brain_vector(pictures: np.ndarray, values: np.ndarray, roi: np.ndarray,
+                 labels: Sequence[str] | None = None, title: str | None = None):
     """Some pictures, and below them one brain vector, area by area.
 
     Parameters
@@ -181,7 +188,8 @@ def brain_vector(pictures, values, roi, labels=None, title=None):
 
 
 @styled
-def table(values, rows, columns, title=None, shade=None):
+def table(values: np.ndarray, rows: Sequence[str], columns: Sequence[str], title: str | None = None,
+          shade: np.ndarray | None = None):
     """Numbers (rows, columns) in a grid, the larger the darker.
 
     Parameters
@@ -203,7 +211,7 @@ def table(values, rows, columns, title=None, shade=None):
 
 
 @styled
-def histograms(values, x, title=None):
+def histograms(values: dict, x: str, title: str | None = None):
     """Distributions laid over one another, each scaled to the same area; lines: means."""
     fig, ax = panels(3, title)
     bins = np.clip(min(map(len, values.values())) // 8, 10, 60)  # some eight numbers in each
@@ -218,7 +226,7 @@ def histograms(values, x, title=None):
 
 
 @styled
-def shares(values, title=None):
+def shares(values: dict[str, dict], title: str | None = None):
     """Several shares for each question, as dots on a line: what is far from the control is read.
 
     Parameters

@@ -39,7 +39,7 @@ BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text: no 
 styled = matplotlib.rc_context(STYLE)  # a decorator: draw so, whatever the caller's settings are
 
 
-def start_notebook(drive=False):
+def start_notebook(drive: bool = False) -> torch.device:
     """Set the style of a notebook's figures, say what it runs on, and return that device.
 
     Parameters

@@ -4,6 +4,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -380,7 +381,9 @@ def _places_of(parts, places):
     return set(), ""
 
 
-def load_trials(images, betas, trial_image=None, groups=None, runs=None, size=64, channels=None):
+def load_trials(images: str | Path | np.ndarray, betas: str | Path | np.ndarray,
+                trial_image: Any = None, groups: Any = None, runs: Any = None, size: int = 64,
+                channels: int | None = None) -> ArrayData:
     """Bring anybody's pictures and responses into one shape, or say in one line why not.
 
     Parameters

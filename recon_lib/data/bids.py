@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from recon_lib.common.errors import DataError, atomic_write, check
 from recon_lib.common.files import find, find_any, read_table, readable
 from recon_lib.data.bold5000 import ROIS, SHOWN, TR
 from recon_lib.data.stimuli import picture_folder, picture_name
-from recon_lib.data.volumes import load_volume, read_masks, save_volume, voxels_at
+from recon_lib.data.volumes import Masks, load_volume, read_masks, save_volume, voxels_at
 
 MOTION = ("X", "Y", "Z", "RotX", "RotY", "RotZ")
 NEW_MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # since fMRIPrep 1.2
@@ -64,7 +65,7 @@ class Events:
     names: list
 
 
-def run_stem(subject, session, run):
+def run_stem(subject: str, session: int, run: int):
     """BIDS path of a run without its ending: `sub-CSI1/ses-01/func/sub-CSI1_ses-01_...run-01`."""
     name = f"sub-{subject}_ses-{session:02d}_task-5000scenes_run-{run:02d}"
     return f"sub-{subject}/ses-{session:02d}/func/{name}"
@@ -204,7 +205,8 @@ def _repetition_time(root, path, image):
     return tr
 
 
-def read_run(root, subject, session, run, rois=ROIS, masks=None):
+def read_run(root: str | Path, subject: str, session: int, run: int, rois: Sequence[str] = ROIS,
+             masks: Masks | None = None) -> Run:
     """Read one run's BOLD in the ROIs, and its events.
 
     fMRIPrep's run in T1w space is taken where the release has it, else the raw run.
@@ -242,7 +244,8 @@ def read_run(root, subject, session, run, rois=ROIS, masks=None):
                session, run, path)
 
 
-def read_confounds(root, subject, session, run, columns=MOTION):
+def read_confounds(root: str | Path, subject: str, session: int, run: int,
+                   columns: Sequence[str] = MOTION):
     """Read fMRIPrep's confounds of a run: (volumes, columns) float32, NaN as 0.
 
     The six columns of motion are found under their new names too.
@@ -259,7 +262,7 @@ def read_confounds(root, subject, session, run, columns=MOTION):
         return np.nan_to_num(table[list(columns)].to_numpy(np.float32))
 
 
-def list_runs(root, subject):
+def list_runs(root: str | Path, subject: str):
     """Session and run numbers of a subject's raw runs, in order.
 
     Raises

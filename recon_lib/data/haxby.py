@@ -1,6 +1,7 @@
 """A real brain: one slice of subject 1 of Haxby et al. 2001, Science 293:2425 (see `data/`)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from scipy.signal import detrend
@@ -31,7 +32,7 @@ class Blocks:
     run: np.ndarray
 
 
-def haxby_blocks(path=PATH):
+def haxby_blocks(path: str | Path = PATH) -> Blocks:
     """Mean pattern of each block of pictures of one category.
 
     Each run is detrended (a straight line) and z-scored voxel by voxel over all of its

@@ -1,6 +1,8 @@
 """Pictures and brain vectors, ready for training."""
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,7 +12,7 @@ from recon_lib.data.arrays import in_one_order, load_pictures
 from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
 
 
-def to_batch(images):
+def to_batch(images: np.ndarray):
     """Pictures (n, H, W, 1 or 3) uint8 -> Tensor (n, 1 or 3, H, W) in [-1, 1], as networks see."""
     images = np.ascontiguousarray(uint8_pictures(images))
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -183,10 +185,10 @@ def batch_of(item):
     return images, vectors
 
 
-def create_loader(
-    image_size, batch_size, data_path=None, images=None, vectors=None, shuffle=True, seed=0,
-    channels=None, rank=0, world=1, mirror=False,
-):
+def create_loader(image_size: int, batch_size: int, data_path: str | Path | None = None,
+                  images: Any = None, vectors: Any = None, shuffle: bool = True, seed: int = 0,
+                  channels: int | None = None, rank: int = 0, world: int = 1,
+                  mirror: bool = False) -> BatchLoader:
     """Make a `BatchLoader` from pictures of any kind.
 
     Parameters

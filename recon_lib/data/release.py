@@ -1,7 +1,9 @@
 """Subjects of a release, embedded or real: pictures, betas and one split for all of them."""
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -91,7 +93,7 @@ class Experiment:
         return (sums / counts[:, None]).astype(np.float32), counts
 
 
-def read_truth(path, key, names):
+def read_truth(path: str | Path, key: str, names: Sequence[str] | np.ndarray):
     """One of the truth's arrays with a row a picture, in the order of `names`; None without it."""
     with readable(path), h5py.File(path) as file:
         if file.get(key, getlink=True) is None:
@@ -169,8 +171,9 @@ def repeated_pictures(root, names, image):
     return found
 
 
-def load_experiment(root=None, name=SUBJECT, release=2, rois=bold5000.ROIS, size=SIZE,
-                    split="repeated", held=None):
+def load_experiment(root: str | Path | None = None, name: str = SUBJECT, release: int = 2,
+                    rois: Sequence[str] = bold5000.ROIS, size: int = SIZE, split: str = "repeated",
+                    held: Collection[str] | None = None) -> Experiment:
     """Read one subject of a release, embedded or real.
 
     Parameters
@@ -221,8 +224,8 @@ def load_experiment(root=None, name=SUBJECT, release=2, rois=bold5000.ROIS, size
     )
 
 
-def load_subjects(root=None, names=("CSI1", "CSI2", "CSI3"), release=2, split="repeated",
-                  **options):
+def load_subjects(root: str | Path | None = None, names: Sequence[str] = ("CSI1", "CSI2", "CSI3"),
+                  release: int = 2, split: str = "repeated", **options: Any) -> dict:
     """Read several subjects of a release, with the same pictures held out for all.
 
     A picture that is test for one subject and trains another would teach the network the answer,

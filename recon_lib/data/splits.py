@@ -6,6 +6,7 @@ once need not read the brain the second time.
 
 import hashlib
 import unicodedata
+from typing import Any
 
 import numpy as np
 
@@ -76,7 +77,7 @@ def some_categories(categories, fraction=0.1, seed=0):
     return np.random.default_rng(seed).permutation(names)[:count].tolist()
 
 
-def folds(groups, k=None, seed=0):
+def folds(groups: Any, k: int | None = None, seed: int = 0) -> list[np.ndarray]:
     """Cross-validation that keeps groups whole.
 
     Parameters
@@ -115,7 +116,7 @@ def fingerprints(images):
     return marks
 
 
-def refuse_leak(train, test):
+def refuse_leak(train: Any, test: Any) -> None:
     """Stop when something tested was also trained on.
 
     Parameters

@@ -6,6 +6,7 @@ CSI4 70x89x70.
 
 import gzip
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def save_volume(path, array, affine=AFFINE, tr=None, scaling=None):
         image.to_filename(partial)
 
 
-def load_volume(path):
+def load_volume(path: str | Path):
     """Open a NIfTI file; a compressed one is unpacked to its end, where its checksum stands."""
     with readable(path):
         image = nibabel.load(path)
@@ -82,7 +83,7 @@ def load_volume(path):
         return type(image).from_bytes(whole)
 
 
-def mask_path(subject, key):
+def mask_path(subject: str, key: str):
     """Published place of an ROI mask, misnamed where the release misnames it."""
     key = MISNAMED.get((subject, key), key)
     return f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz"
@@ -135,7 +136,7 @@ def _grid(ijk, shape=None):
     return shape
 
 
-def read_masks(root, subject, rois=ROIS):
+def read_masks(root: str | Path, subject: str, rois: Sequence[str] = ROIS):
     """Read the masks of some regions, both hemispheres, as `Masks`."""
     names, places, first = [], [], None
     for key in roi_keys(rois):

@@ -4,10 +4,12 @@ A decoder is a function `fit(training)` that returns `draw(trials)`, pictures, o
 log-likelihoods of candidates. `DRAWING` and `RANKING` are the registry.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 
@@ -18,7 +20,7 @@ from recon_lib.brain.ridge import fit_ridge
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_dataset, readable
 from recon_lib.data.pictures import uint8_pictures
-from recon_lib.data.release import read_truth
+from recon_lib.data.release import Experiment, read_truth
 
 
 @dataclass
@@ -64,7 +66,7 @@ class Trials:
     shuffled: np.ndarray
 
 
-def mean_image(train_images, trials):
+def mean_image(train_images: np.ndarray, trials: int) -> np.ndarray:
     """The mean training image, once for each trial.
 
     Parameters
@@ -80,7 +82,9 @@ def mean_image(train_images, trials):
     return np.broadcast_to(mean, (trials, *mean.shape)).copy()
 
 
-def ridge_to_pixels(train_betas, train_images, groups=None, components=128, seed=0):
+def ridge_to_pixels(train_betas: np.ndarray, train_images: np.ndarray,
+                    groups: ArrayLike | None = None, components: int = 128,
+                    seed: int = 0) -> Callable:
     """Learn to predict pixels linearly from betas: blurred, and strong at pixel scores.
 
     Ridge regression (strength by cross-validation) onto the leading principal components of
@@ -120,7 +124,8 @@ def ridge_to_pixels(train_betas, train_images, groups=None, components=128, seed
     return draw
 
 
-def retrieval(predicted, train_features, train_images):
+def retrieval(predicted: ArrayLike, train_features: ArrayLike,
+              train_images: np.ndarray) -> np.ndarray:
     """Show the training image whose features correlate best with the predicted ones.
 
     It can never be right about a test image, and always looks perfect.
@@ -139,7 +144,7 @@ def retrieval(predicted, train_features, train_images):
     return uint8_pictures(train_images)[similarity(predicted, train_features).argmax(1)]
 
 
-def shuffled_brain(image, seed=0):
+def shuffled_brain(image: ArrayLike, seed: int = 0) -> np.ndarray:
     """Choose for each trial a trial of another image: real betas, of the wrong picture.
 
     Images are matched in one random cycle, so that none keeps its own betas, and the repeats
@@ -196,7 +201,7 @@ def fit_encoding_ranks(training, candidates):
     return lambda trials: model.rank(trials.betas, candidates)
 
 
-def ideal_observer(experiment, candidates=None):
+def ideal_observer(experiment: Experiment, candidates: np.ndarray | None = None) -> Callable:
     """The decoder that knows the subject: log p(betas | candidate) from the simulation's truth.
 
     It knows each voxel's true response to each picture; the slope with which betas follow it and

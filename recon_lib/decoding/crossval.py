@@ -7,6 +7,7 @@ denoiser can be written down, and needs no training: its brain vector says which
 pool are probable. With more pictures, train a network on them; or bring a ready one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError
+from recon_lib.data.arrays import ArrayData
 from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
@@ -213,7 +215,8 @@ def fit_fold(data, train, betas, ready, options, seed):
     return pool, latent, Training(betas, shown, seen, latents, decoder, seed)
 
 
-def cross_validate(data, options=None, seed=0, say=print):
+def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed: int = 0,
+                   say: Callable = print) -> dict[str, np.ndarray]:
     """Cross-validated reconstructions of every trial of `arrays.ArrayData`.
 
     Parameters
@@ -236,7 +239,7 @@ def cross_validate(data, options=None, seed=0, say=print):
     if k is None and options.model_path is None:
         k = min(10, len(np.unique(groups)))
     if options.train_steps:  # refuse pictures that it cannot take before any work is done
-        small_unet(*data.images.shape[2:], condition_size=1)
+        small_unet(data.images.shape[2], data.images.shape[3], condition_size=1)
     order = shuffled_brain(data.trial_image, seed)
     if options.model_path is not None:
         ready = load_conditional(options.model_path, options.device, *data.images.shape[2:])

@@ -1,11 +1,14 @@
 """The main job: betas of test trials in; pictures and controls out."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from recon_lib.brain.decoder import fit_decoder
 from recon_lib.common.errors import DataError
+from recon_lib.data.release import Experiment
 from recon_lib.decoding.baselines import (
     DRAWING,
     RANKING,
@@ -20,6 +23,7 @@ from recon_lib.decoding.sampling import (
     PLAIN,
     SAMPLING,
     Guidance,
+    Sampling,
     load_conditional,
     sample_pictures,
 )
@@ -90,8 +94,9 @@ def fit_observers(experiment, training, candidates, say):
     return observers
 
 
-def reconstruct_experiment(experiment, model_path=MODEL, seed=0, sampling=SAMPLING, device="cpu",
-                           say=print):
+def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODEL, seed: int = 0,
+                           sampling: Sampling = SAMPLING, device: str = "cpu",
+                           say: Callable = print) -> dict:
     """Reconstruct every test trial, and the average over trials of every test picture.
 
     Everything is fitted on training trials; test pictures are used for nothing but scores.
@@ -130,7 +135,7 @@ def reconstruct_experiment(experiment, model_path=MODEL, seed=0, sampling=SAMPLI
         say(f"{model_path} has no retrieval prior: it does without")
     decoders |= model_decoders(net, x, training, sampling)
     averaged, counts = x.averaged()
-    results = {}
+    results: dict = {}
     for name, betas, repeats, target in (
         ("single_trial", x.betas[x.test], 1, x.target),
         ("averaged", averaged, counts, np.arange(len(averaged))),

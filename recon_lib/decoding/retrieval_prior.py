@@ -11,12 +11,14 @@ the vector is used more than once, and the pictures are surer than it allows.
 """
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.spatial import KDTree
 
-from recon_lib.brain.decoder import brain_log_likelihood
+from recon_lib.brain.decoder import BrainDecoder, brain_log_likelihood
+from recon_lib.brain.latents import ImageLatent
 from recon_lib.common.errors import DataError
 from recon_lib.data.release import Experiment, unique_pictures
 from recon_lib.data.splits import refuse_leak
@@ -32,7 +34,8 @@ def several(experiment):
     return [experiment] if isinstance(experiment, Experiment) else list(experiment)
 
 
-def training_pictures(experiment, extra=None, rows=None):
+def training_pictures(experiment: Any, extra: int | None = None,
+                      rows: np.ndarray | None = None) -> np.ndarray:
     """The pictures of the training trials, and scenes that no brain has seen.
 
     Parameters
@@ -146,7 +149,8 @@ def map_retrieval(decoder, prior, vectors):
     return np.concatenate([decoder.log_likelihood(v, prior).argmax(1) for v in few])
 
 
-def with_pseudo_trials(decoder, prior, vectors, pseudo_trials):
+def with_pseudo_trials(decoder: BrainDecoder, prior: Any, vectors: np.ndarray,
+                       pseudo_trials: float) -> np.ndarray:
     """Brain vectors after the MAP picture has been counted as `pseudo_trials` further trials.
 
     The new vector is the mean over r measured and `pseudo_trials` pseudo-trials, each of which
@@ -174,7 +178,8 @@ def with_pseudo_trials(decoder, prior, vectors, pseudo_trials):
     return np.column_stack([mean, total**-0.5]).astype(np.float32)
 
 
-def sample_prior(decoder, prior, n, pseudo_trials=60.0, seed=0):
+def sample_prior(decoder: BrainDecoder, prior: np.ndarray, n: int, pseudo_trials: float = 60.0,
+                 seed: int = 0) -> np.ndarray:
     """Brain vectors of pictures drawn at random from the retrieval prior.
 
     Each is a mean over `pseudo_trials` trials of one picture, errors included; together
@@ -203,7 +208,8 @@ def sample_prior(decoder, prior, n, pseudo_trials=60.0, seed=0):
     return decoder.simulate(some, torch.full((n,), float(pseudo_trials)), generator).numpy()
 
 
-def brain_guidance(decoder, latent, model=None):
+def brain_guidance(decoder: BrainDecoder, latent: ImageLatent,
+                   model: tuple | None = None) -> Guidance:
     """What leads samples for brain vectors: their likelihood and the retrieval prior, if any.
 
     Parameters
@@ -221,7 +227,8 @@ def brain_guidance(decoder, latent, model=None):
     return Guidance(model, partial(brain_log_likelihood, decoder, latent), prior)
 
 
-def map_pictures(experiment, decoder, latent, vectors):
+def map_pictures(experiment: Experiment, decoder: BrainDecoder, latent: ImageLatent,
+                 vectors: np.ndarray) -> np.ndarray | None:
     """The MAP pictures of a model's retrieval prior, as far as they can be had: a baseline.
 
     Parameters

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from recon_lib.brain.latents import ImageLatent, fingerprint, load_latent
@@ -117,7 +120,8 @@ def load_drawing(path, device="cpu"):
     return model, info
 
 
-def load_conditional(path=MODEL, device="cpu", size=None, channels=3):
+def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | None = None,
+                     channels: int = 3) -> Conditional:
     """Read a conditional model and the files beside it, and check that they fit.
 
     Parameters
@@ -158,7 +162,7 @@ def load_conditional(path=MODEL, device="cpu", size=None, channels=3):
     return Conditional(model, info, latent, load_guidance_model(path, model, info))
 
 
-def load_guidance_model(path, model, info):
+def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
     """The smaller network that stands beside a model, for samples to move away from.
 
     Parameters
@@ -208,7 +212,8 @@ def likeliest_of(candidates, log_likelihood):
     return torch.stack(candidates)[best, torch.arange(len(best), device=best.device)]
 
 
-def guided_denoiser(model, info, alpha_bar, condition, sampling, other=None):
+def guided_denoiser(model: nn.Module, info: dict, alpha_bar: Tensor, condition: Tensor | None,
+                    sampling: Sampling, other: tuple | None = None):
     """The network as a denoiser, guided away from `other` or from itself without a condition.
 
     Parameters
@@ -230,7 +235,8 @@ def guided_denoiser(model, info, alpha_bar, condition, sampling, other=None):
     return guided(*pair, alpha_bar, sampling.scale, sampling.interval)
 
 
-def sample_pictures(model, info, vectors, seed=0, sampling=PLAIN, guidance=None):
+def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
+                    sampling: Sampling = PLAIN, guidance: Guidance | None = None) -> np.ndarray:
     """Draw pictures from a diffusion model, one for each brain vector.
 
     Parameters

@@ -1,11 +1,13 @@
 """Controls that no reconstruction paper should leave out, and that no picture can show."""
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recon_lib.common.errors import DataError, check
 
 
-def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
+def decode_unseen(betas: ArrayLike, targets: ArrayLike, group: ArrayLike, new_betas: ArrayLike,
+                  new_group: ArrayLike, penalty: float) -> np.ndarray:
     """Decode each new trial by a ridge regression that never saw its group.
 
     The group may be a category, or a combination such as *a blue cup*. One inverse serves all:
@@ -56,7 +58,7 @@ def decode_unseen(betas, targets, group, new_betas, new_group, penalty):
     return out
 
 
-def bits(share, candidates):
+def bits(share: float, candidates: int) -> float:
     """The least information, in bits, that naming this share of candidates right must have used.
 
     Fano's inequality with all candidates alike: log2 m + P log2 P + (1 − P) log2((1 − P)/(m − 1)),

@@ -6,6 +6,7 @@ saturate, and a classifier's label says nothing beyond the category.
 
 import socket
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 
 import numpy as np
@@ -29,7 +30,7 @@ MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 CLIP_MEAN, CLIP_SPREAD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
-def n_way_top_k(probabilities, target, n=50, k=1):
+def n_way_top_k(probabilities: np.ndarray, target: np.ndarray, n: int = 50, k: int = 1) -> float:
     """How often the true class is among the k most probable of n classes (MinD-Vis).
 
     MinD-Vis (Chen et al. 2023, arXiv:2211.06956) draws n - 1 wrong classes at random and looks
@@ -119,7 +120,8 @@ def clip_features(name=CLIP):
     )
 
 
-def deep_scores(reconstructions, truth, target, say=print, make=None):
+def deep_scores(reconstructions: dict[str, np.ndarray], truth: np.ndarray, target: np.ndarray,
+                say: Callable = print, make: dict[str, Callable] | None = None) -> dict[str, dict]:
     """Two-way identification in each feature space whose weights can be had.
 
     Parameters
@@ -142,7 +144,7 @@ def deep_scores(reconstructions, truth, target, say=print, make=None):
     if make is None:
         make = {name: lambda name=name: layer_features(name) for name in LAYERS}
         make["CLIP"] = clip_features
-    table = {name: {} for name in reconstructions}
+    table: dict = {name: {} for name in reconstructions}
     for space, features_of in make.items():
         try:
             with impatient():

@@ -9,7 +9,7 @@ from recon_lib.scores.identification import two_way, two_way_within
 from recon_lib.scores.report import INDEPENDENT, evaluation_space
 
 
-def score_blocks(result, classifiers, seed=0, permutations=1000):
+def score_blocks(result: dict, classifiers: dict, seed: int = 0, permutations: int = 1000) -> dict:
     """How much of Haxby's subject is in the pictures: the category, and nothing within it.
 
     Parameters

@@ -12,6 +12,8 @@ drawings as a person does.
 It only reports: nothing is chosen by it, and no score of identification uses it.
 """
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -92,6 +94,6 @@ def distorted(x, generator):
     return x + noise * torch.randn(x.shape, generator=generator)
 
 
-def load_independent_classifier(path="independent_classifier"):
+def load_independent_classifier(path: str | Path = "independent_classifier"):
     """Read a `HogNet`, by default the shipped one; `features.read_factors` asks it."""
     return load_factor_net(path, HogNet)

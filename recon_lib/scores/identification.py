@@ -1,12 +1,15 @@
 """Which of the candidates was seen? Identification scores and their null distributions."""
 
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 from recon_lib.common.errors import DataError, check
 
 
-def top_k(similarity, target, k=1):
+def top_k(similarity: ArrayLike, target: ArrayLike, k: int = 1) -> float:
     """How often the right candidate is among the k most similar.
 
     A tie counts as the chance that a random order resolves it well, so that a decoder
@@ -29,7 +32,7 @@ def top_k(similarity, target, k=1):
     return float(np.clip((k - above) / (equal + 1), 0, 1).mean())
 
 
-def two_way(similarity, target):
+def two_way(similarity: np.ndarray, target: np.ndarray) -> float:
     """How often the right candidate beats one wrong candidate, over all pairs; ties count half.
 
     It saturates: a decoder that knows nothing but one of ten categories reaches .95.
@@ -42,7 +45,7 @@ def two_way(similarity, target):
     return _win_rate(*_against_rivals(similarity, target))
 
 
-def two_way_within(similarity, target, category):
+def two_way_within(similarity: np.ndarray, target: np.ndarray, category: ArrayLike) -> float:
     """`two_way` where the wrong candidate shares the category of the right one.
 
     A decoder that knows the category and no more scores exactly .5.
@@ -60,7 +63,7 @@ def two_way_within(similarity, target, category):
     return _win_rate(*_against_rivals(similarity, target, category))
 
 
-def two_way_null_sd(n):
+def two_way_null_sd(n: int):
     """Standard deviation of `two_way` over n images under chance, one independent guess each.
 
     Each of the n scores is uniform on 0, 1/(n−1), …, 1, which gives √((n+1) / (12 n (n−1))),
@@ -70,7 +73,8 @@ def two_way_null_sd(n):
     return float(np.sqrt((n + 1) / (12 * n * (n - 1))))
 
 
-def permutation_null(similarity, target, statistic, n=1000, seed=0, within=None):
+def permutation_null(similarity: ArrayLike, target: ArrayLike, statistic: Callable, n: int = 1000,
+                     seed: int = 0, within: ArrayLike | None = None) -> np.ndarray:
     """The statistic under random pairings of brain responses with images.
 
     Images are permuted, not trials: all repeats of an image keep a common label, for they
@@ -111,7 +115,8 @@ def permutation_null(similarity, target, statistic, n=1000, seed=0, within=None)
     return null
 
 
-def permutation_p(similarity, target, statistic, n=1000, seed=0, within=None):
+def permutation_p(similarity: np.ndarray, target: np.ndarray, statistic: Callable, n: int = 1000,
+                  seed: int = 0, within: np.ndarray | None = None):
     """One-sided permutation p-value, (1 + #{null ≥ observed}) / (1 + n).
 
     Parameters are those of `permutation_null`. The least possible value is 1 / (1 + n).

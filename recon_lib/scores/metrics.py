@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from recon_lib.brain.encoding import square_distances
 from recon_lib.brain.patterns import unit_rows
 from recon_lib.common.errors import DataError, as_numbers, check
 
 
-def pixel_correlation(reconstructions, truth):
+def pixel_correlation(reconstructions: ArrayLike, truth: ArrayLike) -> np.ndarray:
     """Correlate the pixels of each reconstruction with those of its picture.
 
     Parameters
@@ -28,7 +29,7 @@ def pixel_correlation(reconstructions, truth):
     return (unit_rows(a) * unit_rows(b)).sum(1)
 
 
-def ssim(reconstructions, truth):
+def ssim(reconstructions: ArrayLike, truth: ArrayLike) -> np.ndarray:
     """Structural similarity of each reconstruction with its picture (Wang et al. 2004).
 
     Gaussian window of 11 pixels, σ = 1.5, K = (.01, .03), averaged where the window lies inside
@@ -81,7 +82,8 @@ class Nearest:
     index: np.ndarray  # (n,) of int
 
 
-def nearest_training_distance(images, train_images, chunk=512):
+def nearest_training_distance(images: ArrayLike, train_images: ArrayLike,
+                              chunk: int = 512) -> Nearest:
     """Distance from each image to the most similar training image: near 0 means memorised.
 
     Parameters

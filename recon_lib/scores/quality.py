@@ -5,21 +5,22 @@ trained on TinyScenes: no download, and no features of ImageNet's for scenes tha
 """
 
 import numpy as np
+from torch import nn
 
 from recon_lib.brain.encoding import square_distances
-from recon_lib.brain.features import NAMED, embed, read_factors
+from recon_lib.brain.features import NAMED, FactorNet, embed, read_factors
 from recon_lib.common.errors import DataError, check
 from recon_lib.scores.metrics import nearest_training_distance
 
 SURE = 0.9  # a reading is called confident from this probability on
 
 
-def classifier_features(images, classifier):
+def classifier_features(images: np.ndarray, classifier: nn.Module):
     """Features of pictures (n, H, W, C) uint8: (n, 96) float64, each in [-1, 1]."""
     return np.tanh(embed(classifier, images)).astype(float)
 
 
-def kid(real, made):
+def kid(real: np.ndarray, made: np.ndarray) -> tuple:
     """Kernel distance of two sets of features, and how uncertain it is.
 
     The unbiased estimate of the squared maximum mean discrepancy with the kernel
@@ -110,7 +111,7 @@ def read_confidently(images, classifier, sure=SURE):
     return {factor: float((read[factor].max(1) >= sure).mean()) for factor in NAMED}
 
 
-def memorised(made, train_images, real):
+def memorised(made: np.ndarray, train_images: np.ndarray, real: np.ndarray) -> tuple:
     """How close do samples come to training pictures, beside new pictures of the same source?
 
     Parameters
@@ -131,7 +132,8 @@ def memorised(made, train_images, real):
     return float((nearest.distance < np.quantile(usual, 0.01)).mean()), nearest
 
 
-def quality_scores(made, real, classifier, train_images=None):
+def quality_scores(made: np.ndarray, real: np.ndarray, classifier: FactorNet,
+                   train_images: np.ndarray | None = None) -> dict[str, float]:
     """All scores of a set of samples as one dict.
 
     Parameters

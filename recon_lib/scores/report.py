@@ -1,6 +1,6 @@
 """All scores as one table: a row for each decoder that draws or ranks, and rows of constants."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from recon_lib.bold.betas import noise_ceiling
-from recon_lib.brain.features import embed, load_factor_net, read_factors
+from recon_lib.brain.features import FactorNet, embed, load_factor_net, read_factors
 from recon_lib.brain.latents import coarse_pixels
 from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
+from recon_lib.data.release import Experiment
 from recon_lib.scores.hog_net import load_independent_classifier
 from recon_lib.scores.identification import permutation_p, top_k, two_way, two_way_within
 from recon_lib.scores.metrics import nearest_training_distance, pixel_correlation, ssim
@@ -71,7 +72,7 @@ def load_classifiers():
     return {"": evaluation, INDEPENDENT: load_independent_classifier()}
 
 
-def evaluation_space(train_pictures, classifier):
+def evaluation_space(train_pictures: np.ndarray, classifier: FactorNet) -> Callable:
     """The space in which pictures are compared: what the classifier sees, and the coarse pixels.
 
     Every dimension is standardised on the training pictures; things and pixels weigh the same.
@@ -189,7 +190,9 @@ def chance_row(criteria, metrics):
     return row
 
 
-def score_table(pictures, criteria, rankings=None, ceiling=None, permutations=1000, seed=0):
+def score_table(pictures: dict[str, np.ndarray], criteria: Criteria,
+                rankings: dict[str, np.ndarray] | None = None, ceiling: float | None = None,
+                permutations: int = 1000, seed: int = 0) -> dict[str, dict]:
     """Score every decoder on the same trials and candidates: the reporting checklist as one table.
 
     Parameters
@@ -226,7 +229,7 @@ def score_table(pictures, criteria, rankings=None, ceiling=None, permutations=10
     return table | {name: row for name, row in constants.items() if row}
 
 
-def format_report(table, metrics=METRICS):
+def format_report(table: dict, metrics: Sequence[str] = METRICS):
     """The table of `report` as lines of text, one decoder a row, for some of its metrics or all.
 
     Two numbers in a cell are what the evaluation and the independent classifier read.
@@ -242,7 +245,8 @@ def format_report(table, metrics=METRICS):
     return pd.DataFrame(cells).fillna("–").to_string()
 
 
-def score(experiment, results, classifiers, permutations=1000, seed=0):
+def score(experiment: Experiment, results: dict, classifiers: dict, permutations: int = 1000,
+          seed: int = 0) -> dict:
     """Score what `reconstruct.reconstruct_experiment` returned.
 
     Parameters
@@ -275,7 +279,7 @@ def score(experiment, results, classifiers, permutations=1000, seed=0):
     return tables
 
 
-def score_cross_validated(arrays, permutations=1000, seed=0):
+def score_cross_validated(arrays: dict, permutations: int = 1000, seed: int = 0) -> dict:
     """Score cross-validated reconstructions: every trial among all pictures shown.
 
     Pictures are compared by the correlation of their pixels at 16 x 16.

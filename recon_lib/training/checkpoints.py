@@ -41,7 +41,7 @@ def renamed(weights):
     return {today(name): w for name, w in weights.items()}
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | Path):
     """Read a training state; keys `model_state_dict`, `optimizer_state_dict`, `last_epoch`, ….
 
     Raises
@@ -74,7 +74,7 @@ def load_checkpoint(path):
     return state
 
 
-def save_model(model, path, info=None, half=True):
+def save_model(model: UNet, path: str | Path, info: dict | None = None, half: bool = True) -> None:
     """Write a network as safetensors, with its config and `info` as metadata.
 
     Parameters
@@ -98,7 +98,7 @@ def located(path):
     return CHECKPOINTS / f"{path}.safetensors" if str(path) in SHIPPED else Path(path)
 
 
-def load_model(path, device="cpu"):
+def load_model(path: str | Path, device: str = "cpu") -> tuple:
     """Read a network from safetensors or from a checkpoint (then its averaged weights).
 
     Parameters

@@ -67,7 +67,7 @@ def pick_precision(device):
     return "bf16" if device == "cpu" and cpu_has_bf16_units() else "no"
 
 
-def autocast(device):
+def autocast(device: torch.device):
     """Networks run within this in the precision of `pick_precision`; device is a torch.device."""
     dtype = DTYPES.get(pick_precision(device.type))
     return torch.autocast(device.type, dtype or torch.bfloat16, enabled=dtype is not None)

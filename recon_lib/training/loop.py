@@ -4,6 +4,9 @@ Every random draw of step n is a function of (seed, n) alone. So a resumed run r
 one bit for bit on the CPU, and several processes draw together what one would have drawn.
 """
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from recon_lib.common.errors import DataError
@@ -15,7 +18,8 @@ from recon_lib.training.step import draw_noise, gradient_step, learning_rate, up
 from recon_lib.unet import UNet
 
 
-def train(model, loader, training, device="cuda", model_in=None, out_dir="results/run"):
+def train(model: UNet, loader: Any, training: Training, device: str | torch.device = "cuda",
+          model_in: str | Path | None = None, out_dir: str | Path = "results/run") -> UNet:
     """Train a network; the loop that both kinds of training share.
 
     Parameters
@@ -47,10 +51,11 @@ def train(model, loader, training, device="cuda", model_in=None, out_dir="result
         return run.finish()
 
 
-def train_unconditional_diffusion(
-    loader, epochs=10, lr=3e-4, image_size=64, device="cuda", model_in=None, *,
-    model=None, out_dir="results/unconditional", **options,
-):
+def train_unconditional_diffusion(loader: Any, epochs: int = 10, lr: float = 3e-4,
+                                  image_size: int = 64, device: str | torch.device = "cuda",
+                                  model_in: str | Path | None = None, *, model: UNet | None = None,
+                                  out_dir: str | Path = "results/unconditional",
+                                  **options: Any) -> UNet:
     """Train a diffusion model on pictures alone.
 
     Parameters
@@ -81,10 +86,11 @@ def train_unconditional_diffusion(
     return train(model, loader, Training(epochs, lr, **options), device, model_in, out_dir)
 
 
-def train_conditional_diffusion(
-    loader, epochs=10, lr=3e-4, image_size=64, device="cuda", model_in=None, *,
-    model=None, out_dir="results/conditional", drop=0.1, **options,
-):
+def train_conditional_diffusion(loader: Any, epochs: int = 10, lr: float = 3e-4,
+                                image_size: int = 64, device: str | torch.device = "cuda",
+                                model_in: str | Path | None = None, *, model: UNet | None = None,
+                                out_dir: str | Path = "results/conditional", drop: float = 0.1,
+                                **options: Any) -> UNet:
     """Train a diffusion model on pictures with the brain vectors that they evoked.
 
     Parameters

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import nn
 
 from recon_lib.diffusion import diffusion_loss, stratified_times
 
@@ -62,14 +63,14 @@ def gradient_step(accelerator, net, optimizer, loss, rate):
     return loss, gradient
 
 
-def learning_rate(step, progress, warmup):
+def learning_rate(step: int, progress: float, warmup: int):
     """Factor on the peak rate: linear warm-up, half a cosine over the progress from 0 to 1."""
     warm = max((step + 1) / warmup, progress / 0.05)
     return min(1.0, warm) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 @torch.no_grad()
-def update_average(average, model, beta):
+def update_average(average: nn.Module, model: nn.Module, beta: float) -> None:
     """Move the averaged weights a share 1 - beta towards the model's."""
     torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - beta)
 

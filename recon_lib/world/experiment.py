@@ -150,7 +150,7 @@ def scan(root, name, person, design, response, names, seed, published=False):
     return betas
 
 
-def ready(root=None, seed=0):
+def ready(root: str | Path | None = None, seed: int = 0) -> str | Path:
     """The embedded experiment, built and its betas estimated if that is still to be done.
 
     Parameters

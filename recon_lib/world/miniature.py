@@ -6,6 +6,7 @@ raw runs with events and confounds, picture lists with and without `rep_`, and a
 who came to fewer sessions. There is no `truth.h5`: a real release has none.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
     return build_whole(root, info, lambda partial: write(partial, sessions, voxels, seed, snr))
 
 
-def find_or_build(parts=TRAINING, subjects=("CSI1",)):
+def find_or_build(parts: Sequence[str] = TRAINING, subjects: Sequence[str] = ("CSI1",)) -> tuple:
     """BOLD5000 where these parts of it have been fetched, else the miniature (built on first use).
 
     Looks for `BOLD5000` in `paths.data_folder()`, which is where `fetch` puts it.

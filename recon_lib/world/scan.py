@@ -59,7 +59,7 @@ class Scan:
         return (mine * true).mean(0)
 
 
-def simulate(sessions=1, voxels=None, seed=0):
+def simulate(sessions: int = 1, voxels: dict | None = None, seed: int = 0) -> Scan:
     """Put the simulated subject into the scanner for a few sessions.
 
     Parameters
@@ -103,7 +103,7 @@ def simulate(sessions=1, voxels=None, seed=0):
     )
 
 
-def real_event_related():
+def real_event_related() -> tuple:
     """A real event-related recording: one BOLD series of visual area MT.
 
     It comes with the nitime package (BSD licence), TR 2 s.

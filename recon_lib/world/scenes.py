@@ -36,7 +36,7 @@ SKIES = {
 }
 
 
-def sample_factors(n, seed):
+def sample_factors(n: int, seed: int) -> np.ndarray:
     """Draw the factors of `n` scenes, independent of one another.
 
     Parameters
@@ -64,7 +64,7 @@ def sample_factors(n, seed):
     return factors
 
 
-def draw(factors, size=64):
+def draw(factors: np.ndarray, size: int = 64) -> np.ndarray:
     """Draw scenes.
 
     Parameters
