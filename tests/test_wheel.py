@@ -41,12 +41,13 @@ def test_the_wheel_holds_all_that_is_used_and_no_more(wheel):
 
 
 def test_haxby_runs_from_an_empty_folder(wheel, tmp_path):
-    place, empty = tmp_path / "site", tmp_path / "empty"
+    place, empty, home = (tmp_path / name for name in ("site", "empty", "home"))
     empty.mkdir()
+    home.mkdir()
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index",
                     "--no-compile", "--target", place, wheel], check=True)
     clean = {k: v for k, v in os.environ.items() if k != "RECON_LIB_DATA"}
-    clean |= {"PYTHONPATH": str(place), "HOME": str(empty), "PYTHONSAFEPATH": "1"}
+    clean |= {"PYTHONPATH": str(place), "HOME": str(home), "PYTHONSAFEPATH": "1"}
 
     def run(*command):
         return subprocess.run([sys.executable, *command], cwd=empty, env=clean, check=True,
@@ -55,8 +56,9 @@ def test_haxby_runs_from_an_empty_folder(wheel, tmp_path):
     where = run("-c", "import recon_lib; print(recon_lib.__file__)")
     assert Path(where.strip()).is_relative_to(place)
     said = run("-m", "recon_lib", "haxby", "--steps", "1")
-    scores = json.loads((empty / "results" / "haxby" / "scores.json").read_text())
+    results = home / "recon_lib_data" / "results" / "haxby"
+    scores = json.loads((results / "scores.json").read_text())
     assert scores["scores"] and "reconstructions.png" in said
-    assert (empty / "results" / "haxby" / "reconstructions.png").stat().st_size > 10_000
-    assert {path.name for path in empty.iterdir()} <= {"results", ".cache", ".config"}
+    assert (results / "reconstructions.png").stat().st_size > 10_000
+    assert not list(empty.iterdir())
     assert (place / "bin" / "recon_lib").exists()
