@@ -116,14 +116,14 @@ def test_scores_know_scenes_from_wreckage(pictures):
     real, train, other = pictures
     good = quality.quality_scores(other, real, CLASSIFIER, train)
     assert abs(good["kid"]) < 4 * good["kid_error"] + 1e-3
-    assert good["precision"] > 0.6 and good["recall"] > 0.6 and good["sure_kind"] > 0.8
+    assert good["precision"] > 0.6 and good["recall"] > 0.6 and good["sure_category"] > 0.8
     assert good["memorised"] < 0.06
 
     noise = np.random.default_rng(0).normal(0, 120, other.shape)
     noisy = quality.quality_scores(
         np.clip(other + noise, 0, 255).astype(np.uint8), real, CLASSIFIER, train)
     assert noisy["kid"] > good["kid"] + 5 * noisy["kid_error"]
-    assert noisy["precision"] < good["precision"] and noisy["sure_kind"] < good["sure_kind"]
+    assert noisy["precision"] < good["precision"] and noisy["sure_category"] < good["sure_category"]
 
     one = quality.quality_scores(np.repeat(other[:1], 150, 0), real, CLASSIFIER)
     assert one["recall"] < 0.1 and one["kid"] > 5 * one["kid_error"] and "memorised" not in one

@@ -150,7 +150,7 @@ def quality_scores(made: np.ndarray, real: np.ndarray, classifier: FactorNet,
     Returns
     -------
     dict of str to float
-        `kid`, `kid_error`, `precision`, `recall`, `sure_kind`, `sure_background`, `sure_light`,
+        `kid`, `kid_error`, `precision`, `recall`, `sure_category`, `sure_background`, `sure_light`,
         and `memorised` when there are training pictures.
     """
     x, y = classifier_features(real, classifier), classifier_features(made, classifier)
