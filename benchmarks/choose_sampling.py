@@ -15,6 +15,7 @@ import torch
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
+from recon_lib.data.release import load_experiment
 from recon_lib.decoding.retrieval_prior import brain_guidance, prior_rows
 from recon_lib.decoding.sampling import AUTOGUIDANCE, MODEL, SAMPLING, Guidance, sample_pictures
 from recon_lib.recipes import with_decoder
@@ -22,7 +23,6 @@ from recon_lib.scores.identification import top_k
 from recon_lib.scores.quality import quality_scores
 from recon_lib.scores.report import evaluation_space, factors_read, load_classifiers
 from recon_lib.training.checkpoints import load_model
-from recon_lib.world import experiment as experiments
 from recon_lib.world import scenes
 
 CHOICE_SEED = 997  # of scenes that no training sees, to choose with
@@ -110,7 +110,7 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
 
 
 if __name__ == "__main__":
-    x = experiments.load(sys.argv[1])
+    x = load_experiment(sys.argv[1])
     scales = [replace(SAMPLING, scale=scale) for scale in (2.0, 3.0, 4.0)]
     for repeats in (1, 4):
         for setting, row in zip(scales, choose_sampling(x, MODEL, scales, repeats=repeats),

@@ -13,6 +13,7 @@ from recon_lib.common.files import read_npz
 from recon_lib.course import plots
 from recon_lib.data.release import load_experiment
 from recon_lib.decoding import crossval, reconstruct
+from recon_lib.decoding.reconstruct import FIRST, spread
 from recon_lib.scores import report
 from recon_lib.training.checkpoints import read_weights
 
@@ -42,7 +43,13 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
         source.held = read_weights(model)[2].get("held") or None  # what the model never saw
     x = source.load()
     begin = time.time()
-    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say)
+
+    def first(index, pictures):
+        rows = {"seen": x.images[x.test_index[index]], "diffusion": pictures}
+        save_figure(out / "first.png", plots.reconstructions(rows))
+        say(f"the first reconstructions are in {out / 'first.png'}; the whole table follows")
+
+    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say, first)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
@@ -94,14 +101,14 @@ def score_release(out, permutations, say):
 
 def draw_release(out, seen, pictures):
     """The two figures of a release: what some decoders drew, and many pairs of seen and drawn."""
-    show = spread(len(seen), min(8, len(seen)))
+    show = spread(len(seen), FIRST)
     rows = {"seen": seen, "ridge to pixels": pictures["ridge"]}
     for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
         rows[f"diffusion, seed {number}"] = pictures[key]
     rows["shuffled brain"] = pictures["shuffled_brain"]
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
-    many = spread(len(seen), min(48, len(seen)))
+    many = spread(len(seen), 48)
     grid = plots.pairs(seen[many], pictures["diffusion"][many],
                        title="seen, and below it what was read from the averaged betas")
     save_figure(out / "grid.png", grid)
@@ -113,7 +120,7 @@ def score_arrays(out, permutations, say):
     table = report.score_cross_validated(arrays, permutations)
     write_scores(out, table)
     _, show = np.unique(arrays["trial_image"], return_index=True)
-    show = show[spread(len(show), min(8, len(show)))]
+    show = show[spread(len(show), FIRST)]
     rows = {"seen": arrays["truth"][arrays["trial_image"]]}
     rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
@@ -129,11 +136,6 @@ def score(out, permutations, say):
     if len(there) > 1:
         say(f"scoring {last}, the newer of the two results in {out}")
     (score_arrays if last.name == OWN else score_release)(out, permutations, say)
-
-
-def spread(n, some):
-    """`some` of n indices, evenly spread; the first and the last are among them."""
-    return np.linspace(0, n - 1, some).round().astype(int)
 
 
 def save_arrays(path, **arrays):

@@ -638,7 +638,7 @@ def test_loaders_of_other_makes_train_or_are_refused(tmp_path):
 
 
 def test_what_was_read_is_reported(mini_release, raw):
-    line = release.load(mini_release, "CSI2").report
+    line = release.load_experiment(mini_release, "CSI2").report
     assert "CSI2: 74 trials of " in line and "50 voxels in EarlyVis, LOC, OPA, PPA, RSC" in line
     assert "GLMsingle_ROI_betas" in line and "pictures (repeated split)" in line
     folder = raw / "volumes"

@@ -1,5 +1,6 @@
 """The main job: betas of test trials in; pictures and controls out."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,13 @@ from recon_lib.decoding.sampling import (
     load_conditional,
     sample_pictures,
 )
+
+FIRST = 8  # test pictures that are shown before all else is drawn
+
+
+def spread(n, some):
+    """At most `some` of n indices, evenly spread; the first and the last are among them."""
+    return np.linspace(0, n - 1, min(some, n)).round().astype(int)
 
 
 def refuse_other_split(path, info, experiment):
@@ -96,7 +104,7 @@ def fit_observers(experiment, training, candidates, say):
 
 def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODEL, seed: int = 0,
                            sampling: Sampling = SAMPLING, device: str = "cpu",
-                           say: Callable = print) -> dict:
+                           say: Callable = print, first: Callable | None = None) -> dict:
     """Reconstruct every test trial, and the average over trials of every test picture.
 
     Everything is fitted on training trials; test pictures are used for nothing but scores.
@@ -111,6 +119,9 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     device : str
     say : function
         Told what is being done.
+    first : function (index (k,), pictures (k, H, W, C)), optional
+        Given the reconstructions of a few test pictures, from their averaged betas, as soon as
+        they are drawn: before the baselines are fitted and all else is drawn.
 
     Returns
     -------
@@ -127,6 +138,11 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     shown = x.image[train]
     decoder = fit_decoder(x.betas[train], latents[shown], shown, seed)
     training = Training(x.betas[train], x.train_pictures, shown, latents[shown], decoder, seed)
+    averaged, counts = x.averaged()
+    if first is not None:
+        few = spread(len(averaged), FIRST)
+        vectors = decoder.vector(averaged, counts)[few]
+        first(few, ready_sampler(net, training, sampling)(vectors))
     say("fitting the baselines: ridge to pixels, encoding model")
     decoders = {name: fit(training) for name, fit in DRAWING.items()}
     candidates = net.latent.transform(x.images[x.test_index])
@@ -134,7 +150,6 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     if net.latent.prior is None:
         say(f"{model_path} has no retrieval prior: it does without")
     decoders |= model_decoders(net, x, training, sampling)
-    averaged, counts = x.averaged()
     results: dict = {}
     for name, betas, repeats, target in (
         ("single_trial", x.betas[x.test], 1, x.target),
@@ -143,7 +158,12 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
         vectors = decoder.vector(betas, repeats)
         trials = Trials(betas, vectors, vectors[shuffled_brain(target, seed)])
-        pictures = {key: draw(trials) for key, draw in decoders.items()}
+        pictures = {}
+        for key, draw in decoders.items():
+            begin = time.monotonic()
+            pictures[key] = draw(trials)
+            if time.monotonic() - begin > 1:
+                say(f"  {key.replace('_', ' ')}: {time.monotonic() - begin:.0f} s")
         if pictures["map_retrieval"] is None:
             del pictures["map_retrieval"]
             if net.latent.prior is not None:
