@@ -17,6 +17,7 @@ FIGURES = {
     "stacked_courses": lambda: p.stacked_courses({"a": Y, "b": Y}, 2.0),
     "design": lambda: p.design(np.random.default_rng(0).normal(size=(20, 3)), ["a", "b", "c"]),
     "against_truth": lambda: p.against_truth(Y, {"x": 2 * Y, "y": -Y}),
+    "one estimate": lambda: p.against_truth(Y, {"x": 2 * Y}),
     "with_errors": lambda: p.with_errors(T, Y, Y**2, {"fit": (T, Y)}),
     "by_area": lambda: p.by_area(np.arange(15.0), ROI, "%"),
     "table": lambda: p.table([[0.1, 0.9], [0.4, 1.0]], ["a", "b"], ["c", "d"]),

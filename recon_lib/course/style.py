@@ -87,7 +87,7 @@ def panels(height, title=None, rows=1, columns=1, **options):
     fig = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = fig.subplots(rows, columns, **options)
     if rows * columns == 1:
-        axes.set_title(title or "")
+        (axes if options.get("squeeze", True) else axes[0, 0]).set_title(title or "")
     else:
         fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
     return fig, axes
