@@ -5,8 +5,10 @@ import io
 import matplotlib
 import numpy as np
 import pytest
+import torch
 from matplotlib import image as mpimg
 from matplotlib.figure import Figure
+from torchvision.utils import make_grid
 
 from recon_lib.course import plots, style
 
@@ -19,6 +21,14 @@ TABLE = {
 def texts(fig):
     fig.canvas.draw()
     return [t.get_text() for t in fig.findobj(matplotlib.text.Text) if t.get_text()]
+
+
+@pytest.mark.parametrize(("n", "channels", "columns"), [(5, 3, 3), (12, 1, 5), (3, 3, 8)])
+def test_tile_is_the_grid_of_torchvision_without_its_margin(n, channels, columns):
+    pictures = np.random.default_rng(n).integers(0, 256, (n, 6, 9, channels), dtype=np.uint8)
+    grid = make_grid(torch.from_numpy(pictures).movedim(-1, 1), columns, 2, pad_value=255)
+    expected = grid.movedim(0, -1).numpy()[2:-2, 2:-2]
+    assert np.array_equal(plots.tile(pictures, columns), expected)
 
 
 def test_tile_places_each_picture():

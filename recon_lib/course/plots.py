@@ -7,9 +7,7 @@ cell with the call, or use ``figure.savefig(path)``.
 from collections.abc import Collection, Sequence
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from torchvision.utils import make_grid
 
 from recon_lib.course.style import BEHIND, BLUE, GREY, INK, PALE, RED, WIDTH, panels, styled
 
@@ -34,9 +32,13 @@ LABELS = {  # how the decoders of scores.json are called in figures
 
 def tile(images, columns, gap=2):
     """Pictures (n, H, W, C) uint8 on one white canvas (height, width, 3), `gap` pixels apart."""
-    batch = torch.from_numpy(np.array(images)).movedim(-1, 1)
-    grid = make_grid(batch, columns, gap, pad_value=255).movedim(0, -1).numpy()
-    return grid[gap:-gap, gap:-gap] if len(batch) > 1 else grid  # one picture gets no margin
+    (n, height, width), columns = np.shape(images)[:3], min(columns, len(images))
+    rows, tall, wide = -(-n // columns), height + gap, width + gap
+    cells = np.full((rows * columns, tall, wide, 3), 255, np.uint8)
+    cells[:n, :height, :width] = images  # one channel becomes three
+    canvas = cells.reshape(rows, columns, tall, wide, 3).swapaxes(1, 2)
+    canvas = canvas.reshape(rows * tall, columns * wide, 3)
+    return canvas[: rows * tall - gap, : columns * wide - gap]
 
 
 def show(ax, images, columns, gap=2, headings=(), size=12):

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from accelerate.utils import is_tensorboard_available
 from torch.utils.data import DataLoader, IterableDataset
-from torchvision.utils import make_grid, save_image
 from tqdm import tqdm
 
 from recon_lib.common.errors import DataError, Interrupted, atomic_write, enough_memory, writing
@@ -206,6 +205,8 @@ def agree(accelerator, progress, stop):
 
 def draw_grid(model, info, images, vectors, path, n=16):
     """Save samples from fixed noise; with vectors, the pictures they belong to stand above."""
+    from torchvision.utils import make_grid, save_image  # takes seconds to import
+
     if vectors is not None:
         n = min(n, len(vectors))
         n -= n % 8 if n > 8 else 0  # whole rows
