@@ -50,10 +50,10 @@ class Sampling:
         If a number of things is below 1, or scale, strength or interval mean nothing.
     """
 
-    steps: int = 20
+    steps: int = 8
     scale: float = 3.0
     interval: tuple[float, float] | None = (0.3, 1.0)
-    strength: float = 1.0
+    strength: float = 0.0
     candidates: int = 2
     pseudo_trials: float = 60.0
     batch_size: int = 64
@@ -67,8 +67,8 @@ class Sampling:
 
 
 SAMPLING = Sampling()  # the card, data/checkpoints/README.md, says how these were chosen
-PLAIN = Sampling(scale=1.0, interval=None, strength=0.0, candidates=1, pseudo_trials=0.0)
-AUTOGUIDANCE = Sampling(scale=3.0, interval=(0.3, 0.98), strength=0.0, candidates=1,
+PLAIN = Sampling(steps=20, scale=1.0, interval=None, candidates=1, pseudo_trials=0.0)
+AUTOGUIDANCE = Sampling(steps=20, scale=3.0, interval=(0.3, 0.98), candidates=1,
                         pseudo_trials=0.0)  # away from the shipped guidance model, without vectors
 
 
