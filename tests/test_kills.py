@@ -313,13 +313,16 @@ def test_two_builds_of_like_names_at_once(processes, tmp_path):
     """The second sweeps up after killed builds of its own name, never a running neighbour's."""
     work = tmp_path / "work"
     names = ["exp.v2", "exp", "[ab]", "a", "*"]
-    slow = processes.Process(target=begin, args=(processes.Event(), build_slowly, work / names[0]))
+    ready = processes.Event()  # kept: what nobody holds is gone before the process looks for it
+    slow = processes.Process(target=begin, args=(ready, build_slowly, work / names[0]))
     slow.start()
-    while not list(work.glob(".exp.v2.partial/**/*.png")):
+    while not list(work.glob(".exp.v2.*partial/**/*.png")):
+        assert slow.is_alive(), "the slow one ended before it wrote a picture"
         time.sleep(0.01)
     for name in names[1:]:
         assert run(processes, build_only, work / name)[0] == 0
-    assert slow.is_alive(), "the slow one was not slow enough"
+    assert slow.is_alive() and not is_complete(work / names[0])
+    (work / "go").touch()
     slow.join()
     assert slow.exitcode == 0 and all(is_complete(work / name) for name in names)
     assert len({tuple(sorted(contents(work / name))) for name in names}) == 1
@@ -333,7 +336,8 @@ def build_slowly(root):
     usual = experiment.scan
 
     def slow(*args, **kwargs):
-        time.sleep(3 * len(VOXELS) / 10)
+        while not (Path(root).parent / "go").exists():
+            time.sleep(0.01)
         return usual(*args, **kwargs)
 
     experiment.scan = slow
