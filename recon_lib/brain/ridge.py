@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.linalg import eigh
 
 from recon_lib.common import errors
 from recon_lib.common.errors import DataError, as_numbers
@@ -128,10 +129,10 @@ def _decompose(x, y):
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
     if len(x) >= x.shape[1]:
-        eigenvalues, basis = np.linalg.eigh(x.T @ x)
+        eigenvalues, basis = eigh(x.T @ x, driver="evd")
         projected = basis.T @ (x.T @ y)
     else:  # the same weights by the other road: w = x' (xx' + penalty)⁻¹ y
-        eigenvalues, vectors = np.linalg.eigh(x @ x.T)
+        eigenvalues, vectors = eigh(x @ x.T, driver="evd")
         basis, projected = x.T @ vectors, vectors.T @ y
     eigenvalues = np.maximum(eigenvalues, 0)
     unit = eigenvalues.sum() / x.shape[1]  # the mean eigenvalue of x'x, by either road
