@@ -106,7 +106,7 @@ def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
     with Image.open(tmp_path / "reconstructions.png") as figure:
         assert min(figure.size) > 300
     assert {p.name for p in tmp_path.iterdir()} == {
-        "grid.png", "reconstructions.npz", "reconstructions.png", "scores.json"}
+        "first.png", "grid.png", "reconstructions.npz", "reconstructions.png", "scores.json"}
 
 
 @pytest.mark.slow

@@ -176,7 +176,7 @@ def test_a_leak_between_subjects_is_refused(mini_release):
     assert name in other.names[other.image[~other.test]]
     both = {"CSI1": x, "CSI2": other}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(release, "load", lambda root, name, *a, **k: both[name])
+        patch.setattr(release, "load_experiment", lambda root, name, *a, **k: both[name])
         refuses(lambda: release.load_subjects(mini_release, list(both), split="repeated"),
                 "are in the training set too")
     refuses(lambda: release.load_subjects(mini_release, ["CSI1", "CSI1"]), "expected each once")
