@@ -431,7 +431,7 @@ def test_the_library_refuses_what_the_shell_refuses(loaded):
     images = np.zeros((4, 16, 16, 3), np.uint8)
     for refuse, told in (
         (lambda: pick_device("tpu"), "device is 'tpu'"),
-        (lambda: load_pictures(images, 0), "side of the pictures is 0"),
+        (lambda: load_pictures(images, -1), "side of the pictures is -1"),
         (lambda: create_loader(16, 2, images=images, vectors=np.zeros((4, 3)), mirror=True),
          "mirror with brain vectors"),
         (lambda: folds(np.arange(4), 1), "1 folds"),

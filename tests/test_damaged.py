@@ -95,7 +95,7 @@ READERS = {  # file -> what reads it
     "net.safetensors": load_factor_net,
     "list.txt": lambda path: arrays.load_labels(path, "runs"),
     "own.npz": load_arrays,
-    "haxby.npz": haxby.haxby_blocks,
+    "haxby.npz": lambda path: vars(haxby.haxby_blocks(path)),
     "betas.h5": lambda path: vars(whole_brain.read_estimate(path)),
     "runs/run-000.h5": lambda path: read_spooled(path.parent),
     f"{STEM}_bold.nii.gz": lambda path: read_run(path).bold,
