@@ -309,12 +309,12 @@ def test_more_fresh_noise_than_there_is_is_refused(eta):
 
 @ANY
 @given(st.integers(1, 4), st.integers(1, 5), st.integers(1, 6), SEED)
-def test_evidence_is_a_normal_density(b, d, pixels, seed):
+def test_brain_log_likelihood_is_a_normal_density(b, d, pixels, seed):
     rng = np.random.default_rng(seed)
     weights, x_mean, y_mean = rng.normal(size=(3, d)), rng.normal(size=3), rng.normal(size=d)
     encode = torch.as_tensor(rng.normal(size=(pixels, 3)), dtype=torch.float32)
     root = np.tril(rng.normal(size=(d, d)) / 4, -1) + np.diag(rng.uniform(0.5, 2, d))
-    decoder = SimpleNamespace(root=root, forward=SimpleNamespace(
+    decoder = SimpleNamespace(noise_cholesky=root, forward=SimpleNamespace(
         weights=weights, x_mean=x_mean, y_mean=y_mean))
     latent = SimpleNamespace(encode=lambda pictures: pictures.flatten(1) @ encode,
                              on=lambda device: latent)
