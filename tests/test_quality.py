@@ -169,7 +169,7 @@ def test_quality_from_a_shell(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_a_conditional_model_draws_what_is_dreamt(
+def test_a_conditional_model_draws_for_vectors_of_its_prior(
     miniature, loaded, tiny_model, tmp_path, monkeypatch
 ):
     """The sampler is given one vector of the prior a sample, and draws without them otherwise."""
@@ -181,9 +181,9 @@ def test_a_conditional_model_draws_what_is_dreamt(
 
     monkeypatch.setattr(recipes, "EXTRA", 50)
     monkeypatch.setattr(recipes, "sample_pictures", noted)
-    command = ["quality", "--model", tiny_model, "--out", tmp_path, "--n", 40, "--device", "cpu"]
-    for more in ([], ["--dream", miniature]):
-        monkeypatch.setattr("sys.argv", ["recon_lib", *map(str, [*command, *more])])
+    options = ["--model", tiny_model, "--out", tmp_path, "--n", 40, "--device", "cpu"]
+    for command in (["quality"], ["quality-prior", "--data", miniature]):
+        monkeypatch.setattr("sys.argv", ["recon_lib", *map(str, [*command, *options])])
         with pytest.raises(SystemExit):
             shell.main()
     (without, _), (vectors, sampling) = given
