@@ -16,7 +16,7 @@ SLIDER = """import math
 from matplotlib.figure import Figure
 from recon_lib.course.explorer import Explorer, slider
 box = Explorer({"x": slider("x", 1.0, 0.0, 4.0, 0.5)}, lambda x: {"root": math.sqrt(2 - x)},
-               lambda now: Figure((1, 1)), lambda now: f"{now['root']:.2f}")
+               lambda now, fig=None: Figure((1, 1)), lambda now: f"{now['root']:.2f}")
 assert box.numbers["root"] == 1"""
 # Seems to have no course: the setup cell has to install it, and pip fails.
 BARE = """import importlib.util, subprocess
