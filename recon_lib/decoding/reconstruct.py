@@ -60,9 +60,9 @@ def ready_sampler(net, training, sampling, seed=None):
 
     Parameters
     ----------
-    net : drawing.Conditional
+    net : sampling.Conditional
     training : baselines.Training
-    sampling : drawing.Sampling
+    sampling : sampling.Sampling
     seed : int, optional
         Default: that of the training.
     """
@@ -115,7 +115,7 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     model_path : path
         A conditional model; its latent lies beside it, and its guidance model, if it has one.
     seed : int
-    sampling : drawing.Sampling
+    sampling : sampling.Sampling
     device : str
     say : function
         Told what is being done.

@@ -221,7 +221,7 @@ def brain_guidance(decoder: BrainDecoder, latent: ImageLatent,
 
     Returns
     -------
-    drawing.Guidance
+    sampling.Guidance
     """
     prior = None if latent.prior is None else partial(with_pseudo_trials, decoder, latent.prior)
     return Guidance(model, partial(brain_log_likelihood, decoder, latent), prior)
