@@ -244,7 +244,7 @@ def betas(
     if whole_brain:
         say(f"betas of {subject} are in {raw_betas.estimate_whole_brain(data, subject)}")
         return
-    raw_betas.estimate_betas(data, subject)
+    say(raw_betas.estimate_betas(data, subject))
     say(f"betas of {subject} are in {data}: ROIs/ (release 1), {raw_betas.BETAS}/ (release 2)")
 
 

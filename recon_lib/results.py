@@ -42,6 +42,7 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     if source.split != "repeated":
         source.held = read_weights(model)[2].get("held") or None  # what the model never saw
     x = source.load()
+    say(x.report)
     begin = time.time()
 
     def first(index, pictures):
