@@ -69,7 +69,7 @@ lab: $(LAB)      ## open the notebooks in JupyterLab
 assignments: $(STAMP)  ## build the assignments for students and teachers (COURSE=folder)
 	$(BIN)/python notebooks/assignments/_build.py $(if $(COURSE),"$(COURSE)")
 
-colab: $(STAMP)  ## run notebooks (ONLY="notebooks/08_bold5000.ipynb") as a fresh Colab session would
+colab: $(STAMP)  ## run notebooks (ONLY="notebooks/09_real_data.ipynb") as a fresh Colab session would
 	$(BIN)/python notebooks/_colab.py $(ONLY)
 
 train: $(RUN)    ## train every network from scratch (hours); see recon_lib/recipes.py

@@ -1,6 +1,6 @@
 """BOLD5000 in miniature: simulated subjects, in the files and folders of the published releases.
 
-For tests, and for notebook 08 where the data are absent. Everything but the numbers is as
+For tests, and for notebook 09 where the data are absent. Everything but the numbers is as
 published: both releases, whole-brain volumes with their own origin, masks with their wrong names,
 raw runs with events and confounds, picture lists with and without `rep_`, and a fourth subject
 who came to fewer sessions. There is no `truth.h5`: a real release has none.
