@@ -61,6 +61,14 @@ def test_score_bars_sorts_and_draws_chance():
     assert matplotlib.colors.to_hex(ax.patches[1].get_facecolor()) == style.BLUE.lower()
 
 
+def test_dots_stand_on_their_intervals():
+    ax = plots.dots({"ridge": (0.2, 0.1, 0.35), "b": (0.5, 0.4, 0.6)}, chance=0.01).axes[0]
+    assert [bar.get_segments()[0].tolist() for bar in ax.collections] == [
+        [[0.1, 0], [0.35, 0]], [[0.4, 1], [0.6, 1]]]
+    assert [line.get_xdata()[0] for line in ax.lines] == [0.2, 0.5, 0.01]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["ridge to pixels", "b"]
+
+
 def test_curves_are_named_at_their_ends():
     fig = plots.curves({"epsilon": np.arange(5.0), "v": (np.array([2, 4]), np.array([3.0, 1.0]))})
     assert [list(line.get_xdata()) for line in fig.axes[0].lines] == [[0, 1, 2, 3, 4], [2, 4]]

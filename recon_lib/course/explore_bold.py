@@ -124,7 +124,8 @@ def draw_glm(fig, numbers):
     left.legend(loc="upper left", ncols=2)
     right.plot(numbers["truth"], numbers["estimate"], "o", color=BLUE, markersize=4)
     right.plot([-1, 3], [-1, 3], color=INK, linestyle="--", linewidth=1)
-    right.set(title="betas (%)", xlabel="truth", ylabel="estimate", xlim=(-1, 3), ylim=(-2, 4))
+    low, high = min(-2, numbers["estimate"].min() - 0.2), max(4, numbers["estimate"].max() + 0.2)
+    right.set(title="betas (%)", xlabel="truth", ylabel="estimate", xlim=(-1, 3), ylim=(low, high))
     fig.subplots_adjust(0.09, 0.17, 0.99, 0.91, wspace=0.3)
 
 

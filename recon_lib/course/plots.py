@@ -198,6 +198,37 @@ def bars(values: dict[str, float], x: str = "", chance: float | None = None,
     return fig
 
 
+@styled
+def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
+         title: str | None = None, highlight: Collection[str] = ()):
+    """Estimates as dots with their intervals, and their values written above them.
+
+    Parameters
+    ----------
+    values : dict of str to (value, low, high)
+        From top to bottom: an estimate and the ends of its interval.
+    chance : float, optional
+        A dashed line.
+    highlight : collection of str
+        What to draw in blue, all the rest in grey; when left out, all is blue.
+    """
+    fig, ax = panels(0.5 * len(values) + 1 + 0.3 * bool(title), title)
+    for i, (name, (value, low, high)) in enumerate(values.items()):
+        colour = BLUE if name in highlight or not highlight else GREY
+        ax.hlines(i, low, high, color=colour, linewidth=3)
+        ax.plot(value, i, "o", color=colour, markersize=8)
+        ax.annotate(f"{value:.3g}", (value, i), ha="center", va="bottom", color=colour,
+                    xytext=(0, 5), textcoords="offset points")
+    if chance is not None:
+        ax.axvline(chance, color=RED, linestyle="--", linewidth=1.5, zorder=0)
+    ax.set_yticks(range(len(values)), [LABELS.get(name, name) for name in values])
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.set(xlabel=x, ylim=(len(values) - 0.6, -0.8))
+    ax.margins(x=0.08)
+    return fig
+
+
 def score_bars(table: dict, metric: str = "top1", title: str | None = None):
     """One metric of `report.score_table`'s table: all decoders, best first, and chance."""
     scores = {n: row[metric] for n, row in table.items() if metric in row and n != "chance"}
