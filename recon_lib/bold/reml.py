@@ -1,0 +1,235 @@
+"""Shrinkage that keeps the units: the mean response stays whole, deviations from it are shortened.
+
+In each voxel, with y whitened (AR(1)) and free of drift, the model of all runs together is
+
+    y = X (m + d) + e,   d ~ N(0, t s² I),   e ~ N(0, s² I).
+
+m, the mean response, is one number for all runs and is not penalised. d, what sets each trial
+apart, is. Given the ratio t of the two variances the best linear unbiased prediction of m + d
+(Henderson 1975, doi:10.2307/2529430) has a closed form in the eigenbasis of each run's XᵀX; t
+itself is found by restricted maximum likelihood, REML (Patterson and Thompson 1971,
+doi:10.1093/biomet/58.3.545). One voxel says little about its own t, so all voxels vote on how
+common each value is, and each voxel's likelihood is weighed by that (empirical Bayes).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon_lib.bold import hrf as responses
+from recon_lib.bold.design import nuisance_basis
+from recon_lib.bold.glm import percent_change, trial_design
+from recon_lib.bold.regression import autocorrelation, ols, whiten
+from recon_lib.bold.shrinkage import project_out, some_runs
+from recon_lib.common.errors import DataError, as_numbers
+
+RATIOS = np.r_[0, np.logspace(-3, 1, 25)]  # of the variances: trials' deviations / noise
+
+
+@dataclass
+class Shrinkage:
+    """Betas and what was chosen for them.
+
+    Attributes
+    ----------
+    betas : (trials, voxels) array
+        Percent signal change, trials in order of the runs.
+    mean : (voxels,) array
+        The mean response m.
+    ratio : (voxels,) array
+        t: variance of the deviations / variance of the whitened noise; 0 gives every trial m.
+    rho : (voxels,) array
+        AR(1) coefficient of the noise, to one digit.
+    prior : (ratios,) array or None
+        Share of the voxels at each of `RATIOS`; None where the ratio was given.
+    """
+
+    betas: np.ndarray
+    mean: np.ndarray
+    ratio: np.ndarray
+    rho: np.ndarray
+    prior: np.ndarray | None
+
+
+def reml_betas(runs: Sequence, tr: float, hrf: np.ndarray, confounds: Sequence | None = None,
+               durations: np.ndarray | float = 1.0, high_pass: float = 0.01,
+               ratio: np.ndarray | float | None = None, prior: np.ndarray | None = None):
+    """Single-trial betas that are shrunk to the voxel's mean response, not to 0.
+
+    Parameters
+    ----------
+    runs : sequence of (bold, onsets)
+    tr : float
+        Repetition time, in seconds.
+    hrf : (voxels,) int array
+        A row of `hrf.library` each.
+    confounds : list of (volumes, c) arrays, optional
+        One per run.
+    durations : float
+        Seconds for which each picture was shown.
+    high_pass : float
+        In Hz.
+    ratio : (voxels,) array or float, optional
+        t of each voxel; default: by REML, under a prior that all voxels share.
+    prior : (ratios,) array, optional
+        That prior, for instance `Shrinkage.prior` of other voxels; default: of these voxels.
+
+    Returns
+    -------
+    Shrinkage
+        A voxel that holds NaN in a run has no betas there.
+
+    Raises
+    ------
+    DataError
+        If there is no run, `hrf` is not a choice for each voxel, or a ratio is below 0.
+    """
+    spaces, rho = rotated(runs, tr, hrf, confounds, durations, high_pass)
+    if ratio is None:
+        likelihood = restricted_likelihood(spaces)
+        prior = common_prior(likelihood) if prior is None else as_numbers(prior, "the prior")
+        chance = likelihood * prior[:, None]
+        ratio = RATIOS @ (chance / chance.sum(0))
+    ratio = as_numbers(ratio, "the ratio")
+    if ratio.shape not in ((), rho.shape) or (ratio < 0).any():
+        raise DataError(f"ratios of shape {ratio.shape}, the smallest {ratio.min(initial=0):.3g}; "
+                        f"expected one of 0 or more for each of {len(rho)} voxels")
+    return Shrinkage(*_predict(spaces, ratio), np.broadcast_to(ratio, rho.shape), rho, prior)
+
+
+def rotated(runs, tr, hrf, confounds=None, durations=1.0, high_pass=0.01):
+    """Every run as a `Space`, and the AR(1) coefficient of each voxel."""
+    rho = autocorrelations(runs, tr, confounds, durations, high_pass)
+    hrf, spaces = responses.check_choice(hrf, len(rho)), []
+    for i, (bold, onsets) in enumerate(runs):
+        series = percent_change(bold[:])
+        drift = nuisance_basis(len(series), tr, high_pass, confound_of(confounds, i))
+        designs = {shape: trial_design(onsets, len(series), tr, responses.library(tr)[shape],
+                                       durations) for shape in np.unique(hrf)}
+        spaces.append(_rotate(series, drift, designs, hrf, rho))
+    return spaces, rho
+
+
+def confound_of(confounds, run):
+    """Those of one run, or None."""
+    return None if confounds is None else confounds[run]
+
+
+def autocorrelations(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
+    """AR(1) coefficient of each voxel's noise, as a mean over runs, to one digit: (voxels,).
+
+    The residuals are those of the mean response: all trials in one regressor, of a middling shape.
+    A voxel's coefficient depends on no other voxel.
+    """
+    some_runs(runs, confounds)
+    middle = responses.library(tr)[10]
+    found = []
+    for i, (bold, onsets) in enumerate(runs):
+        series = percent_change(bold[:])
+        drift = nuisance_basis(len(series), tr, high_pass, confound_of(confounds, i))
+        response = trial_design(onsets, len(series), tr, middle, durations).sum(1)
+        model = np.column_stack([response, drift])
+        found.append(autocorrelation(ols(series, model).residuals, model))
+    known = np.isfinite(found)
+    mean = np.where(known, found, 0).sum(0) / np.maximum(known.sum(0), 1)
+    return np.round(np.clip(mean, -0.9, 0.9), 1)
+
+
+@dataclass
+class Space:
+    """One run, whitened and free of drift, each voxel in the eigenbasis E of its own XᵀX.
+
+    Attributes
+    ----------
+    scores, values, load : (trials, voxels) arrays
+        EᵀXᵀy, the eigenvalues, and Eᵀ1, where the mean response lies.
+    vectors : list of (voxels of a group, E)
+    power : (voxels,) array
+        yᵀy.
+    freedom : int
+        Volumes less the drift's columns.
+    """
+
+    scores: np.ndarray
+    values: np.ndarray
+    load: np.ndarray
+    vectors: list
+    power: np.ndarray
+    freedom: int
+
+
+def _rotate(series, drift, designs, hrf, rho):
+    trials = next(iter(designs.values())).shape[1]
+    scores, values, load = (np.empty((trials, len(hrf)), series.dtype) for _ in range(3))
+    power, vectors = np.empty(len(hrf)), []
+    for level in np.unique(rho):
+        mine = np.flatnonzero(rho == level)
+        basis, _ = np.linalg.qr(whiten(drift, level))
+        white = project_out(basis, whiten(series[:, mine], level))
+        power[mine] = np.einsum("tv,tv->v", white, white, dtype=float)
+        for shape in np.unique(hrf[mine]):
+            here = hrf[mine] == shape
+            design = project_out(basis, whiten(designs[shape], level))
+            spectrum, back = np.linalg.eigh(design.T @ design)
+            some = mine[here]
+            scores[:, some] = (design @ back).T.astype(series.dtype) @ white[:, here]
+            values[:, some] = np.maximum(spectrum, 0)[:, None]
+            load[:, some] = back.sum(0)[:, None]
+            vectors.append((some, back.astype(series.dtype)))
+    return Space(scores, values, load, vectors, power, len(series) - drift.shape[1])
+
+
+def _mean_response(spaces, ratio):
+    """Generalised least squares for m, and 1 / its variance in units of the noise: (voxels,)."""
+    top = bottom = 0.0
+    for s in spaces:
+        weight = s.load / (1 + ratio * s.values)
+        top = top + np.nan_to_num((weight * s.scores).sum(0, dtype=float))
+        bottom = bottom + np.where(np.isfinite(s.power), (weight * s.load * s.values).sum(0), 0)
+    with np.errstate(invalid="ignore"):
+        return top / bottom, bottom
+
+
+def restricted_likelihood(spaces):
+    """Restricted likelihood of each of `RATIOS`, beside that of the best: (ratios, voxels)."""
+    out = np.empty((len(RATIOS), len(spaces[0].power)))
+    known = [np.isfinite(s.power) for s in spaces]
+    freedom = sum(s.freedom * k for s, k in zip(spaces, known, strict=True)) - 1
+    for i, ratio in enumerate(RATIOS):
+        rest = volume = 0.0
+        for s, k in zip(spaces, known, strict=True):
+            grown = 1 + ratio * s.values
+            explained = (s.scores**2 / grown).sum(0, dtype=float)
+            rest = rest + np.where(k, s.power - ratio * explained, 0)
+            volume = volume + np.where(k, np.log(grown).sum(0), 0)
+        mean, precision = _mean_response(spaces, ratio)
+        rest = rest - mean**2 * precision
+        with np.errstate(divide="ignore", invalid="ignore"):
+            out[i] = -0.5 * (freedom * np.log(rest) + volume + np.log(precision))
+    return np.exp(out - out.max(0))
+
+
+def common_prior(likelihood):
+    """How common each ratio is among voxels: the shares, (ratios,), that make all data likeliest.
+
+    Expectation maximisation from equal shares; voxels without a likelihood (NaN) do not count.
+    """
+    likelihood = likelihood[:, np.isfinite(likelihood).all(0)]
+    prior = np.full(len(likelihood), 1 / len(likelihood))
+    for _ in range(200):
+        prior = prior * (likelihood / (prior @ likelihood)).mean(1)
+    return prior
+
+
+def _predict(spaces, ratio):
+    """Best linear unbiased prediction of m + d, and m."""
+    mean, _ = _mean_response(spaces, ratio)
+    tables = []
+    for s in spaces:
+        shrunk = ratio * (s.scores - s.values * s.load * mean) / (1 + ratio * s.values)
+        betas = np.empty_like(s.scores)
+        for mine, back in s.vectors:
+            betas[:, mine] = mean[mine] + back @ shrunk[:, mine]
+        tables.append(betas)
+    return np.concatenate(tables), mean

@@ -1,0 +1,155 @@
+"""REML shrinkage against Henderson's mixed model equations, a textbook likelihood and the truth."""
+
+import numpy as np
+import pytest
+
+from recon_lib.bold import hrf, reml, single_trial
+from recon_lib.bold.betas import correlate_columns
+from recon_lib.bold.design import cosine_drift
+from recon_lib.bold.glm import trial_design
+from recon_lib.common.errors import DataError
+from recon_lib.data.bold5000 import TR
+from recon_lib.world import subject
+
+VOLUMES, VOXELS = 60, 6
+ONSETS = [np.array([4.0, 12.0, 21.0, 30.0, 41.0, 52.0, 77.0]), np.array([2.5, 10.0, 26.0, 61.0])]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Two short runs of other trials, in float64, a confound each, and each voxel's HRF."""
+    rng = np.random.default_rng(0)
+    shape = np.array([4, 4, 9, 9, 15, 15])
+    runs, confounds = [], []
+    for onsets in ONSETS:
+        signal = np.column_stack([
+            trial_design(onsets, VOLUMES, TR, hrf.library(TR)[s]) @ rng.normal(1, 1, len(onsets))
+            for s in shape])
+        confounds.append(rng.normal(size=(VOLUMES, 1)))
+        runs.append((1000 + 10 * (signal + rng.normal(0, 1, (VOLUMES, VOXELS))), onsets))
+    return runs, confounds, shape
+
+
+def textbook(runs, confounds, shape, rho, v):
+    """y, fixed effects F, random effects Z of one voxel, whitened by hand, all runs stacked."""
+    parts, trials = [], sum(len(o) for _, o in runs)
+    drifts = [np.c_[c, cosine_drift(VOLUMES, TR)] for c in confounds]
+    columns, row = sum(d.shape[1] for d in drifts), 0
+    at = 0
+    for (bold, onsets), drift in zip(runs, drifts, strict=True):
+        white = np.eye(VOLUMES) - rho * np.eye(VOLUMES, k=-1)
+        X = trial_design(onsets, VOLUMES, TR, hrf.library(TR)[shape[v]])
+        F, Z = np.zeros((VOLUMES, columns + 1)), np.zeros((VOLUMES, trials))
+        F[:, at : at + drift.shape[1]], F[:, -1] = drift, X.sum(1)
+        Z[:, row : row + len(onsets)] = X
+        at, row = at + drift.shape[1], row + len(onsets)
+        y = 100 * (bold[:, v] / bold[:, v].mean() - 1)
+        parts.append((white @ y, white @ F, white @ Z))
+    return (np.concatenate([p[i] for p in parts]) for i in range(3))
+
+
+@pytest.mark.parametrize("given", [0.0, 0.05, 3.0])
+def test_the_betas_solve_hendersons_mixed_model_equations(small, given):
+    runs, confounds, shape = small
+    got = reml.reml_betas(runs, TR, shape, confounds, ratio=given)
+    for v in range(VOXELS):
+        y, F, Z = textbook(*small, got.rho[v], v)
+        if given == 0:  # no deviations at all: least squares for the mean
+            mean, d = np.linalg.lstsq(F, y)[0][-1], 0
+        else:
+            both = np.hstack([F, Z])
+            left = both.T @ both
+            left[F.shape[1] :, F.shape[1] :] += np.eye(Z.shape[1]) / given
+            found = np.linalg.solve(left, both.T @ y)
+            mean, d = found[F.shape[1] - 1], found[F.shape[1] :]
+        np.testing.assert_allclose(got.mean[v], mean, atol=1e-8)
+        np.testing.assert_allclose(got.betas[:, v], mean + d, atol=1e-8)
+
+
+def test_the_likelihood_is_the_restricted_one(small):
+    """-2 log L = (n - p) log yᵀPy + log|V| + log|FᵀV⁻¹F|, up to a constant."""
+    runs, confounds, shape = small
+    spaces, rho = reml.rotated(runs, TR, shape, confounds)
+    likelihood = np.log(reml.restricted_likelihood(spaces))
+    for v in range(VOXELS):
+        y, F, Z = textbook(*small, rho[v], v)
+        want = []
+        for ratio in reml.RATIOS:
+            V = np.eye(len(y)) + ratio * Z @ Z.T
+            inner = F.T @ np.linalg.solve(V, F)
+            P = np.linalg.inv(V) - np.linalg.solve(V, F) @ np.linalg.solve(
+                inner, np.linalg.solve(V, F).T)
+            want.append(-0.5 * ((len(y) - F.shape[1]) * np.log(y @ P @ y)
+                                + np.linalg.slogdet(V)[1] + np.linalg.slogdet(inner)[1]))
+        np.testing.assert_allclose(likelihood[:, v], np.array(want) - np.max(want), atol=1e-7)
+
+
+def test_the_common_prior_is_the_likeliest(small):
+    """No other prior, of many, makes the data of all voxels likelier (by more than 1 %)."""
+    runs, confounds, shape = small
+    likelihood = reml.restricted_likelihood(reml.rotated(runs, TR, shape, confounds)[0])
+    best = np.log(reml.common_prior(likelihood) @ likelihood).sum()
+    rng = np.random.default_rng(0)
+    others = rng.dirichlet(np.full(len(likelihood), 0.3), 2000)
+    one = np.eye(len(likelihood))
+    assert np.log(np.vstack([others, one]) @ likelihood).sum(1).max() < best + 0.01
+
+
+def scanned(snr, dense, silent=0, seed=0):
+    """Ten simulated runs of 240 voxels: (runs, labels, truth)."""
+    design = subject.make_design(seed, (10,), *((92, 370) if dense else (8, 32)))
+    person = subject.make_subject({"LHPPA": 240}, seed, 1, snr)
+    person.mean[:silent] = person.amplitude[:silent] = 0
+    rng = np.random.default_rng(seed)
+    truth = subject.true_betas(person, rng.normal(size=(design.image.max() + 1, 240)), design)
+    runs, order = [], []
+    for _, _, mine, bold in subject.bold_runs(person, truth, design, seed):
+        runs.append((bold, design.onset[mine]))
+        order.append(mine)
+    order = np.concatenate(order)
+    return runs, np.where(design.test, design.image, -1)[order], truth[order]
+
+
+@pytest.mark.parametrize("snr, dense, silent", [(0.03, False, 0), (0.03, True, 0), (0.2, True, 0),
+                                                (0.1, True, 120)])
+def test_units_are_kept_and_the_truth_is_nearer_than_by_ridge(snr, dense, silent):
+    runs, labels, truth = scanned(snr, dense, silent)
+    ridge = single_trial.estimate(runs, TR, labels)
+    mine = reml.reml_betas(runs, TR, ridge.hrf)
+    seen = np.arange(truth.shape[1]) >= silent
+
+    def error(betas):
+        return np.sqrt(((betas - truth)[:, seen] ** 2).mean(0)) / truth[:, seen].std(0)
+
+    gain = (correlate_columns(mine.betas, truth) - correlate_columns(ridge.betas, truth))[seen]
+    assert gain.mean() > 2 * gain.std() / np.sqrt(seen.sum())
+    assert np.median(error(mine.betas)) < 1.1 and np.median(error(ridge.betas)) > 1.5
+    slope = np.polyfit(truth.mean(0)[seen], mine.betas.mean(0)[seen], 1)[0]  # share kept
+    assert slope == pytest.approx(1, abs=0.05)
+    if silent:  # voxels without a response: shared noise looks like one, but less so
+        assert mine.ratio[:silent].mean() < 0.7 * mine.ratio[seen].mean()
+
+
+def test_a_trial_without_data_gets_the_mean_response(small):
+    runs, confounds, shape = small
+    late = [(bold, np.r_[onsets, VOLUMES * TR - 0.5]) for bold, onsets in runs]
+    got = reml.reml_betas(late, TR, shape, confounds, ratio=0.1)
+    ends = np.cumsum([len(o) for _, o in late]) - 1
+    np.testing.assert_allclose(got.betas[ends], np.tile(got.mean, (2, 1)), atol=1e-12)
+
+
+def test_odd_voxels_and_choices(small):
+    runs, confounds, shape = small
+    whole = reml.reml_betas(runs, TR, shape, confounds, ratio=0.1)
+    broken = [(bold.copy(), onsets) for bold, onsets in runs]
+    broken[0][0][5, 1] = np.nan  # one voxel of one run
+    broken[1][0][:, 2] = 0  # outside the brain
+    got = reml.reml_betas(broken, TR, shape, confounds, ratio=0.1)
+    first = len(runs[0][1])
+    assert np.isnan(got.betas[:first, 1]).all() and np.isfinite(got.betas[first:, 1]).all()
+    assert np.isnan(got.betas[first:, 2]).all() and np.isfinite(got.betas[:first, 2]).all()
+    np.testing.assert_allclose(got.betas[:, 3:], whole.betas[:, 3:], atol=1e-12)
+    assert np.isfinite(reml.reml_betas(broken, TR, shape, confounds).betas[:, 3:]).all()
+    for ratio in (-1, np.ones(VOXELS - 1)):
+        with pytest.raises(DataError, match="expected one of 0 or more for each of 6 voxels"):
+            reml.reml_betas(runs, TR, shape, confounds, ratio=ratio)
