@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import wraps
 from pathlib import Path
@@ -91,7 +92,8 @@ NewData = Annotated[Path, folder("Folder to make.", experiment_folder, "the expe
 Out = Annotated[Path, into()]
 Images = Annotated[Path, option("Your pictures: a folder, or an array file.")]
 File = Path | None
-Seed = Annotated[int, option("Same seed, same result.", min=0, max=2**31 - 1)]
+Seed = Annotated[int, option("Same seed, same result: bit for bit on one CPU with one number of "
+                             "threads, see README.", min=0, max=2**31 - 1)]
 Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_names)]
 Subjects = Annotated[str, option("CSI1 to CSI4, or several: CSI1,CSI2.", callback=subject_names)]
 Model = Annotated[str, option("Conditional model: a file, or the shipped one.")]
@@ -103,6 +105,7 @@ Extra = Annotated[int | None, option("TinyScenes to add to the training pictures
                                      max=1_000_000)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"],
                    option("Where networks run.", callback=present)]
+Overwrite = Annotated[bool, option("Replace the training that is there.", "--overwrite")]
 Weight = float | None
 
 
@@ -136,10 +139,14 @@ class Fitting:
     device: Device = "auto"
     compiled: Annotated[bool, option("Compile the network first.", "--compile")] = False
     tensorboard: Annotated[bool, option("Log to TensorBoard too.", "--tensorboard")] = False
+    overwrite: Overwrite = False
 
-    def options(self):
-        """Keywords of `recipes.fit`."""
-        return {name: value for name, value in vars(self).items() if name != "steps" or value}
+    def options(self, folder):
+        """Keywords of `recipes.fit`, which may write into this folder."""
+        going_on = self.start and self.start.resolve().parent == folder.resolve()
+        refuse_finished(folder, ("model", "checkpoint"), self.overwrite or going_on)
+        return {name: value for name, value in vars(self).items()
+                if name != "overwrite" and (name != "steps" or value)}
 
 
 @dataclass(kw_only=True)
@@ -162,6 +169,14 @@ class Drawing:
 
         given: dict = {name: value for name, value in vars(self).items() if value is not None}
         return replace(SAMPLING, **given)
+
+
+def refuse_finished(folder, names, overwrite):
+    """Stop, before any work, if a folder holds a training that this one would replace."""
+    there = [path for name in names for path in folder.glob(f"{name}.*")]
+    if there and not overwrite:
+        raise DataError(f"{there[0]} is there already; expected a folder without a training: take "
+                        "another --out, go on with --start checkpoint.pt, or say --overwrite")
 
 
 def with_options(command):
@@ -254,18 +269,20 @@ def train_stage(stage, source, fitting, out, extra, **options):
     from recon_lib.data.release import load_subjects
     from recon_lib.training.device import close_process_group
 
+    options |= fitting.options(out / stage)
     subjects = load_subjects(source.data, source.subject.split(","), source.release, source.split)
-    recipes.train_stage(stage, subjects.values(), out / stage, extra, **fitting.options(),
-                        **options)
+    say("\n".join(one.report for one in subjects.values()))
+    recipes.train_stage(stage, subjects.values(), out / stage, extra, **options)
     close_process_group()
     say(f"done: see {out / stage}")
 
 
 @train.command()
-def features(out: Out):
+def features(out: Out, overwrite: Overwrite = False):
     """Train the networks that give features and that score, by a recipe of their own."""
     from recon_lib import recipes
 
+    refuse_finished(out / "features", recipes.READERS, overwrite)
     recipes.train_readers(out / "features")
     say(f"done: see {out / 'features'}")
 
@@ -304,7 +321,8 @@ def train_pictures(
     from recon_lib.training.device import close_process_group
 
     stage = "guide" if guide else "unconditional"
-    recipes.train_own(images, out / stage, size, stage, mirror=mirror, **fitting.options())
+    recipes.train_own(images, out / stage, size, stage, say, mirror=mirror,
+                      **fitting.options(out / stage))
     close_process_group()
     say(f"done: see {out / stage}")
 
@@ -318,10 +336,12 @@ def show(out, name, table, figure):
     say(f"\nscores: {out / 'scores.json'}\nfigure: {out / name}")
 
 
-def show_quality(out, table, pictures):
+def show_quality(out, device, table, pictures):
     """Tell the scores of samples, and draw the first of them."""
     from recon_lib.course import plots
+    from recon_lib.training.device import computed_on
 
+    table["info"] = computed_on(device)
     for name, value in table["samples"].items():
         say(f"{name:>16}  {value:8.4f}   new scenes {table['new scenes'][name]:8.4f}")
     show(out, "samples.png", table, plots.image_grid(pictures[:36], columns=6))
@@ -337,7 +357,7 @@ def quality(
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
     from recon_lib import recipes
 
-    show_quality(out, *recipes.sample_quality(model, n, steps, seed, device, guide))
+    show_quality(out, device, *recipes.sample_quality(model, n, steps, seed, device, guide))
 
 
 @app.command()
@@ -349,7 +369,8 @@ def quality_prior(
     from recon_lib import recipes
     from recon_lib.data.release import load_experiment
 
-    show_quality(out, *recipes.prior_quality(load_experiment(data), model, n, steps, seed, device))
+    show_quality(out, device, *recipes.prior_quality(load_experiment(data), model, n, steps, seed,
+                                                     device))
 
 
 @app.command()
@@ -456,6 +477,7 @@ def main():
 
     Stopped by Ctrl-C or SIGTERM: one line, and status 130 or 143.
     """
+    warnings.formatwarning = lambda text, *_, **__: f"note: {' '.join(str(text).split())}\n"
     for stream in (sys.stdout, sys.stderr):  # a code page may lack a letter: never for that
         if stream is not None:
             stream.reconfigure(errors="replace")

@@ -106,7 +106,8 @@ def steer(denoise: Callable, log_likelihood: Callable, alpha_bar: Tensor, streng
     Raises
     ------
     DataError
-        If the strength is not finite, or the interval is empty.
+        If the strength is not finite, or the interval is empty; from the denoiser, if the
+        likelihood or its gradient is not finite.
     """
     check_guidance(strength, interval, "strength")
 
@@ -116,7 +117,11 @@ def steer(denoise: Callable, log_likelihood: Callable, alpha_bar: Tensor, streng
         with torch.enable_grad():
             x = x_t.detach().requires_grad_()
             x0 = denoise(x, t)
-            gradient, = torch.autograd.grad(log_likelihood(x0).sum(), x)
+            value = log_likelihood(x0).sum()
+            gradient, = torch.autograd.grad(value, x)
+        if not (value.isfinite() & gradient.isfinite().all()):
+            raise DataError(f"the log-likelihood is {value.item():.4g}, or its gradient NaN; "
+                            "expected finite numbers: look at the brain vectors and the decoder")
         a, s = amplitudes(t, alpha_bar)
         change = s.square() / a.clamp(min=0.05) * gradient
         size = change.square().mean((1, 2, 3), keepdim=True).sqrt()

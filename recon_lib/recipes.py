@@ -10,7 +10,6 @@ No test picture is seen by any of them; `retrieval_prior.training_pictures` refu
 """
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +24,7 @@ from recon_lib.brain.features import (
     save_factor_net,
     train_factor_net,
 )
-from recon_lib.brain.latents import fingerprint, fit_latent, load_latent, save_latent
+from recon_lib.brain.latents import fingerprint, fit_latent, packed
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
 from recon_lib.data.release import subjects_source
@@ -44,11 +43,12 @@ from recon_lib.decoding.sampling import (
     Guidance,
     load_conditional,
     load_drawing,
+    load_latent_of,
     sample_pictures,
 )
 from recon_lib.scores.hog_net import HogNet, distorted
 from recon_lib.scores.quality import quality_scores
-from recon_lib.training.checkpoints import located, read_weights
+from recon_lib.training.checkpoints import read_weights
 from recon_lib.training.cost import PEAK, count, hours, operations
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.unet import UNet
@@ -114,7 +114,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         shown = np.concatenate([x.train_pictures for x in subjects])
         start = options.get("start")
         if start is not None and read_weights(start)[1]["condition_size"] is not None:
-            latent = load_latent(located(start).with_name(LATENT))  # the one that it listens to
+            latent = load_latent_of(start)  # the one that it listens to
         else:
             latent = fit_latent(shown, load_factor_net("feature_encoder"))
         latent.prior = known = latent.transform(pictures)
@@ -124,7 +124,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
             decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
             sources.append(vector_source(decoder, known, latent.blocks))
         vectors = subjects_source(sources)
-        options["prepare"] = partial(save_latent, latent, Path(out, LATENT))
+        options["beside"] = {LATENT: packed(latent)}
         info["latent"] = fingerprint(latent)
     return fit(pictures, vectors, out, info, seed=seed, **STAGES.get(stage, {}) | options)
 
@@ -138,7 +138,7 @@ def plan_cost(machine):
             "pictures": pictures, "operations": total, "hours": hours(total, PEAK[machine])}
 
 
-def train_own(pictures, out, size=64, stage="unconditional", **options):
+def train_own(pictures, out, size=64, stage="unconditional", say=print, **options):
     """Train the unconditional diffusion model, or its guide, on pictures of one's own.
 
     Parameters
@@ -149,10 +149,14 @@ def train_own(pictures, out, size=64, stage="unconditional", **options):
     size : int
         Side to which they are cut and resized, divisible by 16.
     stage : {"unconditional", "guide"}
+    say : function
+        Told what was read.
     options
         See `fit`.
     """
-    pictures = load_pictures(pictures, size).images
+    source, pictures = pictures, load_pictures(pictures, size).images
+    where = source if isinstance(source, str | Path) else "an array"
+    say(f"{len(pictures)} pictures from {where}, {size} x {size}, {pictures.shape[-1]} channels")
     return fit(pictures, None, out, {}, **STAGES.get(stage, {}) | options)
 
 

@@ -16,6 +16,7 @@ from recon_lib.decoding import crossval, reconstruct
 from recon_lib.decoding.reconstruct import FIRST, spread
 from recon_lib.scores import report
 from recon_lib.training.checkpoints import read_weights
+from recon_lib.training.device import computed_on
 
 RELEASE, OWN = "reconstructions.npz", "own.npz"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
@@ -58,7 +59,8 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
             arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
     settings = asdict(source) | dict(data=str(source.data), seed=seed, held=x.held,
                                      model=str(model), sampling=asdict(sampling),
-                                     seconds=round(time.time() - begin, 1))
+                                     seconds=round(time.time() - begin, 1),
+                                     computed=computed_on(device))
     save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
     say(f"reconstructions are in {out / RELEASE}")
 
@@ -67,7 +69,9 @@ def reconstruct_arrays(out, own, options, seed, say):
     """Reconstruct every trial of anybody's data into `out`; see `crossval.cross_validate`."""
     pictures = crossval.cross_validate(own, options, seed, say)
     fold = pictures.pop("fold")
-    save_arrays(out / OWN, truth=own.images, trial_image=own.trial_image, fold=fold, **pictures)
+    settings = {"seed": seed, "computed": computed_on(options.device)}
+    save_arrays(out / OWN, settings=json.dumps(settings), truth=own.images,
+                trial_image=own.trial_image, fold=fold, **pictures)
     say(f"{len(fold)} reconstructions are in {out / OWN}; score them with "
         f"`python -m recon_lib score --out {out}`")
 
@@ -118,7 +122,9 @@ def draw_release(out, seen, pictures):
 def score_arrays(out, permutations, say):
     """Score what `cross_validate` left in `out`; write the scores and the figure."""
     arrays = load_arrays(out / OWN)
+    settings = json.loads(str(arrays.pop("settings", "{}")))
     table = report.score_cross_validated(arrays, permutations)
+    table["info"] |= settings
     write_scores(out, table)
     _, show = np.unique(arrays["trial_image"], return_index=True)
     show = show[spread(len(show), FIRST)]

@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import unicodedata
 import warnings
+from dataclasses import replace
 
 import h5py
 import nibabel
@@ -12,28 +14,45 @@ import pandas as pd
 import pytest
 import scipy.io
 import torch
+from conftest import random_unet
 from PIL import Image
+from test_command_lines import program
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
+from recon_lib.bold import whole_brain
 from recon_lib.bold.glm import single_trial_betas
 from recon_lib.bold.single_trial import estimate, hrf_fit
-from recon_lib.brain.features import train_factor_net
-from recon_lib.common.errors import DataError
+from recon_lib.brain.features import (
+    FactorNet,
+    load_factor_net,
+    save_factor_net,
+    train_factor_net,
+)
+from recon_lib.brain.latents import load_latent, save_latent
+from recon_lib.common import paths
+from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.common.files import read_array, read_dict, read_table
 from recon_lib.data import bids, bold5000, raw_betas, release, stimuli, volumes
 from recon_lib.data.arrays import load_betas, load_labels, load_trials, read_glmsingle
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.data.loader import create_loader
-from recon_lib.data.pictures import as_uint8, read_picture, square_arrays
+from recon_lib.data.pictures import AVIF, as_uint8, read_picture, square_arrays
 from recon_lib.data.volumes import compact_box
 from recon_lib.decoding import crossval
+from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
 from recon_lib.samplers import initial_noise
-from recon_lib.training import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.training import (
+    loop,
+    train_conditional_diffusion,
+    train_unconditional_diffusion,
+)
+from recon_lib.training.checkpoints import load_model, save_checkpoint, save_model
 from recon_lib.unet import UNet
 from recon_lib.world.scenes import draw, sample_factors
 
 RNG = np.random.default_rng(0)
 BETAS = RNG.standard_normal((6, 4))
+DRAWN = dict(prediction="x0", schedule="cosine", image_size=16)
 PICTURES = RNG.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
 
 
@@ -663,3 +682,131 @@ def test_runs_of_other_voxels_are_refused():
     runs = [(BOLD, ONSETS), (BOLD[:, :-1], ONSETS)]
     refuses(lambda: estimate(runs, 2.0), "run 2 has .29,. voxels, the first has .30,.; expected")
     refuses(lambda: hrf_fit(runs, 2.0), "run 2 has .29,. voxels")
+
+
+# Caches, models and notes ----------------------------------------------------------------
+
+
+def test_a_spool_of_another_subject_is_made_anew(tmp_path):
+    def made(bold, *source):
+        [(found, onsets)] = whole_brain.spool([lambda: (bold, ONSETS)], tmp_path, *source)
+        assert np.array_equal(onsets, ONSETS)
+        return found[:]
+
+    one, two = np.float32(BOLD), np.float32(BOLD + 5)
+    assert np.array_equal(made(one, "CSI1"), one)
+    assert np.array_equal(made(two, "CSI1"), one)  # the same name: it is not even loaded
+    assert np.array_equal(made(two, "CSI2"), two)
+    assert np.array_equal(made(one), one)  # nobody knows of what
+
+
+def test_a_whole_brain_of_newer_runs_is_unpacked_anew(raw):
+    events(raw, onset=[2.0, 8.0, 14.0])
+    before = raw_betas.estimate_whole_brain(raw)
+    first = whole_brain.read_estimate(before).betas
+    folder, run = before.with_suffix(".runs"), raw / f"{STEM}_bold.nii.gz"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        before.unlink()
+        patch.setattr(raw_betas, "estimate_to_file", stop)  # the runs stay unpacked
+        raw_betas.estimate_whole_brain(raw)
+    assert list(folder.glob("*.h5"))
+    image = nibabel.load(run)
+    changed = image.get_fdata()
+    changed[..., 5] += 100
+    volumes.save_volume(run, changed.astype(np.float32), image.affine, tr=2.0)
+    second = whole_brain.read_estimate(raw_betas.estimate_whole_brain(raw)).betas
+    assert np.abs(second - first).max() > 1
+
+
+def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_pictures_of_newer_kinds_are_read_or_named(tmp_path):
+    flat = np.full((16, 16, 3), (200, 60, 20), np.uint8)
+    if AVIF:
+        Image.fromarray(flat).save(tmp_path / "a.avif", quality=95)
+        assert np.abs(read_picture(tmp_path / "a.avif", 8)[0].astype(int) - flat[0, 0]).max() < 8
+    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    refuses(lambda: read_picture(tmp_path / "b.heic", 8), r"\.heic is not read here, save it as")
+    (tmp_path / "heic").mkdir()
+    shutil.copy(tmp_path / "b.heic", tmp_path / "heic")
+    refuses(lambda: create_loader(8, 1, tmp_path / "heic"), "but b.heic: save such pictures as PNG")
+    Image.fromarray(flat).save(tmp_path / "c.png")
+    with pytest.warns(UserWarning, match="2 of .* of a kind that is not read .* b.heic"):
+        create_loader(8, 1, tmp_path)
+
+
+def test_numbers_that_are_none_do_not_leave_a_file(tiny_model, tmp_path):
+    """NaN weights are refused at load, of every kind of network and file."""
+    net = random_unet(None)
+    net.conv_in.weight.data[0, 0] = np.nan
+    save_model(net, tmp_path / "model.safetensors", DRAWN)
+    refuses(lambda: load_model(tmp_path / "model.safetensors"), "weights that are NaN")
+    state = dict(config=net.config, info=DRAWN, step=1, model_state_dict=net.state_dict())
+    save_checkpoint(tmp_path / "checkpoint.pt", state)
+    refuses(lambda: load_model(tmp_path / "checkpoint.pt"), "weights that are NaN")
+    reader = FactorNet()
+    next(reader.parameters()).data[0] = np.inf
+    save_factor_net(reader, tmp_path / "eye.safetensors")
+    refuses(lambda: load_factor_net(tmp_path / "eye.safetensors"), "weights that are NaN")
+    latent = load_latent(tiny_model.with_name("latent.safetensors"))
+    latent.features.mean[3] = np.nan
+    save_latent(latent, tmp_path / "latent.safetensors")
+    refuses(lambda: load_latent(tmp_path / "latent.safetensors"), "numbers that are NaN")
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x * np.nan, lambda x: (x * 0).sqrt(),
+                                   lambda x: (x * 0).log()])
+@pytest.mark.parametrize("sampling", [dict(strength=1.0), dict(candidates=2)])
+def test_a_likelihood_that_is_nan_leads_nowhere(spoil, sampling):
+    guidance = Guidance(log_likelihood=lambda vectors: lambda x: spoil(x).sum((1, 2, 3)))
+    if "candidates" in sampling and not np.isnan(float(spoil(torch.zeros(1)))):
+        return  # all are as likely, or as impossible: the first is taken
+    refuses(lambda: sample_pictures(random_unet(3), DRAWN, np.zeros((2, 3)), 0,
+                                    replace(PLAIN, steps=2, **sampling), guidance),
+            "log-likelihood")
+
+
+def test_a_fold_that_was_stopped_goes_on(tmp_path, monkeypatch):
+    own = load_trials(PICTURES, RNG.standard_normal((12, 5)), size=16)
+    options = crossval.CrossValidation(2, None, 4, 30, replace(PLAIN, steps=1), out_dir=tmp_path)
+    usual, taken = loop.gradient_step, []
+
+    def step(*args, last=6):
+        taken.append(1)
+        if len(taken) == last:
+            signal.raise_signal(signal.SIGINT)
+        return usual(*args)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted) as told:
+        patch.setattr(loop, "gradient_step", step)
+        crossval.cross_validate(own, options, say=lambda _: None)
+    assert "fold_2 was stopped" in str(told.value) and "same reconstruct-arrays" in str(told.value)
+    assert told.value.status == 130 and len(taken) == 6
+    monkeypatch.setattr(loop, "gradient_step", step)
+    again = crossval.cross_validate(own, options, say=lambda _: None)
+    assert len(taken) == 8  # four in each fold, none twice
+    whole = crossval.cross_validate(own, replace(options, out_dir=tmp_path / "whole"),
+                                    say=lambda _: None)
+    assert all(np.array_equal(again[name], whole[name]) for name in whole)
+    crossval.cross_validate(own, replace(options, train_steps=3), say=lambda _: None)
+    assert len(taken) == 8 + 8 + 6  # another training begins anew
+
+
+def test_nothing_depends_on_where_one_stands(tmp_path, monkeypatch):
+    monkeypatch.setenv(paths.FOLDER, str(tmp_path / "data"))
+    for place in ("a", "b"):
+        (tmp_path / place).mkdir()
+        monkeypatch.chdir(tmp_path / place)
+        assert crossval.CrossValidation().out_dir == tmp_path / "data" / "results" / "own"
+
+
+def test_notes_are_plain_lines(tmp_path):
+    """No path of a source file, no line of code."""
+    Image.fromarray(PICTURES[0]).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    done = program("simulate", "--images", tmp_path, "--out", tmp_path / "out")
+    note, last = done.stderr.splitlines()
+    assert note == "note: 1 of 2 pictures skipped, not readable: b.png"
+    assert done.returncode == 2 and last.startswith("recon_lib: ")

@@ -270,7 +270,8 @@ def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
     before = latent.read_bytes()
     other = tmp_path / "other.safetensors"
     save_model(random_unet(None), other, dict(prediction="x0", schedule="cosine", image_size=64))
-    refused("another architecture", *train, "--extra", 9, "--start", other)
+    refused("is there already", *train, "--extra", 9, "--start", other)
+    refused("another architecture", *train, "--extra", 9, "--start", other, "--overwrite")
     assert latent.read_bytes() == before
     load_conditional(latent.with_name("model.safetensors"))
     resume = latent.with_name("checkpoint.pt")  # goes on with the latent that it knows
@@ -297,9 +298,10 @@ def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_p
 def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkeypatch):
     from recon_lib import recipes
 
-    code, _, err = run("train", "guide", "--data", miniature, "--extra", 0, "--steps", 1, "--batch",
-                       2, "--out", tmp_path, "--device", "cpu")
+    code, said, err = run("train", "guide", "--data", miniature, "--extra", 0, "--steps", 1,
+                          "--batch", 2, "--out", tmp_path, "--device", "cpu")
     assert code == 0, err
+    assert "222 trials of 204 pictures, 74 voxels" in said and "repeated split" in said
     path = tmp_path / "guide" / "model.safetensors"
     guide, info = load_model(path)
     assert guide.config["channels"] == list(recipes.GUIDANCE_NETWORK["channels"])
@@ -337,6 +339,7 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
         board = EventAccumulator(str(out / "unconditional" / "tensorboard")).Reload()
         curve = [(event.step, event.value) for event in board.Scalars("loss")]
         assert np.allclose(curve, np.column_stack([log["step"], log["loss"]]), rtol=1e-6)
+    assert "3 pictures from" in said and "16 x 16, 1 channels" in said
     pictures = [*train, "--images", own / "pictures", "--out", own / "new"]
     assert run(*pictures, "--mirror")[0] == 0
     plain, turned = (np.genfromtxt(own / name / "unconditional" / "loss.csv", delimiter=",")[1:, 3]
@@ -350,6 +353,8 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
     assert away.shape == (2, 16, 16, 3)
     refused("recon_lib train-pictures` now", "train", "conditional", *pictures[1:])
     refused("absent ... no such", *train, "--images", own / "absent")
+    refused("is there already", *pictures)
+    pictures.append("--overwrite")
     refused("3 x 20 x 20 ... divisible by 16", *pictures, "--size", 20)
     refused("'--size'", *pictures, "--size", 0)
     monkeypatch.setattr(runs, "is_tensorboard_available", lambda: False)

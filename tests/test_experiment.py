@@ -317,9 +317,17 @@ def test_a_mark_is_believed_only_with_what_it_lists(tmp_path):
 
 
 def test_an_unfinished_folder_that_somebody_empties_is_not_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "write_experiment", lambda partial, *_: partial.mkdir())
-    with pytest.raises(DataError, match="was emptied"):
-        build(tmp_path / "small")
+    """Wholly, or of a part, at any time: before the runs are written, or after."""
+    for pattern, at in (("*", 0), ("*.png", 0), ("*_bold.nii.gz", 1), ("*RHPPA*", 1)):
+        def emptied(root, *args, pattern=pattern, at=at, usual=experiment.scan):
+            betas = usual(root, *args) if at else None
+            for path in filter(Path.is_file, list(root.rglob(pattern))):
+                path.unlink()
+            return betas if at else usual(root, *args)
+
+        with monkeypatch.context() as patch, pytest.raises(DataError, match="lost .* files while"):
+            patch.setattr(experiment, "scan", emptied)
+            build(tmp_path / "small")
     assert left_in(tmp_path) == []
 
 

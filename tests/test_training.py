@@ -18,7 +18,7 @@ from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.data.loader import create_loader
 from recon_lib.training import device as devices
 from recon_lib.training import loop, run, step
-from recon_lib.training.checkpoints import load_model, save_model, start_from
+from recon_lib.training.checkpoints import load_checkpoint, load_model, save_model, start_from
 from recon_lib.training.device import cpu_has_bf16_units  # before a fixture puts another there
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.training.step import learning_rate, update_average
@@ -261,7 +261,7 @@ def test_pictures_that_do_not_fit_are_refused_before_a_file_is_touched(tmp_path)
     before = losses(tmp_path / "run")
     deep = UNet(channels=[16] * 5, patch=2)
     with pytest.raises(DataError, match="sides"):
-        fit(tmp_path, prepare=lambda: pytest.fail("prepared"), model=deep)
+        fit(tmp_path, model=deep)
     assert losses(tmp_path / "run") == before
 
 
@@ -337,16 +337,23 @@ def test_pictures_on_another_scale_are_refused(tmp_path, low, high):
         fit(tmp_path, loader=torch.utils.data.DataLoader(pictures, batch_size=8))
 
 
-def test_what_prepares_runs_only_when_the_training_may_write(tmp_path):
-    called = []
-    fit(tmp_path, max_steps=1, prepare=lambda: called.append((tmp_path / "run").exists()))
-    assert called == [True]
-    with pytest.raises(DataError, match="another architecture"):
-        fit(tmp_path, model=network(width=16), model_in=tmp_path / "run" / "model.safetensors",
-            prepare=lambda: called.append("too early"))
-    with run.exclusive(tmp_path / "run"), pytest.raises(DataError, match="another training"):
-        fit(tmp_path, prepare=lambda: called.append("too early"))
-    assert called == [True]
+def test_what_belongs_beside_a_model_comes_with_it(tmp_path, monkeypatch):
+    """Stopped, it is in the checkpoint alone: the finished pair that was there stays a pair."""
+    beside = tmp_path / "run" / "latent"
+    fit(tmp_path, max_steps=1, beside={"latent": b"old"})
+    old, stopped = beside.with_name("model.safetensors").read_bytes(), []
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(run, "log_row", lambda *_: stopped or stopped.append(
+            signal.raise_signal(signal.SIGTERM)))
+        fit(tmp_path, max_steps=3, lr=1e-2, beside={"latent": b"new"})
+    assert beside.read_bytes() == b"old"
+    assert beside.with_name("model.safetensors").read_bytes() == old
+    kept = load_checkpoint(beside.with_name("checkpoint.pt"))["beside"]["latent"]
+    assert kept.numpy().tobytes() == b"new"
+    fit(tmp_path, max_steps=3, lr=1e-2, model_in=beside.with_name("checkpoint.pt"),
+        beside={"latent": b"new"})
+    assert beside.read_bytes() == b"new"
+    assert beside.with_name("model.safetensors").read_bytes() != old
 
 
 @pytest.mark.slow

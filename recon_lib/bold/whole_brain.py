@@ -17,16 +17,20 @@ from recon_lib.common.folders import alone_in, only_one
 CHUNK = 1024  # voxels that lie together on disk
 
 
-def spool(runs, folder):
+def spool(runs, folder, sources=""):
     """Put runs on disk one at a time, so that later steps can read some voxels of each.
 
-    Runs that are on disk already are not loaded again, so a killed job goes on where it stopped.
+    Runs that are on disk already, made of the same, are not loaded again, so a killed job goes on
+    where it stopped.
 
     Parameters
     ----------
     runs : sequence of functions
         Each takes nothing and returns `(bold, onsets)`.
     folder : str or Path
+    sources : str, or sequence of str
+        What each run is made of, such as its files with their sizes and dates: a run on disk that
+        was made of anything else, of another subject say, is made anew.
 
     Returns
     -------
@@ -39,12 +43,13 @@ def spool(runs, folder):
         If a run on disk is damaged.
     """
     out, folder = [], Path(folder)
-    for i, load in enumerate(runs):
+    sources = [sources] * len(runs) if isinstance(sources, str) else sources
+    for i, (load, source) in enumerate(zip(runs, sources, strict=True)):
         path = folder / f"run-{i:03d}.h5"
-        if not path.exists():
+        if not _made_of(path, source):
             with alone_in(folder):
-                if not path.exists():  # nor did another process just write it
-                    _write_run(path, *load())
+                if not _made_of(path, source):  # nor did another process just write it
+                    _write_run(path, source, *load())
         with readable(path):
             file = h5py.File(path)
             try:
@@ -55,8 +60,18 @@ def spool(runs, folder):
     return out
 
 
-def _write_run(path, bold, onsets):
+def _made_of(path, source):
+    """Whether a run is on disk that was made of this."""
+    with readable(path):
+        if not path.exists():
+            return False
+        with h5py.File(path) as file:
+            return file.attrs.get("source", "") == source
+
+
+def _write_run(path, source, bold, onsets):
     with atomic_write(path) as partial, h5py.File(partial, "w", libver="v110") as file:
+        file.attrs["source"] = source
         chunk = (len(bold), min(bold.shape[1], CHUNK))
         file.create_dataset("bold", data=bold, dtype=np.float32, chunks=chunk, fletcher32=True)
         file.create_dataset("onsets", data=np.asarray(onsets, float), fletcher32=True)

@@ -175,11 +175,13 @@ def load_factor_net(path: str | Path, kind: type = FactorNet):
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         net = kind()
         net.load_state_dict(state)
+        if not all(w.isfinite().all() for w in state.values()):
+            raise RuntimeError("weights that are NaN or infinite")
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; make it with `recon_lib train features`") from error
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
-            f"{path} does not hold a {kind.__name__} ({type(error).__name__}); "
+            f"{path} does not hold a {kind.__name__} ({str(error).splitlines()[0][:80]}); "
             "give a file written by save_factor_net, or download it anew"
         ) from error
     return net.eval()

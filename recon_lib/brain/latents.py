@@ -7,12 +7,13 @@ The latent keeps what betas can tell: the coarse layout of the pixels and what t
 import copy
 import hashlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 
 from recon_lib.brain.features import EMBEDDING, FactorNet, embed, fitted
 from recon_lib.common.errors import DataError, atomic_write
@@ -131,41 +132,46 @@ def fingerprint(latent):
     return digest.hexdigest()
 
 
-def save_latent(latent, path):
-    """Write an `ImageLatent` as safetensors: a model conditioned on it is of no use without it.
-
-    The retrieval prior is kept in half precision.
-    """
+def packed(latent):
+    """The bytes of an `ImageLatent` as safetensors; the retrieval prior in half precision."""
     arrays = arrays_of(latent)
     if latent.prior is not None:
         arrays["memory"] = latent.prior.astype(np.float16)
+    return sealed(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
+
+
+def save_latent(latent, path):
+    """Write an `ImageLatent`: a model conditioned on it is of no use without it."""
     with atomic_write(path) as partial:
-        partial.write_bytes(sealed(save({k: np.ascontiguousarray(v) for k, v in arrays.items()})))
+        partial.write_bytes(packed(latent))
 
 
-def load_latent(path):
-    """Read an `ImageLatent`.
+def load_latent(path, whole=None):
+    """Read an `ImageLatent` from a file, or from the bytes `whole` that a file keeps.
 
     Raises
     ------
     DataError
-        If the file is missing, damaged or something else.
+        If the file is missing, damaged or something else, or a number in it is not finite.
     """
     try:
-        arrays = load_file(path)
-        refuse_broken_seal(path)
+        whole = Path(path).read_bytes() if whole is None else whole
+        arrays = load(whole)
+        refuse_broken_seal(whole)
         encoder = FactorNet()
         prefix = "eye."
         encoder.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
                              for k, v in arrays.items() if k.startswith(prefix)})
         parts = [Basis(arrays[f"{n}.mean"], arrays[f"{n}.axes"]) for n in ("pixels", "features")]
         prior = arrays["memory"].astype(np.float32) if "memory" in arrays else None
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            raise ValueError("numbers that are NaN or infinite")
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; it stands beside the conditional model") from error
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{path} does not hold a latent ({type(error).__name__}); use a file that training "
-            "wrote"
+            f"{path} does not hold a latent ({str(error).splitlines()[0][:80]}); use a file that "
+            "training wrote"
         ) from error
     latent = ImageLatent(encoder.eval(), *parts, prior)
     for name, width in (("pixels", 3 * PIXEL_SIDE**2), ("features", EMBEDDING)):

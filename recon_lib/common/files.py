@@ -464,15 +464,15 @@ def sealed(whole):
     return len(text).to_bytes(8, "little") + text + body
 
 
-def refuse_broken_seal(path):
-    """Hold a safetensors file against the checksum that `sealed` gave it, if it has one.
+def refuse_broken_seal(whole):
+    """Hold the bytes of a safetensors file against the checksum that `sealed` gave it, if any.
 
     Raises
     ------
     ValueError
         If they differ.
     """
-    header, body = _parts(Path(path).read_bytes())
+    header, body = _parts(whole)
     told = header.get("__metadata__", {}).pop("sha256", None)
     if told is not None and told != _checksum(header, body):
         raise ValueError("wrong checksum")

@@ -169,7 +169,7 @@ def build_whole(root, info, write):
     info : dict
         What it is made from; a folder that is whole and made from the same stays as it is.
     write : function
-        Takes the path of an unfinished folder and fills it.
+        Takes the path of an unfinished folder, fills it, and returns how many files it wrote.
 
     Returns
     -------
@@ -194,9 +194,10 @@ def build_whole(root, info, write):
             with writing(root):
                 if partial.exists():  # of a build that was killed: nobody else holds the lock
                     shutil.rmtree(partial)
-                write(partial)
-                if not files_in(partial):
-                    raise DataError(f"{partial} was emptied while it was written; start again")
+                wrote, there = write(partial), len(files_in(partial))
+                if there < wrote:
+                    raise DataError(f"{partial} lost {wrote - there} of {wrote} files while it was "
+                                    "written; keep other programs out of it, and start again")
                 mark_complete(partial, info)
                 try:
                     if place.exists():

@@ -116,6 +116,11 @@ def _write_table(path, digits, columns):
                                          float_format=digits, lineterminator="\n")
 
 
+def find_events(root, subject, session, run):
+    """Where the events of a run lie."""
+    return find(root, f"{run_stem(subject, session, run)}_events.tsv")
+
+
 def read_events(root, subject, session, run):
     """Read the events of a run that show a picture, as `Events`.
 
@@ -130,7 +135,7 @@ def read_events(root, subject, session, run):
         If events are left out: without a picture or an onset, before the first volume, or twice;
         or if a duration is not known and taken for one second.
     """
-    path = find(root, f"{run_stem(subject, session, run)}_events.tsv")
+    path = find_events(root, subject, session, run)
     table = read_table(path, heading=True, dtype=str)
     known = [c for c in ("stim_file", "ImgName") if c in table and table[c].notna().any()]
     if "onset" not in table or not known:

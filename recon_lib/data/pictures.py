@@ -10,14 +10,19 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+try:
+    from PIL.AvifImagePlugin import SUPPORTED as AVIF  # since Pillow 11.3
+except ImportError:
+    AVIF = False
+
 from recon_lib.common.errors import DataError, as_numbers, check
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
-            ".ppm", ".pgm", ".pbm", ".pnm"}
+            ".ppm", ".pgm", ".pbm", ".pnm"} | ({".avif"} if AVIF else set())
 NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".svg",
-            ".eps", ".exr", ".hdr", ".dds", ".dng"}  # pictures too: they keep their place
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM")  # told by content: an EPS
-# called .png would be handed to Ghostscript, which runs programs
+            ".eps", ".exr", ".hdr", ".dds", ".dng"} - SUFFIXES  # pictures: they keep their place
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *["AVIF"] * AVIF)
+# told by content: an EPS called .png would be handed to Ghostscript, which runs programs
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
 
 
@@ -222,7 +227,8 @@ def read_picture(path, size):
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path}: not a readable picture") from error
+        what = f"{path.suffix} is not read here, save it as PNG" * (path.suffix.lower() in NOT_READ)
+        raise DataError(f"{path}: not a readable picture{what and f' ({what})'}") from error
 
 
 def picture_files(folder):
@@ -237,7 +243,8 @@ def picture_files(folder):
         if path.suffix.lower() in SUFFIXES | NOT_READ and not hidden and path.is_file():
             found.append(path)
     if not any(path.suffix.lower() in SUFFIXES for path in found):
-        raise DataError(f"{folder}: no picture files (.png, .jpg, ...) in this folder")
+        raise DataError(f"{folder}: no picture files (.png, .jpg, ...) in this folder"
+                        + (f", but {found[0].name}: save such pictures as PNG" if found else ""))
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -265,19 +272,21 @@ def read_pictures(paths, size, channels=None):
     """
     if size < 1:
         raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
-    pictures, broken, animated = [], [], []
+    pictures, broken, unread, animated = [], [], [], []
     kept = np.ones(len(paths), bool)
     for i, path in enumerate(paths):
         try:
             picture, moving = read_picture(path, size)
         except DataError:
             kept[i] = False
-            broken.append(Path(path).name)
+            kind = unread if Path(path).suffix.lower() in NOT_READ else broken
+            kind.append(Path(path).name)
             continue
         pictures.append(picture)
         if moving:
             animated.append(Path(path).name)
-    notes = ((broken, "skipped, not readable"), (animated, "animated, first frame kept"))
+    notes = ((broken, "skipped, not readable"), (animated, "animated, first frame kept"),
+             (unread, "skipped, of a kind that is not read (save them as PNG)"))
     for names, what in notes:
         if names:
             listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

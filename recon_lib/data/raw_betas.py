@@ -76,6 +76,11 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
             f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s")
 
 
+def _dated(*paths):
+    """Names, sizes and dates of files: another one, or a newer one, has another."""
+    return ", ".join(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in paths)
+
+
 def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     """Estimate betas of every voxel of the brain mask, in little memory; killed, it goes on.
 
@@ -118,7 +123,9 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
 
     folder = path.with_suffix(".runs")
     loaders = [lambda n=n: load(*n) for n in numbers]
-    runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder)
+    sources = [_dated(masks.path, bids.find_run(root, name, *n), bids.find_events(root, name, *n))
+               for n in numbers]
+    runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder, sources)
     events = [bids.read_events(root, name, *n) for n in numbers]
     lengths = np.unique(np.concatenate([one.durations for one in events]))
     if len(lengths) > 1:

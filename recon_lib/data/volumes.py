@@ -42,12 +42,15 @@ class Masks:
     by_index : bool
         Whether another origin of a volume on this grid is overlooked, with a warning: release 2's
         brain mask and betas have another than the masks of regions, on the same grid.
+    path : Path, optional
+        The file of the whole brain's.
     """
 
     roi: np.ndarray
     ijk: np.ndarray
     image: nibabel.Nifti1Image
     by_index: bool = False
+    path: Path | None = None
 
 
 def compact_box(voxels):
@@ -162,7 +165,7 @@ def read_brain_mask(root, subject):
     ijk = np.argwhere(_inside(path, image))
     if len(ijk) == 0:
         raise DataError(f"{path}: an empty mask; expected the voxels of the brain, fetch it again")
-    return Masks(np.full(len(ijk), "brain"), ijk, image, by_index=True)
+    return Masks(np.full(len(ijk), "brain"), ijk, image, by_index=True, path=path)
 
 
 def _origin(image):

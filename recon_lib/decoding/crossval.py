@@ -8,17 +8,19 @@ pool are probable. With more pictures, train a network on them; or bring a ready
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from recon_lib.bold.betas import zscore
+from recon_lib.bold.whole_brain import digest
 from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.features import load_factor_net
 from recon_lib.brain.latents import fit_latent
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, Interrupted
+from recon_lib.common.paths import results_folder
 from recon_lib.data.arrays import ArrayData
 from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.splits import folds as make_folds
@@ -29,7 +31,7 @@ from recon_lib.decoding.retrieval_prior import refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
-from recon_lib.training.checkpoints import load_model
+from recon_lib.training.checkpoints import load_checkpoint, load_model
 from recon_lib.training.loop import train_conditional_diffusion
 from recon_lib.unet import UNet
 
@@ -55,7 +57,7 @@ class CrossValidation:
     device : {"cpu", "cuda"}
         For a network.
     out_dir : path
-        Where training writes.
+        Where training writes; default: `own` in `paths.results_folder()`.
     """
 
     folds: int | None = None
@@ -64,7 +66,7 @@ class CrossValidation:
     pool: int = 4000
     sampling: Sampling = SAMPLING
     device: str = "cpu"
-    out_dir: str | Path = "results/own"
+    out_dir: str | Path = field(default_factory=lambda: results_folder() / "own")
 
 
 def cut_and_paste(images, n, seed, shift=0.06):
@@ -144,7 +146,7 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
     options : CrossValidation
     seed : int
     folder : path
-        Gets what `loop.train` writes.
+        Gets what `loop.train` writes; a training of just these data and options goes on there.
 
     Returns
     -------
@@ -156,10 +158,22 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = small_unet(size, channels, sum(latent.blocks) + 1)
-    train_conditional_diffusion(
-        loader, lr=1e-3, image_size=size, device=options.device, model=net, out_dir=folder,
-        steps=options.train_steps, seed=seed, warmup=50, grids=1, quiet=True,
-    )
+    told = source(torch.arange(len(pool)), torch.Generator().manual_seed(seed)).numpy()
+    job, checkpoint = digest(pool, told, seed, options.train_steps), Path(folder, "checkpoint.pt")
+    try:
+        begun = load_checkpoint(checkpoint).get("info", {}).get("fold") == job
+    except DataError:  # none, or a damaged one
+        begun = False
+    try:
+        train_conditional_diffusion(
+            loader, lr=1e-3, image_size=size, device=options.device, model=net, out_dir=folder,
+            steps=options.train_steps, seed=seed, warmup=50, grids=1, quiet=True,
+            info={"fold": job}, model_in=checkpoint if begun else None,
+        )
+    except Interrupted as error:
+        raise Interrupted(f"the training of {Path(folder).name} was stopped and is not finished; "
+                          "the same reconstruct-arrays command goes on where it stopped",
+                          error.status) from error
     model, info = load_model(Path(folder, "model.safetensors"), options.device)
     plain = replace(PLAIN, steps=options.sampling.steps)
     return lambda vectors: sample_pictures(model, info, vectors, seed, plain)

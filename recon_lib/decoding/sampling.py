@@ -16,7 +16,7 @@ from recon_lib.common.errors import DataError, check, enough_memory
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.guidance import check_guidance, guided, steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
-from recon_lib.training.checkpoints import CHECKPOINTS, load_model, located
+from recon_lib.training.checkpoints import CHECKPOINTS, load_checkpoint, load_model, located
 from recon_lib.training.device import autocast
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
@@ -120,6 +120,14 @@ def load_drawing(path, device="cpu"):
     return model, info
 
 
+def load_latent_of(path):
+    """The latent of a conditional model: beside it, or in its checkpoint."""
+    held = {} if located(path).suffix == ".safetensors" else load_checkpoint(path)
+    kept = held.get("beside", {}).get(LATENT)
+    return load_latent(located(path).with_name(LATENT),
+                       None if kept is None else kept.numpy().tobytes())
+
+
 def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | None = None,
                      channels: int = 3) -> Conditional:
     """Read a conditional model and the files beside it, and check that they fit.
@@ -141,7 +149,7 @@ def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | 
         If a file is missing or damaged, or they do not fit each other or the pictures.
     """
     model, info = load_drawing(path, device)
-    latent = load_latent(located(path).with_name(LATENT))
+    latent = load_latent_of(path)
     width = sum(latent.blocks) + 1
     if model.config["condition_size"] != width:
         raise DataError(
@@ -208,7 +216,11 @@ def likeliest_of(candidates, log_likelihood):
     -------
     Tensor (b, C, H, W)
     """
-    best = torch.stack([log_likelihood(x0) for x0 in candidates]).argmax(0)  # (b,)
+    values = torch.stack([log_likelihood(x0) for x0 in candidates])  # (k, b)
+    if values.isnan().any():
+        raise DataError("the log-likelihood of a candidate is NaN; expected a number: look at the "
+                        "brain vectors and the decoder")
+    best = values.argmax(0)  # (b,)
     return torch.stack(candidates)[best, torch.arange(len(best), device=best.device)]
 
 

@@ -64,7 +64,9 @@ def load_checkpoint(path: str | Path):
             f"plain values: {type(error).__name__}); use one that training wrote"
         ) from error
     if not (isinstance(state, dict) and {"model_state_dict", "config"} <= state.keys()
-            and isinstance(state.get("info", {}), dict) and isinstance(state.get("step", 0), int)):
+            and isinstance(state.get("info", {}), dict) and isinstance(state.get("step", 0), int)
+            and isinstance(beside := state.get("beside", {}), dict)
+            and all(getattr(one, "dtype", None) == torch.uint8 for one in beside.values())):
         raise DataError(
             f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote"
         )
@@ -127,13 +129,13 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple:
     return model.requires_grad_(False).eval(), info
 
 
-def refuse_other_shapes(path, config, weights):
+def refuse_misfits(path, config, weights):
     """Hold the config against the weights before a network of that size takes any memory.
 
     Raises
     ------
     DataError
-        If they do not belong together.
+        If they do not belong together, or a weight is not a finite number.
     """
     try:
         if len(config["channels"]) * config["blocks"] > len(weights):  # before millions are made
@@ -147,6 +149,9 @@ def refuse_other_shapes(path, config, weights):
         raise DataError(
             f"{path} holds a network of another architecture; use one written by this version"
         )
+    if not all(w.isfinite().all() for w in weights.values()):
+        raise DataError(f"{path} holds weights that are NaN or infinite; expected finite numbers: "
+                        "train again, with a lower lr")
 
 
 def read_weights(path):
@@ -159,7 +164,7 @@ def read_weights(path):
         state = load_checkpoint(path)
         weights = state.get("ema_state_dict", state["model_state_dict"])
         info = state.get("info", {})
-        refuse_other_shapes(path, state["config"], weights)
+        refuse_misfits(path, state["config"], weights)
         return weights, state["config"], {
             **info, "steps": state.get("step", 0) + info.get("steps_before", 0)}
     if not path.is_file():
@@ -169,13 +174,13 @@ def read_weights(path):
             metadata = file.metadata() or {}
             config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
             weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
-        refuse_broken_seal(path)
+        refuse_broken_seal(path.read_bytes())
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise DataError(
             f"{path} is not a model of this project (damaged, or without its config); "
             "use a file that save_model wrote"
         ) from error
-    refuse_other_shapes(path, config, weights)
+    refuse_misfits(path, config, weights)
     return weights, config, info
 
 

@@ -67,6 +67,13 @@ def pick_precision(device):
     return "bf16" if device == "cpu" and cpu_has_bf16_units() else "no"
 
 
+def computed_on(device):
+    """What the last bits of a result depend on beside its seed, to be written into the result."""
+    device = pick_device(device)
+    return {"device": device, "precision": pick_precision(device),
+            "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
 def autocast(device: torch.device):
     """Networks run within this in the precision of `pick_precision`; device is a torch.device."""
     dtype = DTYPES.get(pick_precision(device.type))

@@ -1,7 +1,6 @@
 """The options of a training, which travel together."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from recon_lib.common.errors import DataError
@@ -44,9 +43,8 @@ class Training:
         Log to TensorBoard too, into the training's folder (needs the package).
     info : dict
         Stored with the model.
-    prepare : function, optional
-        Called without arguments once this training has its folder to itself, before its first
-        step.
+    beside : dict of str to bytes
+        Files that the model needs: kept in the checkpoint, and written when the model is.
     quiet : bool
         No progress bar.
 
@@ -73,7 +71,7 @@ class Training:
     compiled: bool = False
     tensorboard: bool = False
     info: dict = field(default_factory=dict)
-    prepare: Callable | None = None
+    beside: dict = field(default_factory=dict)
     quiet: bool = False
 
     def __post_init__(self):

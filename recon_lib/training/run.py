@@ -324,8 +324,6 @@ class Run:
                 stack.callback(lambda: [tracker.finish() for tracker in self.accelerator.trackers])
             if self.main:
                 trim_log(self.out_dir / "loss.csv", COLUMNS, self.step)
-                if training.prepare is not None:
-                    training.prepare()
             self.clock = self.saved = time.monotonic()
             self._stack = stack.pop_all()
         return self
@@ -379,13 +377,15 @@ class Run:
             optimizer_state_dict=self.optimizer.state_dict(), config=self.model.config,
             last_epoch=self.epoch, batch=self.batch, step=self.step, seconds=self.seconds,
             info=self.info,
+            beside={name: torch.frombuffer(bytearray(whole), dtype=torch.uint8)
+                    for name, whole in self.training.beside.items()},
         )
         if self.accelerator.scaler is not None:
             state["scaler_state_dict"] = self.accelerator.scaler.state_dict()
         save_checkpoint(self.checkpoint, state)
 
     def finish(self):
-        """Write `model.safetensors`, which means that the training is finished.
+        """Write `model.safetensors` and what belongs beside it: the training is finished.
 
         Returns
         -------
@@ -395,6 +395,9 @@ class Run:
         if self.main:
             info = {**self.info, "steps": self.info["steps_before"] + self.step}
             save_model(self.average, self.out_dir / "model.safetensors", info)
+            for name, whole in self.training.beside.items():
+                with atomic_write(self.out_dir / name) as partial:
+                    partial.write_bytes(whole)
         self.accelerator.wait_for_everyone()  # another training of these processes may follow
         return self.average
 

@@ -88,7 +88,7 @@ def build(root=None, seed=0, images=None, voxels=None, **design_options):
 
 
 def write_experiment(root, design, images, voxels, seed):
-    """Write pictures, lists, masks, runs and the truth of one simulated subject."""
+    """Write pictures, lists, masks, runs and the truth of one subject; return how many files."""
     n = design.image.max() + 1
     factors = None
     if images is None:
@@ -107,6 +107,8 @@ def write_experiment(root, design, images, voxels, seed):
             file[f"subject/{key}"] = value.astype("S") if value.dtype.kind == "U" else value
         if factors is not None:
             file["factors"] = factors
+    runs = len(design.image) // bold5000.TRIALS_PER_RUN  # each has BOLD, events and a list
+    return n + 3 * runs + len(np.unique(person.roi)) + 3  # brain mask, repeated pictures, truth
 
 
 def scan(root, name, person, design, response, names, seed, published=False):

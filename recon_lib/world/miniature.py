@@ -64,7 +64,7 @@ def designs(sessions, seed):
 
 
 def write(root, sessions, voxels, seed, snr):
-    """Write the release of these subjects into the folder `root`."""
+    """Write the release of these subjects into the folder `root`; return how many files."""
     plans, count = designs(sessions, seed)
     factors = scenes.sample_factors(count, seed)
     images, names = scenes.draw(factors, SIZE), names_by_content(factors, seed)
@@ -90,6 +90,10 @@ def write(root, sessions, voxels, seed, snr):
     for folder in (BETAS, "ROIs"):
         (raw / folder).rename(root / folder)
     (raw / stimuli.LISTS).rename(lists / stimuli.LISTS)
+    # betas and masks of areas; brain mask and two lists; time points in two formats; and of each
+    # run BOLD, events, confounds, list; of each session a volume
+    each = 2 * len(KEYS) + 3 + 2 * len(POINTS)
+    return count + 1 + sum(each + 4 * sum(runs) + len(runs) for runs in sessions.values())
 
 
 def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
