@@ -341,7 +341,7 @@ def show_quality(out, device, table, pictures):
     from recon_lib.course import plots
     from recon_lib.training.device import computed_on
 
-    table["info"] = computed_on(device)
+    table["computed"] = computed_on(device)
     for name, value in table["samples"].items():
         say(f"{name:>16}  {value:8.4f}   new scenes {table['new scenes'][name]:8.4f}")
     show(out, "samples.png", table, plots.image_grid(pictures[:36], columns=6))
