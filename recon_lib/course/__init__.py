@@ -12,4 +12,5 @@ from recon_lib.course.plots import (
 from recon_lib.course.plots_bold import (
     against_truth, brain_vector, by_area, design, histograms, responses, shares, stacked_courses,
     table, time_courses, with_errors)
+from recon_lib.course.plots_brain import cortex, slices
 from recon_lib.course.style import start_notebook
