@@ -1,13 +1,16 @@
 """From pictures to betas: an encoding model, and the likelihood of betas under any such model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 
-from recon_lib.brain.ridge import Ridge, fit_ridge
+from recon_lib.brain.families import CHOICES
+from recon_lib.brain.ridge import Ridge, fit_banded_ridge, fit_ridge
 from recon_lib.common.errors import DataError, check
 
 
@@ -85,13 +88,47 @@ class EncodingModel:
     ridge: Ridge
     noise: np.ndarray
 
-    def rank(self, betas, features):
-        """log p(betas | picture) (trials, candidates), for candidates with these features."""
-        return log_likelihood(betas, self.ridge.predict(features), self.noise)
+    @cached_property
+    def whitened(self):
+        """Cholesky factor of the noise, and the weights (voxels, p) whitened by it."""
+        root = cholesky(self.noise, lower=True)
+        return root, solve_triangular(root, self.ridge.weights.T, lower=True)
+
+    def rank(self, betas, features, repeats=1):
+        """log p(betas | picture) up to a number for each trial, for candidates with these features.
+
+        With the noise covariance Σ = L L', whitened betas z = L⁻¹ (betas - mean) and whitened
+        weights G = L⁻¹ W', it is -repeats/2 |z - G x|². G'G is small, so that tens of thousands of
+        candidates can be held against a thousand voxels.
+
+        Parameters
+        ----------
+        betas : array_like (trials, voxels)
+        features : array_like (candidates, p), or dict of families as the model was fitted to
+        repeats : int or array_like (trials,)
+            How many trials each row is the mean of.
+
+        Returns
+        -------
+        ndarray (trials, candidates)
+        """
+        betas = check(betas, ("trials", len(self.noise)), what="the array of betas")
+        x = side_by_side(features) - self.ridge.x_mean
+        root, gain = self.whitened
+        z = solve_triangular(root, (betas - self.ridge.y_mean).T, lower=True)  # (voxels, trials)
+        size = ((x @ (gain.T @ gain)) * x).sum(1)  # (candidates,)
+        distance = (z * z).sum(0)[:, None] + size - 2 * (z.T @ gain) @ x.T
+        return -0.5 * np.reshape(repeats, (-1, 1)) * distance
 
 
-def fit_encoding_model(features: ArrayLike, betas: ArrayLike, groups: ArrayLike | None = None,
-                       seed: int = 0) -> EncodingModel:
+def side_by_side(features):
+    """One array (n, p) of features that may come as a dict of families."""
+    return np.hstack(list(features.values())) if isinstance(features, dict) else features
+
+
+def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
+                       groups: ArrayLike | None = None, seed: int = 0,
+                       choices: Sequence[Sequence[str]] = CHOICES) -> EncodingModel:
     """Fit a ridge regression from picture features to each voxel, and its noise.
 
     Out-of-fold residuals hold the measurement noise and the model's misfit, as betas of new
@@ -100,17 +137,22 @@ def fit_encoding_model(features: ArrayLike, betas: ArrayLike, groups: ArrayLike 
 
     Parameters
     ----------
-    features : array_like (trials, p)
-        Of the picture shown in each training trial.
+    features : array_like (trials, p), or dict of str to such arrays
+        Of the picture shown in each training trial. Families of features, see
+        `families.feature_families`: each voxel takes those that predict it best.
     betas : array_like (trials, voxels)
     groups : array_like (trials,), optional
         The image of each trial, so that its repeats stay in one fold.
+    choices : sequence of sequences of str
+        Families that are tried together, see `ridge.fit_banded_ridge`.
 
     Returns
     -------
     EncodingModel
     """
-    ridge = fit_ridge(features, betas, groups, seed=seed)
-    residuals = np.asarray(betas, np.float64) - ridge.out_of_fold
-    noise, _ = ledoit_wolf(residuals)
+    if isinstance(features, dict):
+        ridge = fit_banded_ridge(features, betas, choices, groups, seed)
+    else:
+        ridge = fit_ridge(features, betas, groups, seed=seed)
+    noise, _ = ledoit_wolf(np.asarray(betas, np.float64) - ridge.out_of_fold)
     return EncodingModel(ridge, noise)

@@ -14,7 +14,9 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 
 from recon_lib.brain.decoder import BrainDecoder
-from recon_lib.brain.encoding import fit_encoding_model, log_likelihood
+from recon_lib.brain.encoding import EncodingModel, log_likelihood
+from recon_lib.brain.families import feature_families
+from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.patterns import similarity
 from recon_lib.brain.ridge import fit_ridge
 from recon_lib.common.errors import DataError
@@ -38,6 +40,10 @@ class Training:
     decoder : BrainDecoder
         Fitted to these trials.
     seed : int
+    latent : ImageLatent or None
+        What made the latents.
+    encoding : EncodingModel or None
+        Fitted to these trials and `families.feature_families`; ranks need it.
     """
 
     betas: np.ndarray
@@ -46,6 +52,8 @@ class Training:
     latents: np.ndarray
     decoder: BrainDecoder
     seed: int = 0
+    latent: ImageLatent | None = None
+    encoding: EncodingModel | None = None
 
 
 @dataclass
@@ -57,13 +65,20 @@ class Trials:
     betas : (n, voxels) array
     vectors : (n, d + 1) array
         Brain vectors of these betas.
-    shuffled : (n, d + 1) array
-        Brain vectors of other pictures, see `shuffled_brain`.
+    repeats : (n,) int array
+        How many trials each row is the mean of.
+    shuffled : Trials or None
+        As many trials of other pictures, see `shuffled_brain`.
     """
 
     betas: np.ndarray
     vectors: np.ndarray
-    shuffled: np.ndarray
+    repeats: np.ndarray
+    shuffled: "Trials | None" = None
+
+    def take(self, rows):
+        """Some of these trials."""
+        return Trials(self.betas[rows], self.vectors[rows], self.repeats[rows])
 
 
 def mean_image(train_images: np.ndarray, trials: int) -> np.ndarray:
@@ -197,8 +212,8 @@ def fit_vector_likelihood(training, candidates):
 
 def fit_encoding_ranks(training, candidates):
     """Rank candidates (m, d), given by their latents, by an encoding model of every voxel."""
-    model = fit_encoding_model(training.latents, training.betas, training.image, seed=training.seed)
-    return lambda trials: model.rank(trials.betas, candidates)
+    families = feature_families(training.latent, candidates)
+    return lambda trials: training.encoding.rank(trials.betas, families)
 
 
 def ideal_observer(experiment: Experiment, candidates: np.ndarray | None = None) -> Callable:

@@ -26,7 +26,7 @@ from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
-from recon_lib.decoding.reconstruct import ready_sampler, vector_decoders
+from recon_lib.decoding.reconstruct import ready_sampler, with_shuffled_brain
 from recon_lib.decoding.retrieval_prior import refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
@@ -121,14 +121,14 @@ def exact_sampler(decoder, pool, latents, seed, steps):
 
     Returns
     -------
-    function vectors (n, d + 1) -> uint8 (n, H, W, C)
+    function trials -> uint8 (n, H, W, C)
     """
     alpha_bar = cosine_schedule()
     pictures = to_batch(pool)
 
-    def draw(vectors):
-        log_prior = torch.from_numpy(decoder.log_likelihood(vectors, latents)).float()
-        noise = initial_noise(len(vectors), pictures.shape[1:], seed)
+    def draw(trials):
+        log_prior = torch.from_numpy(decoder.log_likelihood(trials.vectors, latents)).float()
+        noise = initial_noise(len(log_prior), pictures.shape[1:], seed)
         denoise = ideal_denoiser(pictures, alpha_bar, log_prior)
         return to_uint8(dpm_solver(denoise, noise, alpha_bar, steps))
 
@@ -150,7 +150,7 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
 
     Returns
     -------
-    function vectors (n, d + 1) -> uint8 (n, H, W, C)
+    function trials -> uint8 (n, H, W, C)
     """
     source = vector_source(decoder, latent.transform(pool), latent.blocks, repeats=(1,))
     size, channels = pool.shape[1], pool.shape[3]
@@ -176,7 +176,7 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
                           error.status) from error
     model, info = load_model(Path(folder, "model.safetensors"), options.device)
     plain = replace(PLAIN, steps=options.sampling.steps)
-    return lambda vectors: sample_pictures(model, info, vectors, seed, plain)
+    return lambda trials: sample_pictures(model, info, trials.vectors, seed, plain)
 
 
 def wrong_vectors(decoder, donors, train, betas):
@@ -277,9 +277,10 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
         else:
             draw = exact_sampler(decoder, pool, latent.transform(pool), seed,
                                  options.sampling.steps)
-        trials = Trials(held, decoder.vector(held),
-                        wrong_vectors(decoder, order[test], train, wrong))
-        decoders = vector_decoders(draw) | {k: fit(training) for k, fit in DRAWING.items()}
+        once = np.ones(len(test), int)
+        others = Trials(wrong, wrong_vectors(decoder, order[test], train, wrong), once)
+        trials = Trials(held, decoder.vector(held), once, others)
+        decoders = with_shuffled_brain(draw) | {k: fit(training) for k, fit in DRAWING.items()}
         for name, decode in decoders.items():
             part = decode(trials)
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.encoding import fit_encoding_model
+from recon_lib.brain.families import feature_families
 from recon_lib.common.errors import DataError
 from recon_lib.data.release import Experiment
 from recon_lib.decoding.baselines import (
@@ -18,7 +20,8 @@ from recon_lib.decoding.baselines import (
     ideal_observer,
     shuffled_brain,
 )
-from recon_lib.decoding.retrieval_prior import brain_guidance, map_pictures, refuse_trained_on
+from recon_lib.decoding.posterior import Posterior
+from recon_lib.decoding.retrieval_prior import brain_guidance, prior_pictures, refuse_trained_on
 from recon_lib.decoding.sampling import (
     MODEL,
     PLAIN,
@@ -49,14 +52,13 @@ def refuse_other_split(path, info, experiment):
         )
 
 
-def vector_decoders(draw):
-    """A function vectors -> pictures as two decoders: of the trials, and of the shuffled brain."""
-    return {"diffusion": lambda trials: draw(trials.vectors),
-            "shuffled_brain": lambda trials: draw(trials.shuffled)}
+def with_shuffled_brain(draw):
+    """A decoder of trials as two: of the trials, and of the shuffled brain."""
+    return {"diffusion": draw, "shuffled_brain": lambda trials: draw(trials.shuffled)}
 
 
 def ready_sampler(net, training, sampling, seed=None):
-    """A function vectors -> pictures by a ready model, with all that leads its samples.
+    """A decoder by a ready model, with all that leads its samples, from brain vectors alone.
 
     Parameters
     ----------
@@ -68,27 +70,53 @@ def ready_sampler(net, training, sampling, seed=None):
     """
     seed = training.seed if seed is None else seed
     guidance = brain_guidance(training.decoder, net.latent, net.guidance_model)
-    return lambda vectors: sample_pictures(net.model, net.info, vectors, seed, sampling, guidance)
+    return lambda trials: sample_pictures(net.model, net.info, trials.vectors, seed, sampling,
+                                          guidance)
 
 
-def model_decoders(net, experiment, training, sampling):
+def posterior_sampler(net, posterior, sampling, seed):
+    """A decoder by a ready model that is told the posterior mean, see `posterior`.
+
+    Of several candidates the one is kept under which the betas are likeliest.
+    """
+    guidance = Guidance(net.guidance_model, posterior.likelihood)
+
+    def draw(trials):
+        vectors = posterior.vectors(trials.betas, trials.repeats, sampling.pseudo_trials)
+        measured = np.column_stack([trials.betas, trials.repeats])
+        return sample_pictures(net.model, net.info, vectors, seed, sampling, guidance, measured)
+
+    return draw
+
+
+def best_sampler(net, training, sampling, posterior, seed=None):
+    """`posterior_sampler`, or `ready_sampler` where there is no retrieval prior."""
+    seed = training.seed if seed is None else seed
+    if posterior is None:
+        return ready_sampler(net, training, sampling, seed)
+    return posterior_sampler(net, posterior, sampling, seed)
+
+
+def model_decoders(net, experiment, training, sampling, posterior=None):
     """The decoders that a ready model draws for: decoder -> draw(trials).
 
-    Beside those of `vector_decoders`: the network without likelihood, prior and candidates; the
-    network without vectors; and the pictures that its retrieval prior finds, None where they
+    Beside the model and the shuffled brain: the network without likelihood, prior and candidates;
+    the network without vectors; and the pictures that its retrieval prior finds, None where they
     cannot be had.
     """
     model, info, n = net.model, net.info, len(experiment.test_index)
     alone = replace(sampling, strength=0.0, candidates=1)
     free = sample_pictures(model, info, n, training.seed + 1000,
                            replace(PLAIN, steps=sampling.steps, batch_size=sampling.batch_size))
-    return vector_decoders(ready_sampler(net, training, sampling)) | {
+    decoders = with_shuffled_brain(best_sampler(net, training, sampling, posterior)) | {
         "conditional": lambda trials: sample_pictures(
             model, info, trials.vectors, training.seed, alone, Guidance(net.guidance_model)),
         "unconditional": lambda trials: np.resize(free, (len(trials.betas), *free.shape[1:])),
-        "map_retrieval": lambda trials: map_pictures(experiment, training.decoder, net.latent,
-                                                trials.vectors),
     }
+    if posterior is not None:
+        decoders["map_retrieval"] = lambda trials: prior_pictures(
+            experiment, net.latent, posterior.map_and_mean(trials.betas, trials.repeats)[0])
+    return decoders
 
 
 def fit_observers(experiment, training, candidates, say):
@@ -137,40 +165,46 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     say("fitting the brain decoder on the training trials")
     shown = x.image[train]
     decoder = fit_decoder(x.betas[train], latents[shown], shown, seed)
-    training = Training(x.betas[train], x.train_pictures, shown, latents[shown], decoder, seed)
+    say("fitting the encoding model: which features each voxel follows")
+    families = feature_families(net.latent, latents[shown])
+    encoding = fit_encoding_model(families, x.betas[train], shown, seed)
+    training = Training(x.betas[train], x.train_pictures, shown, latents[shown], decoder, seed,
+                        net.latent, encoding)
+    posterior = None
+    if net.latent.prior is None:
+        say(f"{model_path} has no retrieval prior: it does without")
+    else:
+        posterior = Posterior(decoder, encoding, net.latent)
     averaged, counts = x.averaged()
     if first is not None:
         few = spread(len(averaged), FIRST)
-        vectors = decoder.vector(averaged, counts)[few]
-        first(few, ready_sampler(net, training, sampling)(vectors))
-    say("fitting the baselines: ridge to pixels, encoding model")
+        trials = Trials(averaged, decoder.vector(averaged, counts), counts).take(few)
+        first(few, best_sampler(net, training, sampling, posterior)(trials))
+    say("fitting the baselines: ridge to pixels, retrieval")
     decoders = {name: fit(training) for name, fit in DRAWING.items()}
     candidates = net.latent.transform(x.images[x.test_index])
     observers = fit_observers(x, training, candidates, say)
-    if net.latent.prior is None:
-        say(f"{model_path} has no retrieval prior: it does without")
-    decoders |= model_decoders(net, x, training, sampling)
+    decoders |= model_decoders(net, x, training, sampling, posterior)
     results: dict = {}
     for name, betas, repeats, target in (
-        ("single_trial", x.betas[x.test], 1, x.target),
+        ("single_trial", x.betas[x.test], np.ones(len(x.target), int), x.target),
         ("averaged", averaged, counts, np.arange(len(averaged))),
     ):
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
-        vectors = decoder.vector(betas, repeats)
-        trials = Trials(betas, vectors, vectors[shuffled_brain(target, seed)])
+        trials = Trials(betas, decoder.vector(betas, repeats), repeats)
+        trials.shuffled = trials.take(shuffled_brain(target, seed))
         pictures = {}
         for key, draw in decoders.items():
             begin = time.monotonic()
             pictures[key] = draw(trials)
             if time.monotonic() - begin > 1:
                 say(f"  {key.replace('_', ' ')}: {time.monotonic() - begin:.0f} s")
-        if pictures["map_retrieval"] is None:
+        if posterior is not None and pictures["map_retrieval"] is None:
             del pictures["map_retrieval"]
-            if net.latent.prior is not None:
-                say("the prior is not of this experiment alone: what it retrieves cannot be shown")
+            say("the prior is not of this experiment alone: what it retrieves cannot be shown")
         results[name] = {"target": target, "pictures": pictures,
                          "rankings": {key: rank(trials) for key, rank in observers.items()}}
     for extra in (1, 2):  # to look at only: the scores are of the first seed
-        draw = ready_sampler(net, training, sampling, seed + extra)
-        results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = draw(vectors)
+        draw = best_sampler(net, training, sampling, posterior, seed + extra)
+        results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = draw(trials)
     return results

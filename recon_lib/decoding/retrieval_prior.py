@@ -171,9 +171,14 @@ def with_pseudo_trials(decoder: BrainDecoder, prior: Any, vectors: np.ndarray,
         raise DataError(f"pseudo_trials is {pseudo_trials}; expected 0 or more pseudo-trials")
     if pseudo_trials == 0:
         return vectors
-    best = prior[map_retrieval(decoder, prior, vectors)]
+    return add_trials(decoder, vectors, prior[map_retrieval(decoder, prior, vectors)],
+                      pseudo_trials)
+
+
+def add_trials(decoder, vectors, latents, pseudo_trials):
+    """Brain vectors (n, d + 1) after further trials, each of what these latents (n, d) evoke."""
     trials = vectors[:, -1:] ** -2.0  # (n, 1) measured
-    imagined, total = decoder.forward.predict(best), trials + pseudo_trials
+    imagined, total = decoder.forward.predict(latents), trials + pseudo_trials
     mean = (trials * vectors[:, :-1] + pseudo_trials * imagined) / total
     return np.column_stack([mean, total**-0.5]).astype(np.float32)
 
@@ -247,7 +252,11 @@ def map_pictures(experiment: Experiment, decoder: BrainDecoder, latent: ImageLat
     """
     if latent.prior is None:
         return None
-    index = map_retrieval(decoder, latent.prior, vectors)
+    return prior_pictures(experiment, latent, map_retrieval(decoder, latent.prior, vectors))
+
+
+def prior_pictures(experiment, latent, index):
+    """These pictures of the retrieval prior; None where it is not that of this experiment."""
     try:
         pictures = training_pictures(experiment, None, index)
     except IndexError:

@@ -248,7 +248,8 @@ def guided_denoiser(model: nn.Module, info: dict, alpha_bar: Tensor, condition: 
 
 
 def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
-                    sampling: Sampling = PLAIN, guidance: Guidance | None = None) -> np.ndarray:
+                    sampling: Sampling = PLAIN, guidance: Guidance | None = None,
+                    measured: Any = None) -> np.ndarray:
     """Draw pictures from a diffusion model, one for each brain vector.
 
     Parameters
@@ -261,6 +262,8 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
         Picture i starts from noise that depends on (seed, i) alone.
     sampling : Sampling
     guidance : Guidance, optional
+    measured : (n, k) array, optional
+        What the likelihood is of, where that is not the vectors; a row each.
 
     Returns
     -------
@@ -287,12 +290,12 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
         refuse_misfit(model, info, *guidance.model)
     device = next(model.parameters()).device
     alpha_bar = SCHEDULES[info["schedule"]]().to(device)
-    measured = told = None
+    told = None
     if vectors is not None:
-        vectors = check(vectors, what="the array of brain vectors")
-        measured = told = np.ascontiguousarray(vectors, np.float32)
+        told = check(vectors, what="the array of brain vectors").astype(np.float32)
+        measured = told if measured is None else np.asarray(measured, np.float32)
         if guidance.prior is not None:
-            told = guidance.prior(measured, sampling.pseudo_trials)
+            told = guidance.prior(told, sampling.pseudo_trials)
         told, measured = (torch.from_numpy(v).to(device) for v in (told, measured))
     shape = (model.config["image_channels"], info["image_size"], info["image_size"])
     pictures = []

@@ -1,0 +1,158 @@
+"""What is read, what is found and what is drawn: on training trials that nothing was fitted to.
+
+    python benchmarks/posterior.py    # some ten minutes of one core
+
+Some training pictures of the embedded experiment are held out, with their trials: no decoder is
+fitted to them and the retrieval prior forgets them. From one trial each is named among 113 of them:
+by rankings that draw nothing, by what the retrieval prior finds, and by what the diffusion model
+draws when it is told the one or the other. Each share comes with a bootstrap interval over
+pictures, and the pairs that matter with the interval of their difference. Then: does the posterior
+know how sure it may be? Sets of categories that it gives 50 to 95 % must hold the true one as
+often. No test trial is touched; `posterior.TEMPERATURE` was chosen so.
+"""
+
+from dataclasses import replace
+
+import _table
+import numpy as np
+
+from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.encoding import fit_encoding_model
+from recon_lib.brain.families import feature_families
+from recon_lib.brain.patterns import similarity
+from recon_lib.data import release
+from recon_lib.decoding.baselines import Training, Trials, ideal_observer
+from recon_lib.decoding.posterior import Posterior
+from recon_lib.decoding.reconstruct import posterior_sampler, ready_sampler
+from recon_lib.decoding.retrieval_prior import map_retrieval, prior_pictures, prior_rows
+from recon_lib.decoding.sampling import MODEL, SAMPLING, load_conditional
+from recon_lib.scores.report import evaluation_space, load_classifiers
+from recon_lib.world import experiment
+
+HELD, AMONG, SEED = 565, 113, 7
+LEVELS = (0.5, 0.8, 0.9, 0.95)
+
+
+class HeldOut:
+    """The experiment, with some training pictures kept apart, and all that is fitted to the rest.
+
+    Attributes
+    ----------
+    trials : Trials
+        One of each picture that was kept apart.
+    pictures : (n,) int array
+        Which of `x.images` they show.
+    """
+
+    def __init__(self, x, model=MODEL, held=HELD, seed=SEED):
+        net = load_conditional(model)
+        train = np.flatnonzero(~x.test)
+        names, first = np.unique(x.image[train], return_index=True)
+        some = np.random.default_rng(seed).permutation(len(names))[:held]
+        kept, rest = train[first[some]], train[~np.isin(x.image[train], names[some])]
+        latents = net.latent.transform(x.images)
+        known = prior_rows(net.latent.prior, latents[x.image[kept]])
+        prior = np.delete(net.latent.prior, known[known >= 0], axis=0)
+        self.rows = np.setdiff1d(np.arange(len(net.latent.prior)), known)
+        latent = replace(net.latent, prior=prior)
+        shown = x.image[rest]
+        self.families = feature_families(latent, latents)
+        decoder = fit_decoder(x.betas[rest], latents[shown], shown)
+        encoding = fit_encoding_model({k: v[shown] for k, v in self.families.items()},
+                                      x.betas[rest], shown)
+        self.x, self.net = x, replace(net, latent=latent)
+        self.latents, self.latent = latents, latent
+        self.observer = ideal_observer(replace(x, test=~np.isin(np.arange(len(x.test)), rest)),
+                                       x.image[kept])
+        self.training = Training(x.betas[rest], x.images[shown], shown, latents[shown], decoder, 0,
+                                 latent, encoding)
+        self.posterior = Posterior(decoder, encoding, latent)
+        betas = x.betas[kept]
+        self.trials = Trials(betas, decoder.vector(betas), np.ones(len(kept), int))
+        self.pictures = x.image[kept]
+
+    def right(self, fit):
+        """Which trials are named right, each among its set, from (trials, pictures) numbers."""
+        sets = np.array_split(np.arange(len(fit)), max(len(fit) // AMONG, 1))
+        return np.concatenate([fit[np.ix_(s, s)].argmax(1) == np.arange(len(s)) for s in sets])
+
+
+def rankings(held):
+    """Which trials each ranking names: name -> (trials,) bool array."""
+    trials, shown = held.trials, held.pictures
+    plain = fit_encoding_model(held.training.latents, held.training.betas, held.training.image)
+    fits = {
+        "brain vector": held.training.decoder.log_likelihood(trials.vectors, held.latents[shown]),
+        "encoding model, one ridge": plain.rank(trials.betas, held.latents[shown]),
+        "encoding model, families": held.training.encoding.rank(
+            trials.betas, {k: v[shown] for k, v in held.families.items()}),
+        "ideal observer": held.observer(trials.betas),
+    }
+    return {name: held.right(fit) for name, fit in fits.items()}
+
+
+def pictures(held, sampling=SAMPLING):
+    """What each way of finding or drawing shows: name -> pictures."""
+    x, trials = held.x, held.trials
+    by_vector = map_retrieval(held.training.decoder, held.latent.prior, trials.vectors)
+    by_voxels, _ = held.posterior.map_and_mean(trials.betas)
+    original = replace(held.latent, prior=load_conditional(MODEL).latent.prior)
+    found = {name: prior_pictures(x, original, held.rows[index]) for name, index in
+             (("MAP by brain vector", by_vector), ("MAP by all voxels", by_voxels))}
+    return found | {
+        "drawn, MAP by brain vector": ready_sampler(held.net, held.training, sampling)(trials),
+        "drawn, posterior mean": posterior_sampler(held.net, held.posterior, sampling, 0)(trials),
+    }
+
+
+def coverage(held):
+    """Share of sets of categories that hold the true one: level -> (trials,) bool array."""
+    weights = np.exp(held.posterior.log_weights(held.trials.betas))
+    classes = len(np.unique(held.x.factors["category"]))
+    share = weights @ held.posterior.families["object"][:, :classes]
+    share /= share.sum(1, keepdims=True)  # (trials, categories)
+    order = np.argsort(-share, axis=1)
+    before = np.cumsum(np.take_along_axis(share, order, 1), 1) - np.take_along_axis(share, order, 1)
+    truth = held.x.factors["category"][held.pictures]
+    place = (order == truth[:, None]).argmax(1)
+    return {level: before[np.arange(len(truth)), place] < level for level in LEVELS}
+
+
+def interval(hits, seed=0, draws=2000):
+    """95 % bootstrap interval of a mean over pictures."""
+    rng = np.random.default_rng(seed)
+    means = [np.mean(rng.choice(hits, len(hits))) for _ in range(draws)]
+    return np.quantile(means, [0.025, 0.975])
+
+
+def tell(name, hits):
+    low, high = interval(hits)
+    print(f"{name}: {np.mean(hits):.3f} ({low:.3f} to {high:.3f})", flush=True)
+
+
+def rows(held=HELD, sampling=SAMPLING):
+    held = HeldOut(release.load_experiment(experiment.ready()), held=held)
+    named = rankings(held)
+    classifiers = load_classifiers()
+    space = evaluation_space(held.training.pictures, classifiers[""])
+    known = space(held.x.images[held.pictures])
+    for name, drawn in pictures(held, sampling).items():
+        named[name] = held.right(similarity(space(drawn), known))
+    for name, hits in named.items():
+        tell(f"named right of {AMONG}, {name}", hits)
+    ours = named["drawn, posterior mean"].astype(float)
+    for other in ("drawn, MAP by brain vector", "MAP by all voxels"):
+        tell(f"drawn, posterior mean - {other}", ours - named[other])
+    covered = coverage(held)
+    for level, hits in covered.items():
+        tell(f"sets of categories of {level:.0%} that hold the true one", hits)
+    few = f"one trial of {len(held.pictures)} training pictures held out"
+    table = [_table.row(f"{name}, {few}", named[name].mean(), "top-1",
+                        named["ideal observer"].mean(), "ideal observer", "more")
+             for name in named if name != "ideal observer"]
+    return table + [_table.row(f"categories in sets of {level:.0%}, {few}", hits.mean(), "share",
+                               level, "asked for", "more") for level, hits in covered.items()]
+
+
+if __name__ == "__main__":
+    _table.main(rows)

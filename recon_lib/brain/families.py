@@ -1,0 +1,59 @@
+"""Families of features for an encoding model: what different areas may answer to in a picture.
+
+Voxels of one area follow the pixels, those of another the category of the object, or the scene
+(cf. Naselaris et al. 2009, doi:10.1016/j.neuron.2009.09.006). All families are functions of the
+latent, so they are had at once for every picture of the retrieval prior, without drawing it.
+"""
+
+import numpy as np
+import torch
+
+from recon_lib.brain.features import read_named
+from recon_lib.brain.latents import ImageLatent
+
+# Which families together may explain a voxel; each voxel takes what predicts it best.
+CHOICES = (("pixels", "features"), ("object",), ("scene",), ("object", "scene"),
+           ("pixels", "features", "object", "scene"))
+PLACES = np.linspace(0.25, 0.75, 4), np.linspace(0.45, 0.7, 3)  # centres across and down
+PLACE_WIDTH = 0.12
+
+
+def feature_families(latent: ImageLatent, latents: np.ndarray) -> dict:
+    """Features of pictures, by family, from their latents.
+
+    Parameters
+    ----------
+    latent : ImageLatent
+    latents : (n, d) array
+        See `ImageLatent.transform`.
+
+    Returns
+    -------
+    dict of str to (n, p) float32 array
+        ``pixels`` and ``features``: the two blocks of the latent. ``object``: what the feature
+        encoder reads of category, hue, place and size, and of category at a place. ``scene``:
+        background, light, and both together.
+    """
+    pixels, seen = np.split(np.asarray(latents, np.float32), [latent.blocks[0]], axis=1)
+    embedding = seen @ np.linalg.pinv(latent.features.axes) + latent.features.mean
+    with torch.no_grad():
+        e = torch.tanh(torch.from_numpy(embedding.astype(np.float32)))
+        named = {k: v.softmax(1).numpy() for k, v in read_named(latent.encoder.named, e).items()}
+        cos, sin, x, y, size = latent.encoder.measured(e).numpy().T
+    hue = np.column_stack([cos, sin]) / (np.hypot(cos, sin)[:, None] + 1e-3)
+    at = [np.exp(-(np.subtract.outer(m + s * v, centres) ** 2) / (2 * PLACE_WIDTH**2))
+          for v, m, s, centres in ((x, 0.5, 0.127, PLACES[0]), (y, 0.58, 0.069, PLACES[1]))]
+    place = pairs(*at)
+    families = {
+        "pixels": pixels, "features": seen,
+        "object": np.hstack([named["category"], hue, place, size[:, None],
+                             pairs(named["category"], place)]),
+        "scene": np.hstack([named["background"], named["light"],
+                            pairs(named["background"], named["light"])]),
+    }
+    return {k: v.astype(np.float32) for k, v in families.items()}
+
+
+def pairs(a, b):
+    """Products of each column of `a` with each of `b`: (n, p q)."""
+    return (a[:, :, None] * b[:, None]).reshape(len(a), -1)
