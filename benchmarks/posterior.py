@@ -61,7 +61,7 @@ class HeldOut:
         encoding = fit_encoding_model({k: v[shown] for k, v in self.families.items()},
                                       x.betas[rest], shown)
         self.x, self.net = x, replace(net, latent=latent)
-        self.latents, self.latent = latents, latent
+        self.latents, self.latent, self.whole = latents, latent, net.latent
         self.observer = ideal_observer(replace(x, test=~np.isin(np.arange(len(x.test)), rest)),
                                        x.image[kept])
         self.training = Training(x.betas[rest], x.images[shown], shown, latents[shown], decoder, 0,
@@ -96,8 +96,7 @@ def pictures(held, sampling=SAMPLING):
     x, trials = held.x, held.trials
     by_vector = map_retrieval(held.training.decoder, held.latent.prior, trials.vectors)
     by_voxels, _ = held.posterior.map_and_mean(trials.betas)
-    original = replace(held.latent, prior=load_conditional(MODEL).latent.prior)
-    found = {name: prior_pictures(x, original, held.rows[index]) for name, index in
+    found = {name: prior_pictures(x, held.whole, held.rows[index]) for name, index in
              (("MAP by brain vector", by_vector), ("MAP by all voxels", by_voxels))}
     return found | {
         "drawn, MAP by brain vector": ready_sampler(held.net, held.training, sampling)(trials),
@@ -130,8 +129,8 @@ def tell(name, hits):
     print(f"{name}: {np.mean(hits):.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
-def rows(held=HELD, sampling=SAMPLING):
-    held = HeldOut(release.load_experiment(experiment.ready()), held=held)
+def rows(model=MODEL, held=HELD, sampling=SAMPLING):
+    held = HeldOut(release.load_experiment(experiment.ready()), model, held)
     named = rankings(held)
     classifiers = load_classifiers()
     space = evaluation_space(held.training.pictures, classifiers[""])

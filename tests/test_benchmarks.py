@@ -1,10 +1,12 @@
 """The table that the benchmarks share, and the script that gathers their rows."""
 
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import DESIGN, VOXELS
 from matplotlib.figure import Figure
@@ -366,3 +368,36 @@ def test_the_widgets_benchmark_times_every_redraw(shared, monkeypatch):
     quick, slow, slowest = widgets.rows()
     assert quick["name"] == "quick, median of 7 redraws" and quick["peer"] == 150  # 4 + 3
     assert slowest["ours"] >= slow["ours"] > 10
+
+
+@pytest.mark.slow
+def test_the_posterior_benchmark_forgets_what_it_asks_for(shared, monkeypatch, miniature, loaded,
+                                                         tiny_model, capsys):
+    """On a miniature: no picture that is to be named is in the prior or behind a fit."""
+    import posterior
+
+    monkeypatch.setattr(posterior.experiment, "ready", lambda: miniature)
+    held = posterior.HeldOut(loaded, tiny_model, 20)
+    asked = set(held.pictures)
+    assert len(asked) == 20 and not loaded.test[np.isin(loaded.image, held.pictures)].any()
+    assert not asked & set(held.training.image)
+    near = np.abs(held.latent.prior[:, None] - held.latents[held.pictures]).max(2)
+    assert near.min() > 0.05 and len(held.rows) == len(held.latent.prior)
+    made = posterior.rows(tiny_model, 20, replace(posterior.SAMPLING, steps=1))
+    assert len(made) == 7 + len(posterior.LEVELS)
+    ranked = {r["name"].split(",")[0]: r for r in made}
+    assert ranked["brain vector"]["peer"] >= ranked["brain vector"]["ours"]  # the ideal observer
+    assert "drawn, posterior mean - MAP by all voxels" in capsys.readouterr().out
+
+
+def test_the_first_picture_is_seen_while_the_command_runs(shared):
+    import first_picture
+
+    script = ("import os, time; from pathlib import Path; time.sleep(.5);"
+              "p = Path(os.environ['RECON_LIB_DATA'], 'results', 'main'); p.mkdir(parents=True);"
+              "(p / 'first.png').touch(); time.sleep(1)")
+    first, end, memory = first_picture.rows((sys.executable, "-c", script))
+    assert 0.4 < first["ours"] < end["ours"] - 0.5 and 0 < memory["ours"] < 1
+    assert (first["peer"], end["peer"]) == (90, 300)
+    with pytest.raises(subprocess.CalledProcessError):
+        first_picture.rows((sys.executable, "-c", "raise SystemExit(3)"))
