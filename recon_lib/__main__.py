@@ -250,8 +250,8 @@ def simulate(
 @app.command()
 def betas(
     data: Data, subject: Subject = "CSI1",
-    whole_brain: Annotated[bool, option("Every voxel of the brain mask, with an HRF and a ridge of "
-                                        "its own.", "--whole-brain")] = False,
+    whole_brain: Annotated[bool, option("Every voxel of the brain mask, with an HRF of its own, "
+                                        "shrunk to its mean response.", "--whole-brain")] = False,
 ):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
     from recon_lib.data import raw_betas

@@ -247,7 +247,7 @@ def test_the_whole_brain_is_estimated_as_its_regions_would_be(tmp_path):
     path = raw_betas.estimate_whole_brain(root)
     runs = list(bids.iter_runs(root, "CSI1"))
     names = np.concatenate([one.names for one in runs])
-    expected = estimate([(one.bold, one.onsets) for one in runs], TR, names)
+    expected = estimate([(one.bold, one.onsets) for one in runs], TR)
     with h5py.File(path) as file:
         place = {tuple(ijk): i for i, ijk in enumerate(file["ijk"][:].tolist())}
         columns = [place[tuple(ijk)] for ijk in runs[0].ijk.tolist()]

@@ -172,15 +172,13 @@ def test_building_the_experiment(processes, rng, tmp_path):
 def glm(folder):
     """Six runs, spooled and estimated in blocks."""
     onsets = 4.0 + 10 * np.arange(12)
-    labels = np.r_[[0, 1, 2], np.full(9, -1)]
 
     def load(i):
         bold = np.random.default_rng(i).normal(1000, 10, (72, 240))
         return bold, onsets
 
     runs = whole_brain.spool([lambda i=i: load(i) for i in range(6)], folder)
-    whole_brain.estimate_to_file(runs, folder / "betas.h5", 2.0, 40, labels=np.tile(labels, 6),
-                               confounds=None)
+    whole_brain.estimate_to_file(runs, folder / "betas.h5", 2.0, 40, confounds=None)
 
 
 def glm_noted(folder):

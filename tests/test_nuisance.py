@@ -67,7 +67,7 @@ def choice(confounds):
 
 
 def chain(confounds):
-    return estimate(RUNS, TR, LABELS, both(confounds)).betas
+    return estimate(RUNS, TR, both(confounds)).betas
 
 
 def prewhitened(confounds):
@@ -91,7 +91,7 @@ def test_confounds_that_say_nothing_new_change_nothing(estimator):
 def test_nor_do_they_in_the_whole_brain(tmp_path):
     def estimated(confounds):
         path = tmp_path / "betas.h5"
-        whole_brain.estimate_to_file(RUNS, path, TR, block=20, labels=LABELS, confounds=confounds)
+        whole_brain.estimate_to_file(RUNS, path, TR, block=20, confounds=confounds)
         return whole_brain.read_estimate(path).betas
 
     plain = estimated(None)

@@ -4,11 +4,13 @@ import h5py
 import numpy as np
 import pytest
 
-from recon_lib.bold import hrf, shrinkage, single_trial, whole_brain
+from recon_lib.bold import hrf, reml, shrinkage, single_trial, whole_brain
 from recon_lib.bold.betas import correlate_columns
 from recon_lib.bold.design import cosine_drift
 from recon_lib.bold.glm import single_trial_betas, trial_design
+from recon_lib.bold.single_trial import estimate
 from recon_lib.common.errors import DataError
+from recon_lib.world.scan import simulate
 
 TR, VOLUMES, TRIALS, RUNS, VOXELS = 2.0, 124, 10, 12, 60
 
@@ -116,13 +118,13 @@ def test_fraction_by_hand(world):
 
 @pytest.mark.slow
 def test_the_chain_beats_plain_lsa(world):
-    runs, labels, truth, _ = world
+    runs, _, truth, _ = world
     plain = np.concatenate([single_trial_betas(b, o, TR) for b, o in runs])
     chain = single_trial.estimate(runs, TR)
     fit = single_trial.hrf_fit(runs, TR).max(0)
     pool = fit < np.quantile(fit, 0.4)
     confounds = single_trial.noise_components(runs, TR, pool, 2)
-    full = single_trial.estimate(runs, TR, labels, confounds)
+    full = single_trial.estimate(runs, TR, confounds)
     assert score(chain.betas, truth) > score(plain, truth) + 0.01
     assert score(full.betas, truth) > score(chain.betas, truth) + 0.01
 
@@ -138,8 +140,8 @@ def test_noise_components_are_orthonormal_and_shared(world):
 
 @pytest.mark.slow
 def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monkeypatch):
-    runs, labels, _, _ = world
-    whole = single_trial.estimate(runs, TR, labels)
+    runs = world[0]
+    whole = single_trial.estimate(runs, TR)
     loads = []
 
     def loader(i):
@@ -164,11 +166,11 @@ def test_in_blocks_and_after_a_kill_the_answer_is_the_same(world, tmp_path, monk
 
     monkeypatch.setattr(whole_brain, "estimate", killed)
     with pytest.raises(KeyboardInterrupt):
-        whole_brain.estimate_to_file(spooled, path, TR, block=17, labels=labels)
+        whole_brain.estimate_to_file(spooled, path, TR, block=17)
     assert not path.exists()
     with pytest.raises(DataError, match="other runs or settings"):
-        whole_brain.estimate_to_file(spooled, path, TR, block=17)
-    whole_brain.estimate_to_file(spooled, path, TR, block=17, labels=labels)
+        whole_brain.estimate_to_file(spooled, path, TR, block=17, high_pass=0.02)
+    whole_brain.estimate_to_file(spooled, path, TR, block=17)
     assert len(calls) == 3 + 2  # four blocks: two before the kill, two after
     result = whole_brain.read_estimate(path)
     np.testing.assert_allclose(result.betas, whole.betas, atol=2e-4)
@@ -217,10 +219,11 @@ def test_blocks_of_other_data_and_damaged_ones_are_made_again(tmp_path, monkeypa
         parts[0].write_bytes(whole)
     calls = []
     monkeypatch.setattr(whole_brain, "estimate",
-                        lambda *args: calls.append(1) or single_trial.estimate(*args))
-    whole_brain.estimate_to_file(two, path, TR, block=2)
-    assert len(calls) == 1 + spoil  # the block that differs, and the damaged one
-    expected = single_trial.estimate(two, TR).betas
+                        lambda *args, prior: calls.append(1) or estimate(*args, prior=prior))
+    data = one if spoil else two
+    whole_brain.estimate_to_file(data, path, TR, block=2)
+    assert len(calls) == (1 if spoil else 2)  # the damaged one, or both: other data, another prior
+    expected = single_trial.estimate(data, TR).betas
     np.testing.assert_allclose(whole_brain.read_estimate(path).betas, expected, rtol=1e-5)
 
 
@@ -269,19 +272,19 @@ def test_a_damaged_run_is_not_left_open(tmp_path):
 
 @pytest.mark.slow
 def test_runs_may_be_h5_data_sets(world, tmp_path):
-    runs, labels, _, _ = world
+    runs = world[0]
     with h5py.File(tmp_path / "runs.h5", "w") as file:
         stored = [(file.create_dataset(f"run{i}", data=b), o) for i, (b, o) in enumerate(runs)]
-        mine = single_trial.estimate(stored, TR, labels)
-    whole = single_trial.estimate(runs, TR, labels)
+        mine = single_trial.estimate(stored, TR)
+    whole = single_trial.estimate(runs, TR)
     np.testing.assert_array_equal(mine.betas, whole.betas)
 
 
 def test_nan_voxels_pass_through(world):
-    runs, labels, _, _ = world
+    runs = world[0]
     broken = [(bold.copy(), onsets) for bold, onsets in runs]
     broken[2][0][5, 7] = np.nan
-    result = single_trial.estimate(broken, TR, labels)
+    result = single_trial.estimate(broken, TR)
     assert np.isnan(result.betas[20:30, 7]).all()
     assert np.isfinite(np.delete(result.betas, 7, axis=1)).all()
 
@@ -329,3 +332,40 @@ def test_choices_that_are_none_are_refused(world):
             call([], TR)
     with pytest.raises(DataError, match="2 runs with 3 sets"):
         single_trial.estimate(runs, TR, confounds=[np.zeros((VOLUMES, 1))] * 3)
+
+
+@pytest.mark.parametrize("size", [32, 1024])
+def test_what_is_chosen_does_not_depend_on_the_block(size, tmp_path):
+    """HRF, ratio and betas of a voxel are those of the whole scan, however few are in hand."""
+    runs = simulate(1, {"LHPPA": 100}).runs[:4]
+    whole = single_trial.estimate(runs, TR)
+    for start in range(0, 100, size):
+        some = slice(start, start + size)
+        part = single_trial.hrf_fit([(bold[:, some], onsets) for bold, onsets in runs], TR)
+        assert (part.argmax(0) == whole.hrf[some]).all()
+    whole_brain.estimate_to_file(runs, tmp_path / "betas.h5", TR, block=size)
+    blocks = whole_brain.read_estimate(tmp_path / "betas.h5")
+    np.testing.assert_allclose(blocks.ratio, whole.ratio, rtol=1e-3)
+    np.testing.assert_allclose(blocks.betas, whole.betas, atol=1e-3)
+
+
+def test_the_fit_is_that_of_one_response_for_all_runs(world):
+    """The choice is the shape whose least squares fit, whitened by hand, is best over all runs."""
+    runs = world[0]
+    fit, rho = single_trial.hrf_fit(runs, TR), reml.autocorrelations(runs, TR)
+    for v in (0, 17, 42):
+        rest = []
+        for kernel in hrf.library(TR):
+            ys, columns = [], []
+            for i, (bold, onsets) in enumerate(runs):
+                white = np.eye(VOLUMES) - rho[v] * np.eye(VOLUMES, k=-1)
+                drift = np.zeros((VOLUMES, len(runs) * 5))
+                mine = cosine_drift(VOLUMES, TR)
+                drift[:, 5 * i : 5 * i + mine.shape[1]] = mine
+                response = trial_design(onsets, VOLUMES, TR, kernel).sum(1)
+                columns.append(white @ np.column_stack([response, drift]))
+                ys.append(white @ (100 * bold[:, v] / bold[:, v].mean()))
+            y, X = np.concatenate(ys), np.concatenate(columns)
+            free, given = (((y - Z @ np.linalg.lstsq(Z, y)[0]) ** 2).sum() for Z in (X[:, 1:], X))
+            rest.append(1 - given / free)
+        np.testing.assert_allclose(fit[:, v], rest, atol=1e-4)

@@ -217,7 +217,7 @@ def common_prior(likelihood):
     """
     likelihood = likelihood[:, np.isfinite(likelihood).all(0)]
     prior = np.full(len(likelihood), 1 / len(likelihood))
-    for _ in range(200):
+    for _ in range(200 if likelihood.size else 0):
         prior = prior * (likelihood / (prior @ likelihood)).mean(1)
     return prior
 

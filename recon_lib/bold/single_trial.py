@@ -1,6 +1,7 @@
-"""Better single-trial betas: an HRF for each voxel, ridge, and noise regressors.
+"""Better single-trial betas: an HRF for each voxel, shrinkage, and noise regressors.
 
-The three ideas of GLMsingle (Prince et al. 2022, doi:10.7554/eLife.77599), each a function.
+The three ideas of GLMsingle (Prince et al. 2022, doi:10.7554/eLife.77599), each a function; in
+place of its ridge, which shrinks the mean response as well, stands `reml`.
 `runs` is a sequence of `(bold, onsets)`, one per run; `bold` is anything that gives a
 `(volumes, voxels)` array when sliced, such as an array or an h5py data set.
 """
@@ -13,14 +14,9 @@ import numpy as np
 from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, trial_design
-from recon_lib.bold.regression import autocorrelation, ols, whiten
-from recon_lib.bold.shrinkage import (
-    choose_fraction,
-    project_out,
-    ridge_betas,
-    some_runs,
-    without_drift,
-)
+from recon_lib.bold.regression import whiten
+from recon_lib.bold.reml import autocorrelations, confound_of, reml_betas
+from recon_lib.bold.shrinkage import project_out, without_drift
 from recon_lib.common.errors import DataError
 
 
@@ -34,32 +30,34 @@ class Estimate:
         Percent signal change, trials in order of the runs.
     hrf : (voxels,) int array
         Row of `hrf.library`.
-    fraction : (voxels,) array
-        Length of the ridge betas relative to the unregularised ones; 1 means no ridge.
+    ratio : (voxels,) array
+        Variance of the trials' deviations from the mean response over that of the noise.
+    prior : (ratios,) array
+        How common each of `reml.RATIOS` is among the voxels.
     """
 
     betas: np.ndarray
     hrf: np.ndarray
-    fraction: np.ndarray
+    ratio: np.ndarray
+    prior: np.ndarray
 
 
-def estimate(runs, tr, labels=None, confounds=None, durations=1.0, high_pass=0.01):
-    """The whole chain: choose an HRF per voxel, then a ridge fraction, then give the betas.
+def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None):
+    """The whole chain: choose an HRF for each voxel, then give betas that are shrunk by REML.
 
     Parameters
     ----------
     runs : sequence of (bold, onsets)
     tr : float
         Repetition time, in seconds.
-    labels : (trials,) array, optional
-        Which picture each trial showed, -1 for trials that may not vote. Pictures that occur
-        in two runs or more choose the ridge fraction; without labels there is no ridge.
     confounds : list of (volumes, c) arrays, optional
         One per run, for instance `noise_components`.
     durations : float
         Seconds for which each picture was shown.
     high_pass : float
         In Hz.
+    prior : (ratios,) array, optional
+        As in `reml_betas`.
 
     Returns
     -------
@@ -68,55 +66,54 @@ def estimate(runs, tr, labels=None, confounds=None, durations=1.0, high_pass=0.0
     settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
     runs = [(np.asarray(bold[:]), onsets) for bold, onsets in runs]
     hrf = hrf_fit(runs, tr, **settings).argmax(0)
-    if labels is None:
-        fraction = np.ones(len(hrf))
-    else:
-        fraction = choose_fraction(runs, tr, labels, hrf, **settings)
-    betas = ridge_betas(runs, tr, hrf, fraction, **settings)
-    return Estimate(betas, hrf, fraction)
+    found = reml_betas(runs, tr, hrf, prior=prior, **settings)
+    return Estimate(found.betas, hrf, found.ratio, found.prior)
+
+
+def variance_prior(runs, tr, **settings):
+    """The `prior` of `estimate` alone, for other voxels of the same brain."""
+    return estimate(runs, tr, **settings).prior
 
 
 def hrf_fit(runs: Sequence, tr: float, confounds: np.ndarray | None = None,
             durations: np.ndarray | float = 1.0, high_pass: float = 0.01):
-    """How well each response shape of the library explains each voxel.
+    """How well each response shape of the library explains each voxel's mean response.
 
-    All trials share one regressor here, and both sides are whitened with the typical
-    autocorrelation of the run. Free trial regressors on raw series would fit the noise too, and
-    since BOLD noise is slow, wide shapes would win in every voxel.
+    All trials of all runs share one regressor and one weight, and both sides are whitened with the
+    voxel's own autocorrelation. Free trial regressors on raw series would fit the noise too, and
+    since BOLD noise is slow, wide shapes would win in every voxel. No voxel's result depends on
+    the others in hand.
 
     Returns
     -------
     (20, voxels) array
-        Share of the whitened, drift-free variance that the shape explains, as a mean over runs.
-        `argmax(0)` chooses.
+        Share of the whitened, drift-free variance that the shape explains. `argmax(0)` chooses.
 
     Raises
     ------
     DataError
         If there is no run, or not one set of confounds for each.
     """
-    some_runs(runs, confounds)
     shapes = responses.library(tr)
-    explained = 0.0
+    rho = autocorrelations(runs, tr, confounds, durations, high_pass)
+    product = np.zeros((len(shapes), len(rho)))  # of model and series
+    models, power = np.zeros_like(product), np.zeros(len(rho))  # squares of either
     for i, (bold, onsets) in enumerate(runs):
-        series = percent_change(bold)
-        extra = None if confounds is None else confounds[i]
-        drift = nuisance_basis(len(series), tr, high_pass, extra)
-        models = np.stack(
+        series = percent_change(bold[:])
+        drift = nuisance_basis(len(series), tr, high_pass, confound_of(confounds, i))
+        each = np.stack(
             [trial_design(onsets, len(series), tr, s, durations).sum(1) for s in shapes], axis=1
         )
-        middle = np.column_stack([models[:, len(shapes) // 2], drift])
-        rho = np.nanmedian(autocorrelation(ols(series, middle).residuals, middle))
-        series, models, drift = (whiten(part, rho) for part in (series, models, drift))
-        basis, _ = np.linalg.qr(drift)
-        series = project_out(basis, series)
-        models = project_out(basis, models)
-        models /= np.linalg.norm(models, axis=0)
-        with np.errstate(invalid="ignore"):
-            explained = explained + (models.T.astype(series.dtype) @ series) ** 2 / np.einsum(
-                "tv,tv->v", series, series
-            )
-    return explained / len(runs)
+        for level in np.unique(rho):
+            mine = np.flatnonzero((rho == level) & np.isfinite(series).all(0))
+            basis, _ = np.linalg.qr(whiten(drift, level))
+            white = project_out(basis, whiten(series[:, mine], level))
+            model = project_out(basis, whiten(each, level))
+            product[:, mine] += model.T.astype(series.dtype) @ white
+            models[:, mine] += (model**2).sum(0)[:, None]
+            power[mine] += np.einsum("tv,tv->v", white, white, dtype=float)
+    with np.errstate(invalid="ignore"):
+        return product**2 / (models * power)
 
 
 def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,

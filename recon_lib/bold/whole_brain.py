@@ -9,12 +9,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from recon_lib.bold.single_trial import Estimate, estimate
+from recon_lib.bold.single_trial import Estimate, estimate, variance_prior
 from recon_lib.common.errors import DataError, atomic_write, enough_memory, writing
 from recon_lib.common.files import dataset, read_dataset, readable
 from recon_lib.common.folders import alone_in, only_one
 
 CHUNK = 1024  # voxels that lie together on disk
+SAMPLE = 2000  # voxels, spread over all, that set the prior of the variance ratios for every block
 
 
 def spool(runs, folder, sources=""):
@@ -80,17 +81,18 @@ def _write_run(path, source, bold, onsets):
 def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     """`single_trial.estimate` for more voxels than fit in memory, written to an HDF5 file.
 
-    Works a block of voxels at a time over all runs. Each finished block is a file of its own
-    beside the target, so that a killed job goes on where it stopped; the last step joins them.
-    Finished blocks, and a finished result, are kept only where the data, read once more, are the
-    ones that they were made of.
+    Works a block of voxels at a time over all runs. What is chosen for a voxel does not depend on
+    the blocks: voxels spread over all of them set the prior that they share. Each finished block
+    is a file of its own beside the target, so that a killed job goes on where it stopped; the last
+    step joins them. Finished blocks, and a finished result, are kept only where the data, read
+    once more, are the ones that they were made of.
 
     Parameters
     ----------
     runs : sequence of (bold, onsets)
         See `spool`.
     path : str or Path
-        Gets the data sets `betas` (trials, voxels), `hrf` and `fraction` (voxels,).
+        Gets the data sets `betas` (trials, voxels), `hrf` and `ratio` (voxels,), `prior`.
     tr : float
         Repetition time, in seconds.
     block : int
@@ -116,12 +118,17 @@ def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     with only_one(path.with_name(f".{path.name}.lock")):
         blocks = [slice(start, min(start + block, voxels)) for start in range(0, voxels, block)]
         with enough_memory("`block`, the voxels worked on at a time"):
-            done = is_done(path, job, runs, blocks)
+            some = slice(0, voxels, max(1, voxels // SAMPLE))
+            sample = [(read_columns(bold, some), onsets) for bold, onsets in runs]
+            mark = digest(*(bold for bold, _ in sample))
+            done = is_done(path, job, runs, blocks, mark)
         if not done:
             _same_job(parts, job)
-            for columns in blocks:
-                with enough_memory("`block`, the voxels worked on at a time"):
-                    _estimate_part(_part(parts, columns), runs, columns, tr, settings)
+            with enough_memory("`block`, the voxels worked on at a time"):
+                settings["prior"] = variance_prior(sample, tr, **settings)
+                del sample
+                for columns in blocks:
+                    _estimate_part(_part(parts, columns), runs, columns, tr, settings, mark)
             _join(parts, path, sum(len(onsets) for _, onsets in runs), blocks, job, beside)
         shutil.rmtree(parts, ignore_errors=True)
 
@@ -130,9 +137,9 @@ def _part(parts, columns):
     return parts / f"{columns.start:09d}.npz"
 
 
-def _estimate_part(part, runs, columns, tr, settings):
+def _estimate_part(part, runs, columns, tr, settings, mark):
     mine = [(read_columns(bold, columns), onsets) for bold, onsets in runs]
-    data = digest(*(bold for bold, _ in mine))
+    data = digest(mark, *(bold for bold, _ in mine))
     if not _is_whole(part, data):
         result = estimate(mine, tr, **settings)
         with atomic_write(part) as partial, open(partial, "wb") as stream:
@@ -166,7 +173,7 @@ def _join(parts, path, trials, blocks, job, beside=None):
     sizes = {  # name: shape, type, shape of a chunk
         "betas": ((trials, voxels), np.float32, (trials, min(voxels, 64))),
         "hrf": ((voxels,), np.int16, True),
-        "fraction": ((voxels,), np.float32, True),
+        "ratio": ((voxels,), np.float32, True),
     }
     with writing(path), h5py.File(whole, "w", libver="v110") as file:
         file.attrs["job"] = json.dumps(job)
@@ -178,7 +185,9 @@ def _join(parts, path, trials, blocks, job, beside=None):
                 for name in sizes:
                     file[name][..., columns] = result[name]
                 data.append(str(result["data"]))
+                prior = result["prior"]
         file["data"] = np.array(data, "S")
+        file.create_dataset("prior", data=prior, fletcher32=True)
         for name, value in (beside or {}).items():
             file[name] = value
     with writing(path):
@@ -197,7 +206,8 @@ def read_estimate(path, voxels=slice(None)):
         return Estimate(
             read_dataset(file, "betas", (slice(None), voxels)),
             read_dataset(file, "hrf", voxels),
-            read_dataset(file, "fraction", voxels),
+            read_dataset(file, "ratio", voxels),
+            read_dataset(file, "prior"),
         )
 
 
@@ -223,7 +233,7 @@ def job_digest(runs, settings):
     return digest(*values)
 
 
-def is_done(path, job, runs, blocks):
+def is_done(path, job, runs, blocks, mark):
     """Whether `path` holds the result of just this job, made of just these data."""
     if not path.exists():
         return False
@@ -235,7 +245,7 @@ def is_done(path, job, runs, blocks):
     except (OSError, KeyError, ValueError):  # something else: it will be replaced
         return False
     return len(data) == len(blocks) and all(
-        digest(*(read_columns(bold, columns) for bold, _ in runs)) == told
+        digest(mark, *(read_columns(bold, columns) for bold, _ in runs)) == told
         for columns, told in zip(blocks, data, strict=True)
     )
 

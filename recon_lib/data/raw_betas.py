@@ -1,7 +1,7 @@
 """From a subject's raw runs to betas on disk: in the regions, as releases have them, or everywhere.
 
 The betas of regions are estimated as the course does it (`glm.single_trial_betas`), those of the
-whole brain with an HRF and a ridge fraction for each voxel (`single_trial.estimate`).
+whole brain with an HRF for each voxel and shrunk to its mean response (`single_trial.estimate`).
 """
 
 import shutil
@@ -99,7 +99,7 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     -------
     Path
         `derivatives/betas/NAME_whole-brain.h5` under `root`: `betas` (trials, voxels) in % signal
-        change, `hrf` and `fraction` (voxels,) as `single_trial.estimate` chooses them, `ijk`
+        change, `hrf` and `ratio` (voxels,) as `single_trial.estimate` chooses them, `ijk`
         (voxels, 3) places in the volume, `stimuli`, `session` and `run` of each trial.
 
     Raises
@@ -133,13 +133,10 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
                         "long: estimate the regions' betas, which need not")
     trials = pandas.DataFrame([(*n, shown) for n, one in zip(numbers, events, strict=True)
                                for shown in one.names], columns=["session", "run", "stimuli"])
-    again = trials.drop_duplicates().stimuli.duplicated().any()  # a picture in two runs
     beside = {"ijk": masks.ijk, "session": trials.session.to_numpy(), "run": trials.run.to_numpy(),
               "stimuli": trials.stimuli.to_numpy("S")}
     try:
-        estimate_to_file(runs, path, bold5000.TR, block, beside,
-                         labels=trials.stimuli.to_numpy(str) if again else None,
-                         durations=float(lengths[0]))
+        estimate_to_file(runs, path, bold5000.TR, block, beside, durations=float(lengths[0]))
     finally:
         for bold, _ in runs:
             bold.file.close()
