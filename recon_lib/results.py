@@ -55,8 +55,8 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
-        for kind in ("pictures", "rankings"):
-            arrays |= {f"{name}/{kind}/{key}": value for key, value in part[kind].items()}
+        for kind in ("pictures", "rankings", "other_seeds"):
+            arrays |= {f"{name}/{kind}/{key}": value for key, value in part.get(kind, {}).items()}
     settings = asdict(source) | dict(data=str(source.data), seed=seed, held=x.held,
                                      model=str(model), sampling=asdict(sampling),
                                      seconds=round(time.time() - begin, 1),
@@ -84,34 +84,40 @@ def score_release(out, permutations, say):
     results = {}
     for key, value in arrays.items():
         name, *rest = key.split("/")
-        part = results.setdefault(name, {"pictures": {}, "rankings": {}})
+        part = results.setdefault(name, {"pictures": {}, "rankings": {}, "other_seeds": {}})
         if rest == ["target"]:
             part["target"] = value
         else:
             part[rest[0]][rest[1]] = value
-    table = report.score(x, results, report.load_classifiers(), permutations, settings["seed"])
+    classifiers = report.load_classifiers()
+    table = report.score(x, results, classifiers, permutations, settings["seed"])
+    paired = report.paired_differences(x, results, classifiers, settings["seed"])
     table["info"] = settings | {
+        "diffusion_minus_map_retrieval": paired,
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
                   "test_pictures": len(x.test_index), "voxels": x.betas.shape[1]},
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
         "permutations": permutations,
     }
     write_scores(out, table)
-    draw_release(out, x.images[x.test_index], results["averaged"]["pictures"])
+    draw_release(out, x.images[x.test_index], results["averaged"])
     for name in ("single_trial", "averaged"):
         say(f"\n{name.replace('_', ' ')}\n{report.format_report(table[name])}")
+        if name in paired:
+            say("top-1, diffusion minus MAP retrieval: {top1:+.3f} ({top1_low:+.3f} to "
+                "{top1_high:+.3f})".format(**paired[name]))
     say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
         f"{out / 'grid.png'}")
 
 
-def draw_release(out, seen, pictures):
+def draw_release(out, seen, averaged):
     """The two figures of a release: what some decoders drew, and many pairs of seen and drawn."""
-    show = spread(len(seen), FIRST)
-    rows = {"seen": seen, "ridge to pixels": pictures["ridge"]}
-    for number, key in enumerate(("diffusion", "diffusion_seed_1", "diffusion_seed_2"), 1):
-        rows[f"diffusion, seed {number}"] = pictures[key]
-    rows["shuffled brain"] = pictures["shuffled_brain"]
-    figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
+    pictures, show = averaged["pictures"], spread(len(seen), FIRST)
+    rows = {"seen": seen[show], "ridge to pixels": pictures["ridge"][show],
+            "diffusion, seed 1": pictures["diffusion"][show]}
+    rows |= {f"diffusion, {key.replace('_', ' ')}": drawn
+             for key, drawn in averaged["other_seeds"].items()}
+    figure = plots.reconstructions(rows | {"shuffled brain": pictures["shuffled_brain"][show]})
     save_figure(out / "reconstructions.png", figure)
     many = spread(len(seen), 48)
     grid = plots.pairs(seen[many], pictures["diffusion"][many],

@@ -136,13 +136,15 @@ def test_all_decoders_are_there(results, loaded):
     assert set(results) == {"single_trial", "averaged"}
     for name, n in (("single_trial", 24), ("averaged", 6)):
         part = results[name]
-        extra = {"diffusion_seed_1", "diffusion_seed_2"} if name == "averaged" else set()
-        assert set(part["pictures"]) == PICTURES | extra
+        assert set(part["pictures"]) == PICTURES
         for pictures in part["pictures"].values():
             assert pictures.shape == (n, 64, 64, 3) and pictures.dtype == np.uint8
         assert {k: v.shape for k, v in part["rankings"].items()} == {
             "brain_vector": (n, 6), "encoding_model": (n, 6),
             "ideal_observer": (n, 6)}
+    again = results["averaged"]["other_seeds"]
+    assert set(again) == {"seed_2", "seed_3"} and again["seed_2"].shape == (6, 64, 64, 3)
+    assert not np.array_equal(again["seed_2"], again["seed_3"])
     assert np.array_equal(results["single_trial"]["target"], loaded.target)
     assert results["averaged"]["target"].tolist() == list(range(6))
 

@@ -10,9 +10,11 @@ from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
 from recon_lib.scores import metrics, report
 from recon_lib.scores.identification import (
+    bootstrap_interval,
     permutation_null,
     permutation_p,
     top_k,
+    top_k_hits,
     two_way,
     two_way_null_sd,
     two_way_within,
@@ -272,7 +274,7 @@ def test_report(rng):
     table = report.score_table({"diffusion": noisy, "shuffled_brain": pictures(rng, 24)}, criteria,
                           {"ideal_observer": np.eye(12)[target]}, permutations=199)
     without = {"two_way_within_scene"}  # no factors, no training images
-    assert set(table["diffusion"]) == set(report.METRICS[:8]) - without
+    assert set(table["diffusion"]) == set(report.METRICS[:10]) - without
     assert table["diffusion"]["top1"] == 1 and table["diffusion"]["p_value"] == 1 / 200
     assert table["shuffled_brain"]["p_value"] > 0.01
     assert "pixcorr" not in table["ideal_observer"] and table["ideal_observer"]["two_way"] == 1
@@ -332,3 +334,36 @@ def test_categories_of_another_number_of_candidates_are_refused(labels):
     scores = np.eye(10) + np.random.default_rng(0).normal(size=(10, 10))
     with pytest.raises(DataError, match="10 candidates"):
         permutation_p(scores, np.arange(10), two_way, 9, within=np.zeros(labels, int))
+
+
+def test_bootstrap_interval_keeps_the_trials_of_a_picture_together(rng):
+    """Against scipy, drawing pictures; wider than if trials were independent."""
+    target = np.repeat(np.arange(60), 4)
+    easy = rng.random(60)[target]
+    hits = (rng.random(240) < easy).astype(float)
+    low, high = bootstrap_interval(hits, target)
+    means = hits.reshape(60, 4).mean(1)
+    oracle = stats.bootstrap((means,), np.mean, method="percentile", rng=0,
+                             n_resamples=9999).confidence_interval
+    assert low == pytest.approx(oracle.low, abs=0.015)
+    assert high == pytest.approx(oracle.high, abs=0.015)
+    alone = bootstrap_interval(hits, np.arange(240))
+    assert high - low > 1.1 * (alone[1] - alone[0])
+    assert bootstrap_interval(np.ones(240), target) == (1, 1)
+    assert bootstrap_interval(hits, target) == (low, high)  # the seed decides
+    assert top_k_hits(np.eye(3), [0, 2, 2]).tolist() == [1, 0, 1]
+    with pytest.raises(DataError, match="expected"):
+        bootstrap_interval(hits[:5], target)
+
+
+def test_paired_differences_are_of_the_same_trials(loaded):
+    from recon_lib.scores.report import load_classifiers, paired_differences
+
+    seen = loaded.images[loaded.test_index]
+    target = np.repeat(np.arange(len(seen)), 4)
+    half = seen[np.where(np.arange(len(target)) % 2, target, (target + 1) % len(seen))]
+    results = {"single_trial": {"target": target, "pictures": {
+        "diffusion": seen[target], "map_retrieval": half}}}
+    found = paired_differences(loaded, results, load_classifiers())["single_trial"]
+    assert found["top1"] == 0.5 and found["top1_low"] == found["top1_high"] == 0.5
+    assert paired_differences(loaded, results, load_classifiers(), one="ridge") == {}

@@ -155,7 +155,8 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     -------
     dict
         For "single_trial" and "averaged" a dict with `target`, `pictures` (decoder -> uint8
-        array) and `rankings` (decoder -> (trials, candidates) array).
+        array) and `rankings` (decoder -> (trials, candidates) array); for "averaged" also
+        `other_seeds`, a few test pictures drawn again.
     """
     x, train = experiment, ~experiment.test
     net = load_conditional(model_path, device, x.images.shape[1])
@@ -204,7 +205,8 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
             say("the prior is not of this experiment alone: what it retrieves cannot be shown")
         results[name] = {"target": target, "pictures": pictures,
                          "rankings": {key: rank(trials) for key, rank in observers.items()}}
-    for extra in (1, 2):  # to look at only: the scores are of the first seed
-        draw = best_sampler(net, training, sampling, posterior, seed + extra)
-        results["averaged"]["pictures"][f"diffusion_seed_{extra}"] = draw(trials)
+    some = trials.take(spread(len(averaged), FIRST))
+    results["averaged"]["other_seeds"] = {  # to look at only: the scores are of the first seed
+        f"seed_{extra + 1}": best_sampler(net, training, sampling, posterior, seed + extra)(some)
+        for extra in (1, 2)}
     return results

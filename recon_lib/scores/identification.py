@@ -27,9 +27,39 @@ def top_k(similarity: ArrayLike, target: ArrayLike, k: int = 1) -> float:
     float
         In [0, 1]; chance k / candidates.
     """
+    return float(top_k_hits(similarity, target, k).mean())
+
+
+def top_k_hits(similarity: ArrayLike, target: ArrayLike, k: int = 1) -> np.ndarray:
+    """`top_k` of each trial (trials,): 1, 0, or a share where there are ties."""
     below, equal, rivals = _against_rivals(similarity, target)
     above = rivals - below - equal
-    return float(np.clip((k - above) / (equal + 1), 0, 1).mean())
+    return np.clip((k - above) / (equal + 1), 0, 1)
+
+
+def bootstrap_interval(values: ArrayLike, target: ArrayLike, level: float = 0.95, n: int = 2000,
+                       seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of a mean over trials, by drawing pictures with replacement.
+
+    The trials of one picture stay together: they share what is easy or hard about it.
+
+    Parameters
+    ----------
+    values : array_like (trials,)
+        Of each trial: a hit, or the difference between the hits of two decoders.
+    target : array_like (trials,) of int
+        The picture of each.
+
+    Returns
+    -------
+    low, high : float
+    """
+    _, index = np.unique(np.asarray(target), return_inverse=True)
+    total, count = np.bincount(index, check(values, index.shape)), np.bincount(index)
+    drawn = np.random.default_rng(seed).integers(len(count), size=(n, len(count)))
+    means = total[drawn].sum(1) / count[drawn].sum(1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def two_way(similarity: np.ndarray, target: np.ndarray) -> float:

@@ -14,14 +14,20 @@ from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
 from recon_lib.data.release import Experiment
 from recon_lib.scores.hog_net import load_independent_classifier
-from recon_lib.scores.identification import permutation_p, top_k, two_way, two_way_within
+from recon_lib.scores.identification import (
+    bootstrap_interval,
+    permutation_p,
+    top_k_hits,
+    two_way,
+    two_way_within,
+)
 from recon_lib.scores.metrics import nearest_training_distance, pixel_correlation, ssim
 
 READ = {"object": "category", "background": "background", "light": "light"}  # what classifiers name
 INDEPENDENT = "_independent"  # ends the name of what the independent classifier reads
-METRICS = ("top1", "two_way", "p_value", "two_way_within_category", "p_within_category",
-           "two_way_within_scene", "pixcorr", "ssim", *READ, *(name + INDEPENDENT for name in READ),
-           "nearest_train", "variance")
+METRICS = ("top1", "top1_low", "top1_high", "two_way", "p_value", "two_way_within_category",
+           "p_within_category", "two_way_within_scene", "pixcorr", "ssim", *READ,
+           *(name + INDEPENDENT for name in READ), "nearest_train", "variance")
 
 
 @dataclass
@@ -131,11 +137,15 @@ def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
     Returns
     -------
     dict
-        ``top1``, ``two_way`` and ``p_value``, its permutation p-value. When `category` gives some
+        ``top1``, the ends ``top1_low`` and ``top1_high`` of its 95 % interval, ``two_way`` and
+        ``p_value``, its permutation p-value. When `category` gives some
         trial a rival, also ``two_way_within_category``, and ``p_within_category`` by permuting
         within categories: is there information beyond the category?
     """
-    scores = {"top1": top_k(similarity, target), "two_way": two_way(similarity, target)}
+    hits = top_k_hits(similarity, target)
+    low, high = bootstrap_interval(hits, target, seed=seed)
+    scores = {"top1": float(hits.mean()), "top1_low": low, "top1_high": high,
+              "two_way": two_way(similarity, target)}
     scores["p_value"] = permutation_p(similarity, target, two_way, permutations, seed)
     within = np.nan if category is None else two_way_within(similarity, target, category)
     if np.isfinite(within):
@@ -232,16 +242,21 @@ def score_table(pictures: dict[str, np.ndarray], criteria: Criteria,
 def format_report(table: dict, metrics: Sequence[str] = METRICS):
     """The table of `report` as lines of text, one decoder a row, for some of its metrics or all.
 
-    Two numbers in a cell are what the evaluation and the independent classifier read.
+    Two numbers in a cell are what the evaluation and the independent classifier read; top-1 comes
+    with its 95 % interval.
     """
     frame = pd.DataFrame.from_dict(table, orient="index").reindex(table)
     cells = {}
     for m in metrics:
-        if m in frame and not m.endswith(INDEPENDENT):
+        if m in frame and not m.endswith((INDEPENDENT, "_low", "_high")):
             both = [frame[name].map("{:.3f}".format, na_action="ignore")
                     for name in (m, m + INDEPENDENT) if name in frame]
             head = m.replace("_category", "").replace("two_way_within", "within")
             cells[head] = both[0] if len(both) == 1 else both[0] + " / " + both[1]
+            if m + "_low" in frame:
+                ends = [frame[m + end].map("{:.3f}".format, na_action="ignore")
+                        for end in ("_low", "_high")]
+                cells[head] += (" (" + ends[0] + " to " + ends[1] + ")").fillna("")
     return pd.DataFrame(cells).fillna("–").to_string()
 
 
@@ -262,21 +277,49 @@ def score(experiment: Experiment, results: dict, classifiers: dict, permutations
     dict
         {"single_trial": {decoder: {metric: number}}, "averaged": {…}}.
     """
-    x = experiment
-    features = evaluation_space(x.train_pictures, classifiers[""])
-    factors = None if x.factors is None else x.factors[x.test_index]
-    category = None if factors is None else factors["category"]
+    x, tables = experiment, {}
     shown = np.bincount(x.target).mean()  # trials of a test picture
-    tables = {}
-    for name, part in results.items():
-        criteria = Criteria(x.images[x.test_index], part["target"], features, category, factors,
-                            classifiers, x.train_pictures)
+    for (name, part), criteria in zip(results.items(), criteria_of(x, results, classifiers),
+                                      strict=True):
         pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
         repeats = shown if name == "averaged" else 1
         ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
         tables[name] = score_table(
             pictures, criteria, part["rankings"], ceiling, permutations, seed)
     return tables
+
+
+def criteria_of(experiment, results, classifiers):
+    """The `Criteria` of each part of what `reconstruct_experiment` returned."""
+    x = experiment
+    features = evaluation_space(x.train_pictures, classifiers[""])
+    factors = None if x.factors is None else x.factors[x.test_index]
+    category = None if factors is None else factors["category"]
+    for part in results.values():
+        yield Criteria(x.images[x.test_index], part["target"], features, category, factors,
+                       classifiers, x.train_pictures)
+
+
+def paired_differences(experiment, results, classifiers, seed=0, one="diffusion",
+                       other="map_retrieval"):
+    """Top-1 of one decoder minus that of another on the same trials, with 95 % intervals.
+
+    Returns
+    -------
+    dict
+        {"single_trial": {"top1", "top1_low", "top1_high"}, "averaged": {…}}, of those parts in
+        which both drew.
+    """
+    found = {}
+    for (name, part), criteria in zip(results.items(),
+                                      criteria_of(experiment, results, classifiers), strict=True):
+        if {one, other} <= set(part["pictures"]):
+            hits = [top_k_hits(similarity(criteria.features(np.asarray(part["pictures"][key])),
+                                          criteria.known), criteria.target) for key in (one, other)]
+            low, high = bootstrap_interval(hits[0] - hits[1], criteria.target, seed=seed)
+            found[name] = {"top1": float((hits[0] - hits[1]).mean()), "top1_low": low,
+                           "top1_high": high}
+    return found
 
 
 def score_cross_validated(arrays: dict, permutations: int = 1000, seed: int = 0) -> dict:
