@@ -82,13 +82,13 @@ def slices(anatomy: np.ndarray, values: np.ndarray, least: float, unit: str,
     anatomy, values : (x, y) arrays
         NaN outside the brain.
     least : float
-        Values nearer to 0 than this are not drawn.
+        Values nearer to 0 than this are not drawn; the strongest 2 % share one colour.
     """
     fig, axes = panels(2.6 + 0.3 * bool(title), title, 1, 2)
     for ax in axes:
         ax.imshow(anatomy.T, origin="lower", cmap="gray")
         ax.axis("off")
-    limit = np.nanmax(np.abs(values))
+    limit = np.nanquantile(np.abs(values), 0.98)
     shown = axes[1].imshow(np.where(np.abs(values) > least, values, np.nan).T, origin="lower",
                            cmap="RdBu_r", vmin=-limit, vmax=limit)
     fig.colorbar(shown, ax=axes[1], label=unit, shrink=0.8).outline.set_edgecolor(GREY)
