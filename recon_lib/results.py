@@ -1,8 +1,10 @@
 """The folder of results: reconstructions are kept in it as arrays, then scored and drawn."""
 
+import hashlib
 import importlib.metadata
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -14,11 +16,12 @@ from recon_lib.course import plots
 from recon_lib.data.release import load_experiment
 from recon_lib.decoding import crossval, reconstruct
 from recon_lib.decoding.reconstruct import FIRST, spread
+from recon_lib.decoding.sampling import GUIDANCE_MODEL, LATENT
 from recon_lib.scores import report
-from recon_lib.training.checkpoints import read_weights
+from recon_lib.training.checkpoints import located, read_weights
 from recon_lib.training.device import computed_on
 
-RELEASE, OWN = "reconstructions.npz", "own.npz"
+RELEASE, OWN, DRAWN = "reconstructions.npz", "own.npz", "drawn"
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 
@@ -51,7 +54,13 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
         save_figure(out / "first.png", plots.reconstructions(rows))
         say(f"the first reconstructions are in {out / 'first.png'}; the whole table follows")
 
-    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say, first)
+    what = json.dumps([asdict(source) | {"data": str(source.data)}, seed, asdict(sampling), device])
+    path = located(model)
+    beside = [path, path.with_name(LATENT), path.with_name(GUIDANCE_MODEL)]
+    weights = [file.read_bytes() for file in beside if file.is_file()]
+    drawn = Drawn(out / DRAWN, [what.encode(), np.ascontiguousarray(x.betas), *weights], say)
+    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say, first,
+                                                 drawn.keep)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
@@ -62,7 +71,50 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
                                      seconds=round(time.time() - begin, 1),
                                      computed=computed_on(device))
     save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
+    drawn.forget()
     say(f"reconstructions are in {out / RELEASE}")
+
+
+class Drawn:
+    """What a reconstruction has drawn so far, so that one that was stopped does not begin anew.
+
+    Parameters
+    ----------
+    folder : path
+    made_of : sequence of bytes
+        All that the pictures depend on. What was drawn of something else is removed.
+    say : function
+    """
+
+    def __init__(self, folder, made_of, say):
+        self.folder, self.say, self.mark = folder, say, folder / "made_of.txt"
+        sums = hashlib.sha256()
+        for part in made_of:
+            sums.update(part)
+        self.made_of = sums.hexdigest()
+        if not self.mark.is_file() or self.mark.read_text() != self.made_of:
+            self.forget()
+
+    def keep(self, name, draw):
+        """The pictures of this name: those that were kept, or new ones, which are kept."""
+        path = self.folder / f"{name}.npz"
+        if path.is_file():
+            self.say(f"  {name.split('.')[-1].replace('_', ' ')}: drawn before, {path}")
+            return load_arrays(path)["pictures"]
+        pictures = draw()
+        if pictures is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_write(self.mark) as partial:
+                partial.write_text(self.made_of)
+            save_arrays(path, pictures=pictures)
+        return pictures
+
+    def forget(self):
+        """Remove what was kept: these files and no others."""
+        for path in [self.mark, *self.folder.glob("*.npz")]:
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or somebody else's file is in it
+            self.folder.rmdir()
 
 
 def reconstruct_arrays(out, own, options, seed, say):

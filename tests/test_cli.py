@@ -110,6 +110,37 @@ def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_reconstruction_that_was_stopped_goes_on(miniature, tiny_model, tmp_path):
+    """What was drawn is not drawn again, and the end is bit-equal; other settings begin anew."""
+    source, one_step = results.Release(miniature), replace(SAMPLING, steps=1, candidates=1)
+
+    def reconstruct(out, say, seed=0):
+        results.reconstruct_release(out, source, str(tiny_model), seed, one_step, "cpu", say)
+        with np.load(out / "reconstructions.npz") as file:
+            return {k: file[k] for k in file.files if k != "settings"}
+
+    def stop(text):
+        if "averaged" in text:
+            raise KeyboardInterrupt
+
+    whole = reconstruct(tmp_path / "whole", lambda text: None)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(tmp_path / "out", stop)
+    kept = {path.name for path in (tmp_path / "out" / "drawn").glob("*.npz")}
+    assert {f"single_trial.{k}.npz" for k in ("diffusion", "ridge", "shuffled_brain")} <= kept
+    said = []
+    after = reconstruct(tmp_path / "out", said.append)
+    assert sum("drawn before" in text for text in said) == len(kept)
+    assert set(after) == set(whole) and all(np.array_equal(after[k], whole[k]) for k in whole)
+    assert not (tmp_path / "out" / "drawn").exists()
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(tmp_path / "out", stop)
+    said.clear()
+    reconstruct(tmp_path / "out", said.append, seed=1)
+    assert not any("drawn before" in text for text in said)
+
+
+@pytest.mark.slow
 def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path):
     code, _, _ = run(*release_args(miniature, tiny_model, tmp_path, "--release", 1))
     assert code == 0 and (tmp_path / "reconstructions.npz").exists()

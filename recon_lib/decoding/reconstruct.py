@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -132,7 +133,8 @@ def fit_observers(experiment, training, candidates, say):
 
 def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODEL, seed: int = 0,
                            sampling: Sampling = SAMPLING, device: str = "cpu",
-                           say: Callable = print, first: Callable | None = None) -> dict:
+                           say: Callable = print, first: Callable | None = None,
+                           keep: Callable = lambda name, draw: draw()) -> dict:
     """Reconstruct every test trial, and the average over trials of every test picture.
 
     Everything is fitted on training trials; test pictures are used for nothing but scores.
@@ -150,6 +152,8 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     first : function (index (k,), pictures (k, H, W, C)), optional
         Given the reconstructions of a few test pictures, from their averaged betas, as soon as
         they are drawn: before the baselines are fitted and all else is drawn.
+    keep : function (name, draw) -> pictures, optional
+        Calls `draw()`, or returns what it kept of an earlier run.
 
     Returns
     -------
@@ -197,7 +201,7 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
         pictures = {}
         for key, draw in decoders.items():
             begin = time.monotonic()
-            pictures[key] = draw(trials)
+            pictures[key] = keep(f"{name}.{key}", partial(draw, trials))
             if time.monotonic() - begin > 1:
                 say(f"  {key.replace('_', ' ')}: {time.monotonic() - begin:.0f} s")
         if posterior is not None and pictures["map_retrieval"] is None:
