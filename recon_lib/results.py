@@ -100,7 +100,7 @@ class Drawn:
         path = self.folder / f"{name}.npz"
         if path.is_file():
             self.say(f"  {name.split('.')[-1].replace('_', ' ')}: drawn before, {path}")
-            return load_arrays(path)["pictures"]
+            return read_npz(path)["pictures"]
         pictures = draw()
         if pictures is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
