@@ -255,8 +255,24 @@ def map_pictures(experiment: Experiment, decoder: BrainDecoder, latent: ImageLat
     return prior_pictures(experiment, latent, map_retrieval(decoder, latent.prior, vectors))
 
 
-def prior_pictures(experiment, latent, index):
-    """These pictures of the retrieval prior; None where it is not that of this experiment."""
+def prior_pictures(experiment: Experiment, latent: ImageLatent,
+                   index: np.ndarray) -> np.ndarray | None:
+    """Pictures of the retrieval prior.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The one that the model was trained on.
+    latent : ImageLatent
+        With its `prior`.
+    index : (n,) int array
+        Rows of the prior.
+
+    Returns
+    -------
+    (n, size, size, 3) uint8 array or None
+        None where the prior is not that of this experiment.
+    """
     try:
         pictures = training_pictures(experiment, None, index)
     except IndexError:
