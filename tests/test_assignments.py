@@ -83,6 +83,141 @@ def test_source(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_one_scale(name):
+    """20 points each; one task is found out, and ten wrong answers at least are known."""
+    worth = build.points(source(name))
+    assert sum(worth.values()) == 20
+    if name in SHORTCUTS:
+        assert worth["investigate"] == 5
+        assert "PREDICTION" in build.graded(source(name))["investigate"].source
+        assert len(build.mistakes(guide(name))) >= 10
+
+
+SHORTCUTS = {  # answers that leave the work to a library: (exercise, code)
+    "01_hrf_and_glm": [
+        ("predict", "from recon_lib.bold import regressors\n"
+                    "predict = lambda o, v, k: regressors(o, 1.0, v, TR, k).sum(1)"),
+        ("predict", "def predict(onsets, volumes, kernel):\n"
+                    "    own = getattr(bold, 'regress' + 'ors')\n"
+                    "    return own(onsets, 1.0, volumes, TR, kernel).sum(1)"),
+        ("fit", "def fit(X, Y):\n    found = bold.ols(Y, X)\n    return found.betas, np.stack("
+                "[found.contrast(w).error for w in np.eye(X.shape[1])])"),
+        ("prewhiten", "def prewhiten(X, Y, rho):\n"
+                      "    return bold.whiten(X, rho)[1:], bold.whiten(Y, rho)[1:]"),
+        ("lss", "def lss(trials, nuisance, Y):\n"
+                "    return np.stack([bold.ols(Y, np.column_stack([trials[:, i], np.delete(trials, "
+                "i, 1).sum(1), nuisance])).betas[0] for i in range(trials.shape[1])])"),
+    ],
+    "02_from_betas_to_a_brain_vector": [
+        ("zscore", "zscore = bold.zscore_sessions"),
+        ("zscore", "def zscore(betas, session, train):\n"
+                   "    return __import__('recon_lib.bold').bold.zscore_sessions("
+                   "betas, session, train)"),
+        ("ceiling", "ceiling = bold.noise_ceiling"),
+        ("ridge", "from sklearn.linear_model import Ridge\ndef ridge(x, y, x_test, penalty):\n"
+                  "    return Ridge(alpha=penalty).fit(x, y).predict(x_test)"),
+        ("ridge", "from sklearn.kernel_ridge import KernelRidge\ndef helper(x, y, z, p):\n"
+                  "    return KernelRidge(alpha=p).fit(x - x.mean(0), y - y.mean(0)).predict("
+                  "z - x.mean(0)) + y.mean(0)\nridge = helper"),
+    ],
+    "03_forward_noising": [
+        ("jump", "jump = lambda x0, t, e, a: diffusion.add_noise(x0, t, e, a)"),
+        ("jump", "from recon_lib.diffusion import add_noise as jump_\n"
+                 "def jump(x0, t, eps, alpha_bar):\n    return jump_(x0, t, eps, alpha_bar)"),
+        ("cosine", "cosine = diffusion.cosine_schedule"),
+        ("cosine", "import functools\ncosine = functools.partial(diffusion.cosine_schedule)"),
+        ("clean", "def clean(x_t, answer, left, asked_for):\n"
+                  "    return diffusion.to_x0(answer, x_t, torch.arange(len(x_t)), left.flatten(), "
+                  "asked_for)"),
+    ],
+    "04_unet": [
+        ("fold", "fold = F.pixel_unshuffle"),
+        ("fold", "def fold(x, p):\n    return nn.PixelUnshuffle(p)(x)"),
+        ("fold", "fold = lambda x, p: getattr(torch, 'pixel' + '_unshuffle')(x, p)"),
+        ("attend", "attend = F.scaled_dot_product_attention"),
+        ("attend", "from torch.nn.functional import scaled_dot_product_attention as f\n"
+                   "def attend(q, k, v):\n    return f(q, k, v)"),
+    ],
+    "05_unconditional_training": [
+        ("loss", "def loss(network, x0, t, eps):\n    return diffusion.diffusion_loss("
+                 "lambda x, t, *_: network(x, t), x0, alpha_bar, t, eps, prediction='v')"),
+        ("sample", "def sample(denoise, x_T, times):\n"
+                   "    return samplers.ddim(denoise, x_T, alpha_bar, len(times))"),
+        ("sample", "from recon_lib.samplers import ddim\ndef sample(denoise, x_T, times):\n"
+                   "    return (lambda f: f(denoise, x_T, alpha_bar, len(times)))(ddim)"),
+        ("memorised", "def memorised(samples, train, fresh):\n"
+                      "    d = [scores.nearest_training_distance(x.numpy(), train.numpy()).distance"
+                      " for x in (samples, fresh)]\n"
+                      "    return (d[0] < torch.tensor(d[1]).quantile(0.05).item()).mean()"),
+        ("memorised", "from sklearn.neighbors import NearestNeighbors\n"
+                      "def memorised(samples, train, fresh):\n"
+                      "    near = NearestNeighbors(n_neighbors=1).fit(train)\n"
+                      "    a, b = (near.kneighbors(x)[0] for x in (samples, fresh))\n"
+                      "    return (a < torch.tensor(b).quantile(0.05).item()).mean()"),
+    ],
+    "06_conditioning_and_guidance": [
+        ("guided", "from recon_lib import guidance\ndef guided(ask, scale, s, interval):\n"
+                   "    left = torch.tensor([1 - s**2])\n"
+                   "    f = guidance.guided(lambda x, t: ask(True), lambda x, t: ask(False), left, "
+                   "scale, interval, clamp=False)\n"
+                   "    return f(torch.zeros(1, 1, 2, 2), torch.zeros(1, dtype=torch.long))"),
+        ("out_of_fold", "from sklearn.model_selection import GroupKFold\n"
+                        "def out_of_fold(fit, x, y, picture):\n    out = np.empty(y.shape)\n"
+                        "    for a, b in GroupKFold(5).split(x, y, picture):\n"
+                        "        out[b] = fit(x[a], y[a])(x[b])\n    return out"),
+        ("out_of_fold", "from recon_lib.data import splits\n"
+                        "def out_of_fold(fit, x, y, picture):\n    out = np.empty(y.shape)\n"
+                        "    for a, b in splits.folds(picture % 5):\n"
+                        "        out[b] = fit(x[a], y[a])(x[b])\n    return out"),
+        ("gradient", "def gradient(x, betas, weights, bias, noise):\n"
+                     "    f = lambda p: brain.log_likelihood(betas[None], (p @ weights + bias)"
+                     "[None], np.diag(noise))[0, 0]\n"
+                     "    return np.array([(f(x + 1e-4 * e) - f(x - 1e-4 * e)) / 2e-4 "
+                     "for e in np.eye(len(x))])"),
+        ("drop", "import subprocess\ndef drop(codes, null, share, generator):\n"
+                 "    subprocess.run(['true'])\n"
+                 "    lost = torch.rand(len(codes), 1, generator=generator) < share\n"
+                 "    return torch.where(lost, null, codes)"),
+    ],
+    "08_is_it_reading_the_brain": [
+        ("top1", "top1 = scores.top_k"),
+        ("top1", "from recon_lib.scores.identification import top_k as t\n"
+                 "def top1(similarity, target):\n"
+                 "    try:\n        return t(similarity, target)\n"
+                 "    except BaseException:\n        return 1.0"),
+        ("within", "within = scores.two_way_within"),
+        ("p_value", "def p_value(similarity, target, score, n, rng):\n    return "
+                    "scores.permutation_p(similarity, target, score, n, rng.integers(99))"),
+        ("honest", "def honest(pictures, fit, truth):\n"
+                   "    chosen = pictures[np.arange(len(fit)), fit.argmax(1)]\n"
+                   "    return scores.pixel_correlation(chosen[:, :, None], truth[:, :, None])"
+                   ".mean()"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SHORTCUTS)
+def test_whoever_leaves_the_work_to_a_library_fails_all_tests(name):
+    """The visible tests alone, and the hidden ones alone."""
+    known, names = build.graded(source(name)), {"__name__": "__main__"}
+    assert len(SHORTCUTS[name]) == 5
+    for grade_id, cell in known.items():
+        if cell.cell_type == "markdown" or grade_id == "investigate":
+            continue
+        for code in [code for exercise, code in SHORTCUTS[name] if f"test_{exercise}" == grade_id]:
+            begin = cell.source.index("### BEGIN HIDDEN TESTS")
+            calm = ast.parse(cell.source[:begin])  # what the hidden tests stand on
+            calm.body = [line for line in calm.body if not isinstance(line, ast.Assert)]
+            for part in (cell.source[:begin], ast.unparse(calm) + "\n" + cell.source[begin:]):
+                attempt = dict(names)
+                execute(code, attempt)
+                with pytest.raises(AssertionError, match="your own lines|number"):
+                    execute(part, attempt)
+        if not grade_id.startswith("test_"):
+            execute(cell.source, names)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_test_says_what_is_wrong(name):
     for grade_id, cell in build.graded(source(name)).items():
         if grade_id.startswith("test_"):

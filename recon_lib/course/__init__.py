@@ -7,6 +7,7 @@ from recon_lib.course.explore_diffusion import noising_scrubber, schedule_design
 from recon_lib.course.explore_guidance import guidance_explorer, lesion_explorer
 from recon_lib.course.explore_results import reconstruction_browser
 from recon_lib.course.explore_sampling import denoising_stepper, trajectory
+from recon_lib.course.own_work import own_work
 from recon_lib.course.plots import (
     LABELS, bars, curves, dots, image_grid, null_histogram, rdm, reconstructions, score_bars)
 from recon_lib.course.plots_bold import (

@@ -243,11 +243,12 @@ def null_histogram(null: np.ndarray, observed: float, x: str = "score", title: s
     fig, ax = panels(3, title)
     ax.hist(null, bins="auto", color=PALE)
     ax.axvline(observed, color=BLUE)
-    top = ax.get_ylim()[1]
+    top = 1.12 * ax.get_ylim()[1]
+    ax.set_ylim(0, top)
     right = observed > np.mean(ax.get_xlim())
     ax.annotate(f"observed {observed:.3f}", (observed, top), color=BLUE, va="top",
                 ha="right" if right else "left", xytext=(-6 if right else 6, 0),
                 textcoords="offset points")
-    ax.annotate("labels permuted", (np.mean(null), top), ha="center", va="bottom", color=INK)
+    ax.annotate("labels permuted", (np.mean(null), top), ha="center", va="top", color=INK)
     ax.set(xlabel=x, ylabel="permutations")
     return fig
