@@ -198,7 +198,7 @@ def test_a_model_is_trained_on_two_subjects_and_reads_both(mini_release, tmp_pat
 def test_another_network_for_larger_pictures(mini_release, tmp_path):
     x = release.load_experiment(mini_release, "CSI1", size=128)
     network, start = dict(channels=(8, 16), width=16, attention=(1,)), None
-    for stage in ("unconditional", "conditional"):  # as notebook 09 says it for the larger plans
+    for stage in ("unconditional", "conditional"):  # as docs/larger.md says it
         recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
                             device="cpu", network=network)
         start = tmp_path / stage / "model.safetensors"

@@ -99,7 +99,7 @@ def test_the_shipped_models_are_what_the_shell_trains(name):
 def test_the_explorer_follows_its_controls():
     box = explore_cost.cost_explorer()
     before = dict(box.numbers)
-    assert set(before["hours"]) == set(PEAK)
+    assert set(before["hours"]) == set(explore_cost.MACHINES) < set(PEAK)
     box.controls["millions"].value = 40.0
     assert box.numbers["operations"] == pytest.approx(2 * before["operations"])
     box.controls["patch"].value = 2  # four times as many places
@@ -109,7 +109,6 @@ def test_the_explorer_follows_its_controls():
     assert box.numbers == before
     low, high = before["hours"]["A100"]
     assert high / low == pytest.approx(training_cost.USE[1] / training_cost.USE[0])
-    assert before["hours"]["8 x A100"][0] == pytest.approx(low / 8)
     assert box.draw(before).axes
 
 

@@ -28,6 +28,7 @@ CONFIG = """# Read by every nbgrader command that is given in this folder.
 c = get_config()
 c.CourseDirectory.course_id = "reading_images"
 c.Execute.timeout = 120  # seconds a cell
+c.OverwriteCells.add_missing_cells = True  # test cells that were deleted are put back
 """
 SELF_CHECK = '''# @title Self-check: all visible tests on what is defined above
 TESTS = {{
@@ -139,6 +140,7 @@ def nbgrader_in(course):
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     settings = Config()
     settings.CourseDirectory.root = str(course)
+    settings.OverwriteCells.add_missing_cells = True
     return NbGraderAPI(config=settings)
 
 
