@@ -252,9 +252,22 @@ def betas(
     data: Data, subject: Subject = "CSI1",
     whole_brain: Annotated[bool, option("Every voxel of the brain mask, with an HRF of its own, "
                                         "shrunk to its mean response.", "--whole-brain")] = False,
+    report: Annotated[bool, option("Instead: why are my betas odd? A figure and two tables of "
+                                   "voxels and runs.", "--report")] = False,
 ):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
     from recon_lib.data import raw_betas
+
+    if report:
+        from recon_lib import results
+        from recon_lib.course.plots_bold import diagnosis
+
+        found, roi, folder = raw_betas.report(data, subject)
+        results.save_figure(folder / f"{subject}_report.png", diagnosis(found, roi, subject))
+        say(f"{subject}: {found.count} noise components, "
+            f"{found.runs['outlier volumes'].sum()} outlier volumes; {folder}: "
+            f"{subject}_report.png, {subject}_voxels.csv, {subject}_runs.csv")
+        return
 
     if whole_brain:
         say(f"betas of {subject} are in {raw_betas.estimate_whole_brain(data, subject)}")

@@ -32,6 +32,7 @@ from recon_lib.brain.latents import load_latent, save_latent
 from recon_lib.common import paths
 from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.common.files import read_array, read_dict, read_table
+from recon_lib.course.plots_bold import diagnosis
 from recon_lib.data import bids, bold5000, raw_betas, release, stimuli, volumes
 from recon_lib.data.arrays import load_betas, load_labels, load_trials, read_glmsingle
 from recon_lib.data.bold5000 import KEYS
@@ -545,8 +546,29 @@ def test_longer_pictures_and_short_scans_in_betas(raw):
     found, run = bold5000.read_r2(raw, "CSI1"), read(raw)
     want = single_trial_betas(run.bold, ONSETS, 2.0, durations=4.0)
     assert np.allclose(found.values, want, atol=1e-5)
-    events(raw, onset=[6.0, 16.0, 36.0])
-    refuses(lambda: raw_betas.estimate_betas(raw, "CSI1"), "ends 2 volumes too soon for time point")
+    events(raw, onset=[6.0, 16.0, 32.0])
+    refuses(lambda: raw_betas.estimate_betas(raw, "CSI1", points=("5",)),
+            "ends 1 volumes too soon for time point 5")
+
+
+def test_the_report_of_betas(raw):
+    found, roi, folder = raw_betas.report(raw, "CSI1")
+    voxels, runs = (pd.read_csv(folder / f"CSI1_{name}.csv") for name in ("voxels", "runs"))
+    assert voxels.area.tolist() == list(roi) and np.isfinite(voxels.explained).all()
+    assert len(runs) == 1 and runs["outlier volumes"][0] <= 2
+    assert len(diagnosis(found, roi).axes) == 6
+
+
+@pytest.mark.parametrize("last", [36.0, 38.5])
+def test_a_trial_that_the_end_of_the_run_cuts_off_is_named_and_left_out(raw, last):
+    events(raw, onset=[6.0, 16.0, last])
+    said = raw_betas.estimate_betas(raw, "CSI1")
+    assert said.endswith(f"left out, as the run ends before its response: {NAMES[2]}, session 1 "
+                         f"run 1, at {last:.0f} of 40 s") and "2 trials of 2 pictures" in said
+    found = bold5000.read_r2(raw, "CSI1")
+    assert list(found.stimuli) == NAMES[:2]
+    want = single_trial_betas(read(raw).bold, ONSETS[:2], 2.0)
+    assert np.allclose(found.values, want, atol=1e-5)
 
 
 # Lists of a release ----------------------------------------------------------------------

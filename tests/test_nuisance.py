@@ -11,7 +11,7 @@ from recon_lib.bold.design import cosine_drift, design_matrix, nuisance, nuisanc
 from recon_lib.bold.glm import fit_trials, single_trial_betas, trial_design
 from recon_lib.bold.hrf import spm_hrf
 from recon_lib.bold.regression import ar1, ols, orthonormal
-from recon_lib.bold.shrinkage import choose_fraction, ridge_betas
+from recon_lib.bold.reml import reml_betas
 from recon_lib.bold.single_trial import estimate, hrf_fit
 from recon_lib.common.errors import DataError
 
@@ -50,16 +50,14 @@ def lss(confounds):
 
 RUNS = [(BOLD, ONSETS), (BOLD[::-1] + 0, ONSETS)]
 SHAPES = np.arange(50) % 20
-LABELS = np.tile(np.arange(37), 2)
 
 
 def both(confounds):
     return None if confounds is None else [confounds, confounds]
 
 
-def ridge(confounds):
-    fraction = choose_fraction(RUNS, TR, LABELS, SHAPES, both(confounds))
-    return ridge_betas(RUNS, TR, SHAPES, fraction, both(confounds))
+def reml(confounds):
+    return reml_betas(RUNS, TR, SHAPES, both(confounds)).betas
 
 
 def choice(confounds):
@@ -77,7 +75,7 @@ def prewhitened(confounds):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("estimator", [lsa, lss, ridge, choice, chain, prewhitened])
+@pytest.mark.parametrize("estimator", [lsa, lss, reml, choice, chain, prewhitened])
 def test_confounds_that_say_nothing_new_change_nothing(estimator):
     plain, moving = estimator(None), estimator(MOTION)
     assert np.abs(moving - plain).max() > 0.01 * plain.std()  # motion does say something

@@ -1,13 +1,13 @@
-"""HRF choice, fractional ridge, noise components and streaming on data whose truth is known."""
+"""HRF choice, noise components, the chain and streaming on data whose truth is known."""
 
 import h5py
 import numpy as np
 import pytest
 
-from recon_lib.bold import hrf, reml, shrinkage, single_trial, whole_brain
+from recon_lib.bold import diagnosis, hrf, reml, single_trial, whole_brain
 from recon_lib.bold.betas import correlate_columns
 from recon_lib.bold.design import cosine_drift
-from recon_lib.bold.glm import single_trial_betas, trial_design
+from recon_lib.bold.glm import single_trial_betas, trial_design, without_data
 from recon_lib.bold.single_trial import estimate
 from recon_lib.common.errors import DataError
 from recon_lib.world.scan import simulate
@@ -61,59 +61,6 @@ def test_the_hrf_is_found(world):
 
     assert score(lsa(choice), truth) > score(lsa("spm"), truth) + 0.01
     assert score(lsa(choice), truth) > score(lsa(shape), truth) - 0.01
-
-
-def test_fractional_ridge_has_the_length_it_promises():
-    rng = np.random.default_rng(0)
-    design = rng.normal(size=(50, 8)) @ rng.normal(size=(8, 8))
-    y = rng.normal(size=(50, 30))
-    values, vectors = np.linalg.eigh(design.T @ design)
-    scores = vectors.T @ design.T @ y
-    fraction = rng.uniform(0.05, 1, 30)
-    penalty = shrinkage.fractional_ridge(scores, values[:, None], fraction)
-    full = np.linalg.lstsq(design, y)[0]
-    for v in range(30):  # by the textbook: solve (XᵀX + penalty) b = Xᵀy
-        ridge = np.linalg.solve(design.T @ design + penalty[v] * np.eye(8), design.T @ y[:, v])
-        ratio = np.linalg.norm(ridge) / np.linalg.norm(full[:, v])
-        assert ratio == pytest.approx(fraction[v], rel=2e-4)
-
-
-def test_fraction_one_is_lsa(world):
-    runs, _, _, shape = world
-    mine = shrinkage.ridge_betas(runs, TR, shape, np.ones(VOXELS))
-    lsa = np.concatenate([single_trial_betas(b, o, TR, hrf=shape) for b, o in runs])
-    np.testing.assert_allclose(mine, lsa, atol=1e-4)
-
-
-def test_the_fraction_follows_the_noise(world):
-    runs, labels, _, shape = world
-    rng = np.random.default_rng(1)
-    noisy = [(b + rng.normal(0, 60, b.shape).astype(np.float32), o) for b, o in runs]
-    clean = shrinkage.choose_fraction(runs, TR, labels, shape)
-    loud = shrinkage.choose_fraction(noisy, TR, labels, shape)
-    assert set(np.round(np.r_[clean, loud], 9)) <= set(np.round(shrinkage.FRACTIONS, 9))
-    assert clean.mean() > loud.mean() + 0.2
-
-
-@pytest.mark.slow
-def test_fraction_by_hand(world):
-    """The streaming sums give the leave-one-run-out error of the definition."""
-    runs, labels, _, shape = world
-    chosen = shrinkage.choose_fraction(runs, TR, labels, shape)
-    run_of = np.repeat(np.arange(RUNS), TRIALS)
-    error = []
-    tables = {}
-    for f in shrinkage.FRACTIONS:
-        betas = shrinkage.ridge_betas(runs, TR, shape, np.full(VOXELS, f)).astype(float)
-        means = np.stack([betas[run_of == r].mean(0) for r in range(RUNS)])
-        tables[f] = betas - means[run_of]
-        total = 0
-        for i in np.flatnonzero(labels >= 0):
-            others = (labels == labels[i]) & (run_of != run_of[i])
-            total = total + (tables[f][others].mean(0) - tables[1.0][i]) ** 2
-        error.append(total)
-    best = shrinkage.FRACTIONS[np.argmin(error, 0)]
-    assert (best == chosen).mean() > 0.95
 
 
 @pytest.mark.slow
@@ -289,14 +236,6 @@ def test_nan_voxels_pass_through(world):
     assert np.isfinite(np.delete(result.betas, 7, axis=1)).all()
 
 
-def test_labels_must_fit(world):
-    runs, labels, _, shape = world
-    with pytest.raises(DataError, match="7 labels for 120 trials"):
-        shrinkage.choose_fraction(runs, TR, labels[:7], shape)
-    with pytest.raises(DataError, match="no picture was shown in two runs"):
-        shrinkage.choose_fraction(runs, TR, np.arange(len(labels)), shape)
-
-
 def test_a_noise_pool_is_a_mask(world):
     runs = world[0][:2]
     for pool in (np.array([2, 3, 4]), np.arange(VOXELS), np.ones(VOXELS - 1, bool)):
@@ -307,27 +246,14 @@ def test_a_noise_pool_is_a_mask(world):
             single_trial.noise_components(runs, TR, np.ones(VOXELS, bool), count)
 
 
-def test_trials_without_a_vote_have_none_among_names_too(world):
-    runs, labels, _, shape = world
-    expected = shrinkage.choose_fraction(runs, TR, labels, shape)
-    as_objects = np.array([int(n) if n < 0 else "abcd"[n] for n in labels], object)
-    as_text = as_objects.astype(str)
-    assert "-1" in as_text
-    for names in (as_objects, as_text):
-        np.testing.assert_array_equal(shrinkage.choose_fraction(runs, TR, names, shape), expected)
-
-
 def test_choices_that_are_none_are_refused(world):
     runs, _, _, shape = world
     runs = runs[:2]
     for hrf_ in (np.full(VOXELS, -1), np.full(VOXELS, 20), shape[:-1], shape / 1.0, -1):
         with pytest.raises(DataError, match="the HRF choice"):
-            shrinkage.ridge_betas(runs, TR, hrf_, np.ones(VOXELS))
-    for fraction in (5, 0, np.nan, np.full(VOXELS, -0.1), np.ones(VOXELS - 1)):
-        with pytest.raises(DataError, match="above 0 and at most 1"):
-            shrinkage.ridge_betas(runs, TR, shape, fraction)
+            reml.reml_betas(runs, TR, hrf_)
     for call in (single_trial.hrf_fit, single_trial.estimate,
-                 lambda runs, tr: shrinkage.ridge_betas(runs, tr, shape, 1.0)):
+                 lambda runs, tr: reml.reml_betas(runs, tr, shape)):
         with pytest.raises(DataError, match="0 runs"):
             call([], TR)
     with pytest.raises(DataError, match="2 runs with 3 sets"):
@@ -369,3 +295,58 @@ def test_the_fit_is_that_of_one_response_for_all_runs(world):
             free, given = (((y - Z @ np.linalg.lstsq(Z, y)[0]) ** 2).sum() for Z in (X[:, 1:], X))
             rest.append(1 - given / free)
         np.testing.assert_allclose(fit[:, v], rest, atol=1e-4)
+
+
+def test_trials_without_data_have_standard_errors_of_their_own():
+    """Against the error bars of least squares: only a trial cut off by the end is told."""
+    onsets = 6 + 10 * np.arange(12.0)
+    for volumes, cut in ((70, False), (63, False), (60, True)):
+        design = np.hstack([trial_design(onsets, volumes, TR, hrf.spm_hrf(TR)),
+                            cosine_drift(volumes, TR)])
+        errors = np.sqrt(np.diag(np.linalg.inv(design.T @ design)))[:12]
+        assert (errors[-1] > 3 * np.median(errors)) == cut
+        assert without_data(onsets, volumes, TR).tolist() == [False] * 11 + [cut]
+    assert without_data(np.r_[onsets[:-1], 119.5], 60, TR)[-1]  # nothing of it was measured
+
+
+@pytest.mark.parametrize("sources", [0, 3])
+def test_the_number_of_noise_components_is_chosen(sources):
+    """As many as there are sources of shared noise; none where noise is each voxel's own."""
+    rng = np.random.default_rng(1)
+    voxels, runs, labels = 120, [], []
+    tuned = np.arange(voxels) >= 60  # the others are the noise pool
+    pictures = rng.normal(size=(8, voxels)) * tuned
+    for _ in range(6):
+        shown = rng.permutation(8)
+        onsets = 6 + 10 * np.arange(8)
+        signal = trial_design(onsets, 50, TR, hrf.library(TR)[10]) @ (pictures[shown] + 1.0 * tuned)
+        shared = rng.normal(size=(50, sources)) @ rng.normal(0, 2, (sources, voxels))
+        bold = 1000 + 10 * (signal + shared + rng.normal(0, 1, (50, voxels)))
+        runs.append((bold.astype(np.float32), onsets))
+        labels.append(shown)
+    components = single_trial.noise_components(runs, TR, ~tuned, 8)
+    args = (runs, TR, np.concatenate(labels), components, np.full(voxels, 10), tuned)
+    count, gains = single_trial.choose_count(*args)
+    assert count == sources and gains[0] == 0 and len(gains) == 9
+    with pytest.raises(DataError, match="no picture was shown in two runs"):
+        single_trial.choose_count(*args[:2], np.arange(48), *args[3:])
+    with pytest.raises(DataError, match="7 labels for 48 trials"):
+        single_trial.choose_count(*args[:2], np.arange(7), *args[3:])
+
+
+def test_the_diagnosis_finds_what_is_odd(world):
+    """A run of louder noise, and jumps in another."""
+    runs, labels, _, shape = world
+    rng = np.random.default_rng(0)
+    odd = [(bold.copy(), onsets) for bold, onsets in runs]
+    odd[3] = (odd[3][0] + rng.normal(0, 60, odd[3][0].shape).astype(np.float32), odd[3][1])
+    odd[5][0][[40, 80]] *= 1.1
+    names = np.where(labels >= 0, labels, 100 + np.arange(len(labels)))
+    found = diagnosis.diagnose(odd, TR, names)
+    assert {3, 5} == set(found.runs["spread"].argsort()[-2:])  # the noise and the jumps
+    assert found.runs["outlier volumes"][5] >= 4  # up and down again, twice
+    assert diagnosis.outlier_volumes(odd[5][0])[[40, 80]].all()
+    assert np.abs(found.voxels["peak"] - np.linspace(3, 7, 10)[shape // 2]).mean() < 0.6
+    assert len(found.gains) == 11 and found.gains[found.count] * 1.05 >= found.gains.max()
+    alone = diagnosis.diagnose(odd[:2], TR, np.arange(20))
+    assert alone.gains is None and "reliability" not in alone.voxels

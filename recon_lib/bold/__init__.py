@@ -10,5 +10,4 @@ from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design,
 from recon_lib.bold.hrf import glover_hrf, spm_hrf
 from recon_lib.bold.regression import ar1, autocorrelation, ols, whiten
 from recon_lib.bold.reml import reml_betas
-from recon_lib.bold.shrinkage import ridge_betas
-from recon_lib.bold.single_trial import hrf_fit, noise_components
+from recon_lib.bold.single_trial import choose_count, hrf_fit, noise_components

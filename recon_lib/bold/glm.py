@@ -161,6 +161,24 @@ def trial_space(onsets, drift, tr, kernel, durations=1.0):
     return design, values, vectors
 
 
+def without_data(onsets: np.ndarray, volumes: int, tr: float, durations: np.ndarray | float = 1.0,
+                 high_pass: float = 0.01):
+    """Trials whose response the end of the run cuts off, so that their beta is next to unknown.
+
+    Returns
+    -------
+    (trials,) bool array
+        The run ends less than 12 s after the onset, and the beta's standard error in LSA, SPM's HRF
+        and white noise, is more than three times the median of the run.
+    """
+    drift = nuisance_basis(volumes, tr, high_pass)
+    design = trial_design(onsets, volumes, tr, responses.spm_hrf(tr), durations)
+    gram = design.T @ design - (drift.T @ design).T @ (drift.T @ design)
+    tiny = 1e-9 * np.diag(gram).max()  # where nothing at all was measured the error is just large
+    error = np.sqrt(np.diag(np.linalg.inv(gram + tiny * np.eye(len(gram)))))
+    return (np.atleast_1d(onsets) > volumes * tr - 12) & (error > 3 * np.median(error))
+
+
 def trial_estimator(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray,
                     durations: np.ndarray | float = 1.0, method: str = "lsa",
                     confounds: np.ndarray | None = None, high_pass: float = 0.01) -> np.ndarray:

@@ -293,6 +293,12 @@ def orthonormal(columns):
     return np.linalg.qr(columns[:, independent(columns)])[0]
 
 
+def project_out(basis, series):
+    """Remove from each series what the orthonormal basis explains."""
+    basis = basis.astype(series.dtype)
+    return series - basis @ (basis.T @ series)
+
+
 def independent(columns):
     """Which columns are more than a sum of earlier ones.
 

@@ -20,8 +20,7 @@ import numpy as np
 from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, trial_design
-from recon_lib.bold.regression import autocorrelation, ols, whiten
-from recon_lib.bold.shrinkage import project_out, some_runs
+from recon_lib.bold.regression import autocorrelation, ols, project_out, whiten
 from recon_lib.common.errors import DataError, as_numbers
 
 RATIOS = np.r_[0, np.logspace(-3, 1, 25)]  # of the variances: trials' deviations / noise
@@ -111,6 +110,19 @@ def rotated(runs, tr, hrf, confounds=None, durations=1.0, high_pass=0.01):
     return spaces, rho
 
 
+def some_runs(runs, confounds=None):
+    """Stop unless there are runs of the same voxels, and confounds for each or for none."""
+    if len(runs) == 0 or (confounds is not None and len(confounds) != len(runs)):
+        count = "no" if confounds is None else len(confounds)
+        raise DataError(f"{len(runs)} runs with {count} sets of confounds; expected one run or "
+                        "more, and confounds for each or for none")
+    voxels = [np.shape(bold)[1:] for bold, _ in runs]
+    if len(set(voxels)) > 1:
+        other = next(i for i, shape in enumerate(voxels) if shape != voxels[0])
+        raise DataError(f"run {other + 1} has {voxels[other]} voxels, the first has {voxels[0]}; "
+                        "expected the same voxels in all: take those that all runs have")
+
+
 def confound_of(confounds, run):
     """Those of one run, or None."""
     return None if confounds is None else confounds[run]
@@ -193,20 +205,22 @@ def _mean_response(spaces, ratio):
 
 def restricted_likelihood(spaces):
     """Restricted likelihood of each of `RATIOS`, beside that of the best: (ratios, voxels)."""
-    out = np.empty((len(RATIOS), len(spaces[0].power)))
-    known = [np.isfinite(s.power) for s in spaces]
-    freedom = sum(s.freedom * k for s, k in zip(spaces, known, strict=True)) - 1
-    for i, ratio in enumerate(RATIOS):
-        rest = volume = 0.0
-        for s, k in zip(spaces, known, strict=True):
+    sums = np.zeros((4, len(RATIOS), len(spaces[0].power)))  # of yᵀV⁻¹y, m's two sums, log |V|
+    freedom = -1
+    for s in spaces:
+        known = np.isfinite(s.power)
+        freedom = freedom + s.freedom * known
+        parts = s.scores**2, s.load * s.scores, s.load**2 * s.values
+        for i, ratio in enumerate(RATIOS):
             grown = 1 + ratio * s.values
-            explained = (s.scores**2 / grown).sum(0, dtype=float)
-            rest = rest + np.where(k, s.power - ratio * explained, 0)
-            volume = volume + np.where(k, np.log(grown).sum(0), 0)
-        mean, precision = _mean_response(spaces, ratio)
-        rest = rest - mean**2 * precision
-        with np.errstate(divide="ignore", invalid="ignore"):
-            out[i] = -0.5 * (freedom * np.log(rest) + volume + np.log(precision))
+            weight = 1 / grown
+            explained, top, bottom = (np.einsum("tv,tv->v", p, weight) for p in parts)
+            terms = s.power - ratio * explained, top, bottom, np.log(grown).sum(0)
+            sums[:, i] += np.where(known, terms, 0)
+    rest, top, bottom, volume = sums
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rest = rest - top**2 / bottom
+        out = -0.5 * (freedom * np.log(rest) + volume + np.log(bottom))
     return np.exp(out - out.max(0))
 
 

@@ -13,10 +13,9 @@ import numpy as np
 
 from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
-from recon_lib.bold.glm import percent_change, trial_design
-from recon_lib.bold.regression import whiten
+from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design
+from recon_lib.bold.regression import project_out, whiten
 from recon_lib.bold.reml import autocorrelations, confound_of, reml_betas
-from recon_lib.bold.shrinkage import project_out, without_drift
 from recon_lib.common.errors import DataError
 
 
@@ -150,7 +149,8 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
         if pool.shape != bold.shape[1:]:
             raise DataError(f"the noise pool has shape {pool.shape}; expected one True or False "
                             f"for each of {bold.shape[1]} voxels")
-        series, _ = without_drift(bold[:, np.flatnonzero(pool)], tr, high_pass, None, 0)
+        series = percent_change(bold[:, np.flatnonzero(pool)])
+        series = project_out(nuisance_basis(len(series), tr, high_pass), series)
         series = series[:, np.isfinite(series).all(0)].astype(np.float64)
         length = np.linalg.norm(series, axis=0)
         series = series[:, length > 0] / length[length > 0]
@@ -162,3 +162,58 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
         _, vectors = np.linalg.eigh(series @ series.T)  # (volumes, volumes)
         components.append(vectors[:, ::-1][:, :count])
     return components
+
+
+def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequence,
+                 hrf: np.ndarray, voters: np.ndarray):
+    """How many noise components to take: the repeats decide, a run left out at a time.
+
+    With each count, a picture's LSA betas in the other runs predict its beta, made with no
+    component, in the run left out. The smallest count whose gain is within a twentieth of the best
+    gain wins, as in GLMsingle: components cost degrees of freedom, and where voxels of the pool
+    answer to the pictures, signal.
+
+    Parameters
+    ----------
+    runs : sequence of (bold, onsets)
+    tr : float
+        Repetition time, in seconds.
+    labels : (trials,) array
+        Which picture each trial showed, -1 for trials that may not vote.
+    components : list of (volumes, most) arrays
+        Of `noise_components`, the strongest first.
+    hrf : (voxels,) int array
+        A row of `hrf.library` each.
+    voters : (voxels,) boolean array
+        Voxels that answer to the pictures, whose median gain counts.
+
+    Returns
+    -------
+    count : int
+    gains : (most + 1,) array
+        Share of the squared error that each count saves; 0 for none.
+
+    Raises
+    ------
+    DataError
+        If there is not one label for each trial, or no picture occurs in two runs.
+    """
+    labels, run_of = np.asarray(labels), np.repeat(np.arange(len(runs)), [len(o) for _, o in runs])
+    if labels.shape != run_of.shape:
+        raise DataError(f"{labels.size} labels for {len(run_of)} trials, of shape {labels.shape}; "
+                        "expected a list of one per trial")
+    known = labels.astype(str) != "-1"
+    same = (labels[:, None] == labels) & known[:, None] & (run_of[:, None] != run_of)
+    left_out, others = np.nonzero(same)
+    if not len(others):
+        raise DataError("no picture was shown in two runs, so the number of noise components "
+                        "cannot be chosen by leave-one-run-out; give a number")
+    errors, plain = [], None
+    for count in range(components[0].shape[1] + 1):
+        betas = np.concatenate([
+            single_trial_betas(bold[:, voters], onsets, tr, hrf[voters], confounds=more[:, :count])
+            for (bold, onsets), more in zip(runs, components, strict=True)])
+        plain = betas if plain is None else plain
+        errors.append(((betas[others] - plain[left_out]) ** 2).mean(0) / plain.var(0))
+    gains = np.median(errors[0] - np.array(errors), axis=1) / np.median(errors[0])
+    return int(np.argmax(gains * 1.05 >= gains.max())), gains

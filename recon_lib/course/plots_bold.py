@@ -250,3 +250,46 @@ def shares(values: dict[str, dict], title: str | None = None):
     ax.spines["left"].set_visible(False)
     fig.legend(loc="outside lower left", ncols=min(numbers.shape[1], 3), fontsize=11)
     return fig
+
+
+@styled
+def diagnosis(found, roi: np.ndarray, title: str | None = None):
+    """The page of a `bold.diagnosis.Diagnosis`: what is usual in six panels, so that oddities show.
+
+    Parameters
+    ----------
+    found : Diagnosis
+    roi : (voxels,) str array
+    """
+    fig, axes = panels(7, title, 3, 2)
+    voxels, area_of = found.voxels, areas_of(roi)
+    areas = list(dict.fromkeys(area_of.tolist()))
+    for ax, key, text in zip(axes.flat, ("explained", "peak", "ratio"), (
+            "variance the mean explains", "peak of the chosen HRF (s)",
+            "variance of trials / of noise"), strict=False):
+        ax.hist(voxels[key][np.isfinite(voxels[key])], 30, color=BLUE)
+        ax.locator_params(axis="x", nbins=4)
+        ax.set(xlabel=text, ylabel="voxels")
+    ax = axes[1, 1]
+    if found.gains is None:
+        ax.text(0.5, 0.5, "no repeats: number not chosen", ha="center", transform=ax.transAxes)
+    else:
+        ax.plot(100 * found.gains, "o-", color=BLUE)
+        ax.axvline(found.count, color=RED)
+    ax.set(xlabel=f"noise components (taken: {found.count})", ylabel="error saved (%)")
+    ax = axes[2, 0]
+    key = "reliability" if "reliability" in voxels else "spread"
+    ax.boxplot([voxels[key][(area_of == area) & np.isfinite(voxels[key])] for area in areas],
+               tick_labels=areas, showfliers=False)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.set(ylabel="split-half reliability" if key == "reliability" else "sd of betas (%)")
+    ax = axes[2, 1]
+    runs = np.arange(1, len(found.runs["spread"]) + 1)
+    ax.plot(runs, found.runs["spread"] / np.median(found.runs["spread"]), "o-", color=BLUE,
+            label="spread of betas")
+    ax.plot(runs, 100 * found.runs["outlier volumes"] / found.runs["volumes"], "x", color=RED,
+            label="outlier volumes (%)")
+    ax.set(xlabel="run (spread: median run = 1)")
+    ax.set_ylim(0, 1.6 * ax.get_ylim()[1])
+    ax.legend(loc="upper left", fontsize=9)
+    return fig

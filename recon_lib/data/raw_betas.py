@@ -5,15 +5,17 @@ whole brain with an HRF for each voxel and shrunk to its mean response (`single_
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas
 from tqdm import tqdm
 
-from recon_lib.bold.glm import single_trial_betas
+from recon_lib.bold.diagnosis import diagnose
+from recon_lib.bold.glm import single_trial_betas, without_data
 from recon_lib.bold.whole_brain import estimate_to_file, spool
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.folders import mark_complete, withdraw_mark
 from recon_lib.common.paths import experiment_folder
 from recon_lib.data import bids, bold5000
@@ -42,12 +44,16 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
     Returns
     -------
     str
-        What was read, in a line.
+        What was read, in a line. Trials whose response the end of a run cuts off
+        (`glm.without_data`) are named there and left out: nobody downstream could tell their betas,
+        of many times the usual spread, from large responses.
     """
-    root = Path(experiment_folder() if root is None else root)
+    root, lost = Path(experiment_folder() if root is None else root), []
     values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
     total = len(bids.list_runs(root, name))
     for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
+        one, cut = _with_data(one)
+        lost += cut
         settings = {"durations": one.durations} | options
         values.append(single_trial_betas(one.bold, one.onsets, one.tr, **settings))
         first, mean = np.round(one.onsets / one.tr).astype(int), one.bold.mean(0)
@@ -73,7 +79,42 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
     bold5000.write_r2(root, of_subject(values))
     mark_complete(root / BETAS, {"subject": name})
     return (f"{name}: {len(shown)} trials of {len(set(shown))} pictures in {total} runs such as "
-            f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s")
+            f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s"
+            + "".join(f"; left out, as the run ends before its response: {one}" for one in lost))
+
+
+def _with_data(one):
+    """A run without the trials that its end cuts off, and what these are."""
+    gone = without_data(one.onsets, len(one.bold), one.tr, one.durations)
+    lost = [f"{one.names[i]}, session {one.session} run {one.run}, at {one.onsets[i]:.0f} of "
+            f"{len(one.bold) * one.tr:.0f} s" for i in np.flatnonzero(gone)]
+    kept = np.flatnonzero(~gone)
+    return replace(one, onsets=one.onsets[kept], durations=one.durations[kept],
+                   names=[one.names[i] for i in kept]), lost
+
+
+def report(root=None, name=SUBJECT):
+    """A subject's raw runs diagnosed, see `bold.diagnosis`; writes two tables beside the betas.
+
+    Returns
+    -------
+    Diagnosis, (voxels,) str array, Path
+        The areas of the voxels; and the folder, of `NAME_voxels.csv` and `NAME_runs.csv`.
+    """
+    root = Path(experiment_folder() if root is None else root)
+    runs = [_with_data(one)[0] for one in bids.iter_runs(root, name)]
+    lengths = np.unique(np.concatenate([one.durations for one in runs]))
+    found = diagnose([(one.bold, one.onsets) for one in runs], runs[0].tr,
+                     np.concatenate([one.names for one in runs]), float(np.median(lengths)))
+    folder = root / "derivatives/betas"
+    tables = {"voxels": {"area": runs[0].roi} | found.voxels,
+              "runs": {"session": [one.session for one in runs], "run": [one.run for one in runs]}
+              | found.runs}
+    for table, columns in tables.items():
+        with atomic_write(folder / f"{name}_{table}.csv") as partial:
+            pandas.DataFrame(columns).to_csv(partial, index=False, float_format="%.4g",
+                                             lineterminator="\n")
+    return found, runs[0].roi, folder
 
 
 def _dated(*paths):
