@@ -94,7 +94,8 @@ def reml_betas(runs: Sequence, tr: float, hrf: np.ndarray, confounds: Sequence |
     if ratio.shape not in ((), rho.shape) or (ratio < 0).any():
         raise DataError(f"ratios of shape {ratio.shape}, the smallest {ratio.min(initial=0):.3g}; "
                         f"expected one of 0 or more for each of {len(rho)} voxels")
-    return Shrinkage(*_predict(spaces, ratio), np.broadcast_to(ratio, rho.shape), rho, prior)
+    betas, mean = _predict(spaces, ratio)
+    return Shrinkage(betas, mean, np.broadcast_to(ratio, rho.shape), rho, prior)
 
 
 def rotated(runs, tr, hrf, confounds=None, durations=1.0, high_pass=0.01):
