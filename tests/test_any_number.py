@@ -1,0 +1,256 @@
+"""Every public function that takes numbers, and numbers of every type: what it gives is what it
+gives for the same numbers as float64, or it says in one line what is wrong.
+
+`SEED` chooses the numbers; `benchmarks/attacks.py` tries others for as long as it is told.
+"""
+
+import importlib
+import inspect
+import os
+import warnings
+from dataclasses import asdict, is_dataclass
+
+import numpy as np
+import pytest
+import torch
+from conftest import random_unet
+
+from recon_lib import bold, brain, data, decoding, scores
+from recon_lib.bold import hrf, single_trial
+from recon_lib.brain.features import FactorNet
+from recon_lib.common.errors import DataError
+from recon_lib.decoding.sampling import Sampling
+from recon_lib.world import subject
+
+ROOMS = ("bold", "brain", "data", "decoding", "scores", "world")
+SEED = int(os.environ.get("SEED", 0))
+TR, VOLUMES = 2.0, 40
+PLAIN = Sampling(steps=1, scale=1.0, interval=None, candidates=1, pseudo_trials=0.0)
+DRAWN = dict(prediction="x0", schedule="cosine", image_size=16)
+
+
+def whole(*shape, low=-100, high=100):
+    """Whole numbers that every type can hold."""
+    return lambda rng: rng.integers(low, high, shape).astype(float)
+
+
+def given(*values):
+    return lambda rng: np.array(values, float)
+
+
+BOLD, ONSETS, LABELS = whole(VOLUMES, 3, low=50), given(4, 14, 24, 44), given(*[0, 1, 2, 3] * 3)
+DESIGN, BETAS, PATTERN = whole(VOLUMES, 3), whole(12, 4), whole(5, 9)
+PICTURES = whole(4, 16, 16, 3, low=0, high=128)
+TARGET = given(0, 2, 1, 1, 3)
+KERNEL, PAIR = whole(200, low=0), given(3, 5)
+
+
+def run(x, t):
+    return [(x, t), (x, t)]
+
+
+CASES = {  # function: call, then what it takes
+    "bold.ar1": (bold.ar1, BOLD, DESIGN),
+    "bold.autocorrelation": (bold.autocorrelation, BOLD, DESIGN),
+    "bold.average_repeats": (bold.average_repeats, BETAS, LABELS),
+    "bold.correlate_columns": (bold.correlate_columns, BETAS, BETAS),
+    "bold.design_matrix": (lambda t, d, c, k: bold.design_matrix(
+        VOLUMES, TR, t, ["a", "b", "a", "b"], d, k, confounds=c),
+        ONSETS, given(1, 2, 0, 1), DESIGN, KERNEL),
+    "bold.fir": (lambda t: bold.fir(t, VOLUMES, TR, 4), ONSETS),
+    "bold.hrf_fit": (lambda x, t, c: bold.hrf_fit(run(x, t), TR, [c, c]), BOLD, ONSETS, DESIGN),
+    "bold.noise_ceiling": (bold.noise_ceiling, BETAS, LABELS),
+    "bold.noise_components": (lambda x: bold.noise_components(
+        run(x, ()), TR, np.array([True, True, False]), 1), BOLD),
+    "bold.nuisance": (lambda c: bold.nuisance(VOLUMES, TR, confounds=c), DESIGN),
+    "bold.ols": (bold.ols, BOLD, DESIGN),
+    "bold.peak_height": (lambda k: bold.peak_height(k, 1.0, TR), KERNEL),
+    "bold.percent_change": (bold.percent_change, BOLD),
+    "bold.regressors": (lambda t, d, k: bold.regressors(t, d, VOLUMES, TR, k),
+                        ONSETS, given(1, 2, 0, 1), KERNEL),
+    "bold.reml_betas": (lambda x, t, h: bold.reml_betas(run(x, t), TR, h, ratio=1.0),
+                        BOLD, ONSETS, given(3, 0, 19)),
+    "bold.ridge_betas": (lambda x, t, h, f: bold.ridge_betas(run(x, t), TR, h, f),
+                         BOLD, ONSETS, given(3, 0, 19), given(1, 1, 1)),
+    "bold.single_trial_betas": (lambda x, t, c: bold.single_trial_betas(
+        x, t, TR, confounds=c), BOLD, ONSETS, DESIGN),
+    "bold.single_trial_betas of a choice": (lambda h: bold.single_trial_betas(
+        BOLD(np.random.default_rng(0)), ONSETS(None), TR, h), given(3, 0, 19)),
+    "bold.single_trial.estimate": (lambda x, t, n: single_trial.estimate(run(x, t), TR, n),
+                                   BOLD, ONSETS, given(0, 1, 2, 3, 3, 2, 1, 0)),
+    "bold.split_half_reliability": (bold.split_half_reliability, BETAS, LABELS),
+    "bold.trial_design": (lambda t, k, d: bold.trial_design(t, VOLUMES, TR, k, d),
+                          ONSETS, KERNEL, given(1, 2, 1, 1)),
+    "bold.trial_estimator": (lambda t, k, c: bold.trial_estimator(
+        t, VOLUMES, TR, k, confounds=c), ONSETS, KERNEL, DESIGN),
+    "bold.variance_inflation": (bold.variance_inflation, DESIGN),
+    "bold.whiten": (bold.whiten, BOLD, given(1)),
+    "bold.zscore": (bold.zscore, BETAS, BETAS),
+    "bold.zscore_sessions": (bold.zscore_sessions, BETAS, given(*[1] * 6, *[2] * 6)),
+    "bold.hrf.check_choice": (lambda h: hrf.check_choice(h, 3), given(3, 0, 19)),
+    "bold.hrf.double_gamma": (hrf.double_gamma, given(0, 3, 6, 12)),
+    "bold.hrf.kernels": (lambda k: hrf.kernels(k, TR), KERNEL),
+    "brain.coarse_pixels": (brain.coarse_pixels, PICTURES),
+    "brain.compare_rdms": (brain.compare_rdms, whole(5, 5), whole(5, 5)),
+    "brain.decode": (brain.decode, BETAS, LABELS),
+    "brain.embed": (lambda x: brain.embed(reader(), x), PICTURES),
+    "brain.fit_decoder": (lambda b, t, g: brain.fit_decoder(b, t, g).vector(b),
+                          BETAS, whole(12, 2), LABELS),
+    "brain.fit_encoding_model": (lambda f, b: brain.fit_encoding_model(f, b).rank(b, f),
+                                 whole(12, 2), BETAS),
+    "brain.fit_ridge": (lambda x, y, s: vars(brain.fit_ridge(x, y, strengths=s)),
+                        BETAS, whole(12, 2), given(1, 10)),
+    "brain.log_likelihood": (brain.log_likelihood, BETAS, whole(3, 4), given(1, 2, 3, 4)),
+    "brain.rdm": (brain.rdm, PATTERN),
+    "brain.read_factors": (lambda x: brain.read_factors(reader(), x), PICTURES),
+    "brain.similarity": (brain.similarity, PATTERN, whole(3, 9)),
+    "data.BatchLoader": (lambda x, v: list(data.BatchLoader(x, 2, v, shuffle=False)),
+                         PICTURES, whole(4, 3)),
+    "data.create_loader": (lambda x, v: list(data.create_loader(16, 2, images=x, vectors=v)),
+                           PICTURES, whole(4, 3)),
+    "data.folds": (lambda g: data.folds(g, 2), LABELS),
+    "data.load_trials": (lambda x, b, t: vars(data.load_trials(x, b, t, size=16)),
+                         PICTURES, whole(6, 3), given(0, 1, 2, 3, 0, 1)),
+    "data.refuse_leak": (data.refuse_leak, PICTURES, whole(4, 16, 16, 3, low=0, high=128)),
+    "data.to_batch": (data.to_batch, PICTURES),
+    "decoding.mean_image": (lambda x: decoding.mean_image(x, 3), PICTURES),
+    "decoding.retrieval": (decoding.retrieval, whole(5, 3), whole(4, 3), PICTURES),
+    "decoding.ridge_to_pixels": (lambda b, x, g, n: decoding.ridge_to_pixels(b, x, g)(n),
+                                 whole(4, 3), PICTURES, given(0, 1, 2, 3), whole(2, 3)),
+    "decoding.sample_pictures": (lambda v: decoding.sample_pictures(
+        random_unet(3), DRAWN, v, 0, PLAIN), whole(2, 3)),
+    "decoding.shuffled_brain": (decoding.shuffled_brain, LABELS),
+    "scores.classifier_features": (lambda x: scores.classifier_features(x, reader()), PICTURES),
+    "scores.decode_unseen": (lambda *a: scores.decode_unseen(*a, penalty=1.0),
+                             BETAS, whole(12, 2), LABELS, whole(3, 4), given(0, 1, 7)),
+    "scores.kid": (scores.kid, whole(200, 3), whole(200, 3)),
+    "scores.memorised": (scores.memorised, PICTURES, PICTURES, PICTURES),
+    "scores.n_way_top_k": (lambda p, t: scores.n_way_top_k(p, t, 3), whole(5, 4), TARGET),
+    "scores.nearest_training_distance": (lambda a, b: vars(scores.nearest_training_distance(a, b)),
+                                         whole(5, 4), whole(3, 4)),
+    "scores.permutation_null": (lambda s, t, w: scores.permutation_null(
+        s, t, scores.two_way, 5, within=w), whole(5, 4), TARGET, given(0, 0, 1, 1)),
+    "scores.permutation_p": (lambda s, t: scores.permutation_p(s, t, scores.two_way, 5),
+                             whole(5, 4), TARGET),
+    "scores.pixel_correlation": (scores.pixel_correlation, PICTURES, PICTURES),
+    "scores.ssim": (scores.ssim, PICTURES, PICTURES),
+    "scores.top_k": (scores.top_k, whole(5, 4), TARGET),
+    "scores.two_way": (scores.two_way, whole(5, 4), TARGET),
+    "scores.two_way_within": (scores.two_way_within, whole(5, 4), TARGET, given(0, 0, 1, 1)),
+    "world.subject.event_columns": (subject.event_columns, ONSETS, KERNEL),
+}
+ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or come out of a file
+    "bold": "cosine_drift glover_hrf spm_hrf in_areas hrf.check_sampling hrf.kernel hrf.library "
+            "hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
+            "single_trial.hrf_fit single_trial.noise_components",
+    "brain": "brain_log_likelihood load_factor_net vector_source",
+    "data": "list_runs load_experiment load_subjects load_volume mask_path read_confounds read_run "
+            "read_masks read_truth run_stem haxby_blocks",
+    "decoding": "brain_guidance cross_validate guided_denoiser ideal_observer load_conditional "
+                "load_guidance_model map_pictures reconstruct_experiment sample_prior "
+                "training_pictures with_pseudo_trials",
+    "scores": "bits deep_scores evaluation_space format_report load_classifiers "
+              "load_independent_classifier quality_scores score score_blocks "
+              "score_cross_validated score_table two_way_null_sd",
+    "world": "draw find_or_build ready real_event_related sample_factors simulate",
+}
+TYPES = ("int8", "uint8", "bool", "int64", "uint16", "float16", "float32", ">f8", "object")
+CHANGES = (*TYPES, "list", "tensor", "masked", "text", "complex128")
+
+
+def reader():
+    torch.manual_seed(0)
+    return FactorNet().eval()
+
+
+def changed(x, change, rng):
+    """The same numbers in another form, and as float64 (None: they have to be refused)."""
+    if change in ("text", "complex128"):
+        return (x.astype(str) if change == "text" else x + 1j), None
+    if change == "list":
+        return x.tolist(), x
+    if change == "tensor":
+        return torch.from_numpy(x), x
+    if change == "masked":
+        hole = rng.random(x.shape) < 0.1
+        hole.flat[rng.integers(x.size)] = True
+        return np.ma.MaskedArray(x, hole), np.where(hole, np.nan, x)
+    if change == "bool":
+        x = x > np.median(x)
+    if change.startswith("uint"):
+        x = np.abs(x)
+    return x.astype(change), x.astype(float)
+
+
+def numbers(x):
+    """Everything in a result, as arrays of float64 or of text."""
+    if is_dataclass(x) and not isinstance(x, type):
+        x = asdict(x)
+    if isinstance(x, dict):
+        return [y for key in sorted(x) for y in numbers(x[key])]
+    if isinstance(x, (list, tuple)) and not np.isscalar(x):
+        return [y for one in x for y in numbers(one)]
+    x = np.asarray(x)
+    return [x.astype(float) if x.dtype.kind in "biuf" else x.astype(str)]
+
+
+def outcome(function, arguments):
+    """What comes out, or None if it is refused in one line."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        try:
+            return numbers(function(*arguments))
+        except DataError as error:
+            assert "\n" not in str(error)
+            return None
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_of_any_type_are_numbers(name):
+    attack(name, SEED)
+
+
+def attack(name, seed):
+    function, *makers = CASES[name]
+    for which, change in [(i, c) for i in range(len(makers)) for c in CHANGES]:
+        rng = np.random.default_rng([seed, which])
+        arguments = [make(rng) for make in makers]
+        assert which or change != "int8" or outcome(function, whole_indices(arguments)) is not None
+        odd, plain = changed(arguments[which], change, rng)
+        found = outcome(function, [*arguments[:which], odd, *arguments[which + 1 :]])
+        if found is None:
+            continue
+        told = f"{name}, argument {which} as {change}, seed {seed}"
+        if plain is None:
+            assert change == "text" and makers[which] in (LABELS, TARGET) or text_is_fine(
+                name, which), told
+            continue
+        expected = outcome(function, [*arguments[:which], plain, *arguments[which + 1 :]])
+        if expected is None:  # indices that are whole only as integers
+            expected = outcome(function, whole_indices(
+                [*arguments[:which], plain, *arguments[which + 1 :]]))
+        assert expected is not None and len(found) == len(expected), told
+        for a, b in zip(found, expected, strict=True):
+            if a.dtype.kind == "U":
+                assert (a == b).all(), told
+                continue
+            scale = np.abs(b[np.isfinite(b)]).max(initial=1)
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * scale, err_msg=told)
+
+
+def whole_indices(arguments):
+    return [x.astype(int) if np.isfinite(x).all() and (x == np.rint(x)).all() else x
+            for x in arguments]
+
+
+def text_is_fine(name, which):
+    return False
+
+
+def test_no_public_function_is_left_out():
+    for room in ROOMS:
+        module = importlib.import_module(f"recon_lib.{room}")
+        there = {name for name, it in vars(module).items() if inspect.isfunction(it)}
+        known = {name.split(".")[1] for name in CASES if name.startswith(room)}
+        known = {name.split(" ")[0] for name in known}
+        assert there <= known | set(ELSEWHERE[room].split()), room
