@@ -107,13 +107,17 @@ LINES = """
 def work(tmp_path_factory):
     """A folder with things in the way, to stand in."""
     folder = tmp_path_factory.mktemp("work")
+    fill(folder)
+    return folder
+
+
+def fill(folder):
     (folder / "file").write_text("x")
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.txt").write_text("years of work")
     (folder / "dangling").symlink_to(folder / "nowhere")
     save_model(random_unet(None), folder / "silent.safetensors")
     (folder / "no_info.safetensors").write_bytes(b"x" * 100)
-    return folder
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -5,7 +5,7 @@ Betas are `(trials, voxels)`; `labels` says which picture each trial showed.
 
 import numpy as np
 
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, one_label_each
 
 
 def zscore_sessions(betas: np.ndarray, session: np.ndarray,
@@ -31,7 +31,7 @@ def zscore_sessions(betas: np.ndarray, session: np.ndarray,
     DataError
         If lengths disagree, or a session has fewer than two training trials.
     """
-    betas, session = as_numbers(betas, "betas", 2), np.asarray(session)
+    betas, session = as_numbers(betas, "betas", 2), one_label_each(session)
     train = np.ones(len(betas), bool) if train is None else _mask(train)
     same_trials(betas, session, train)
     out = np.empty(betas.shape, np.float32)
@@ -66,7 +66,7 @@ def average_repeats(betas: np.ndarray, labels: np.ndarray) -> tuple:
     counts : (pictures,) int array
         Trials of each.
     """
-    betas, labels = as_numbers(betas, "betas", 2), np.asarray(labels)
+    betas, labels = as_numbers(betas, "betas", 2), one_label_each(labels)
     same_trials(betas, labels)
     names, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
     sums = np.zeros((len(names), betas.shape[1]))
@@ -213,7 +213,7 @@ def _mask(train):
 
 def _repeated(betas, labels, least):
     """Trials of pictures shown twice or more."""
-    betas, labels = as_numbers(betas, "betas", 2), np.asarray(labels)
+    betas, labels = as_numbers(betas, "betas", 2), one_label_each(labels)
     same_trials(betas, labels)
     names, counts = np.unique(labels, return_counts=True)
     names = names[counts > 1]
@@ -241,6 +241,7 @@ def same_trials(betas, *others):
 
 def zscore(train: np.ndarray, test: np.ndarray):
     """Standardise both by the mean and standard deviation of the training trials."""
+    train, test = as_numbers(train, "the training trials"), as_numbers(test, "the test trials")
     mean, spread = train.mean(0), train.std(0)
     spread = np.where(spread > 0, spread, 1)
     return (train - mean) / spread, (test - mean) / spread

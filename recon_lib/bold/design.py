@@ -146,6 +146,7 @@ def variance_inflation(design: np.ndarray) -> np.ndarray:
     (columns - 1,) array
         1 / (1 - R²) of each column regressed on all others; the constant has none.
     """
+    design = check(design, ("volumes", "columns"), what="the design").astype(float)
     centred = design[:, :-1] - design[:, :-1].mean(0)
     centred = centred / np.linalg.norm(centred, axis=0)
     return np.diag(np.linalg.pinv(centred.T @ centred))

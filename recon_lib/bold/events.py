@@ -6,7 +6,7 @@ Equal to nilearn's, and causal: nothing happens before the picture.
 import numpy as np
 
 from recon_lib.bold.hrf import check_sampling, kernels
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
 
 EARLIEST = -24.0  # seconds: an event this long before the first volume can still be felt in it
 
@@ -56,11 +56,11 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
     if onsets.ndim != 1:
         raise DataError(f"onsets of shape {onsets.shape}; expected one for each event, in seconds")
     check_sampling(tr, oversampling)
-    durations, kernel = per_event(durations, onsets, "durations"), np.asarray(kernel, dtype=float)
-    if volumes < 1 or kernel.ndim != 1 or not np.isfinite(kernel).all() or (durations < 0).any():
-        raise DataError(f"found {volumes} volumes, a kernel of shape {kernel.shape} and durations "
-                        f"from {durations.min(initial=0)} s; expected volumes, (samples,) finite "
-                        "numbers and no duration below 0")
+    durations = per_event(durations, onsets, "durations")
+    kernel = check(kernel, ("samples",), what="the kernel").astype(float)
+    if volumes < 1 or (durations < 0).any():
+        raise DataError(f"found {volumes} volumes and durations from {durations.min(initial=0)} s; "
+                        "expected volumes, and no duration below 0")
     if not (onsets >= EARLIEST).all():
         worst = onsets[~(onsets >= EARLIEST)][0]
         raise DataError(
@@ -159,6 +159,7 @@ def fir(onsets: np.ndarray, volumes: int, tr: float, delays: int) -> np.ndarray:
 
 def peak_height(kernel: np.ndarray, duration: float, tr: float, oversampling: int = 50):
     """Height of the response to one event of `duration` seconds, to scale regressors to 1."""
+    kernel = check(kernel, ("samples",), what="the kernel").astype(float)
     box = max(1, round(duration * oversampling / tr))
     total = np.concatenate([np.zeros(box), np.cumsum(kernel)])
     return (total[box:] - total[:-box]).max()

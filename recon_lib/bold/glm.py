@@ -59,7 +59,7 @@ def fit_trials(series, onsets, tr, hrf="spm", durations=1.0, method="lsa", confo
                high_pass=0.01):
     """`single_trial_betas` of series that are not BOLD in scanner units: betas in their unit."""
     series = as_floats(series, "the series")
-    hrf, voxels = hrf if isinstance(hrf, str) else np.asarray(hrf), series.shape[1]
+    hrf, voxels = hrf if isinstance(hrf, str) else as_numbers(hrf, "the HRF"), series.shape[1]
 
     def fit(kernel, columns):
         matrix = trial_estimator(
@@ -67,7 +67,8 @@ def fit_trials(series, onsets, tr, hrf="spm", durations=1.0, method="lsa", confo
         )
         return matrix.astype(series.dtype) @ series[:, columns]
 
-    if isinstance(hrf, str) or hrf.dtype.kind == "f":
+    if isinstance(hrf, str) or (hrf.dtype.kind == "f" and not (  # a choice, written as floats
+            hrf.shape == (voxels,) and np.array_equal(hrf, np.rint(hrf)))):
         kernels = responses.kernels(hrf, tr)
         if len(kernels) != 1:
             raise DataError(f"the HRF has {len(kernels)} parts; a trial has one response: give one "

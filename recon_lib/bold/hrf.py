@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from scipy.stats import gamma
 
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, as_numbers, check
 
 LENGTH = 32.0  # seconds after which a response is taken to be over
 
@@ -38,6 +38,7 @@ def double_gamma(t, delay=6.0, undershoot=16.0, dispersion=1.0, undershoot_dispe
     array, the shape of `t`
         Not normalised. Zero before `start`.
     """
+    t = as_numbers(t, "the times").astype(float)
     peak = gamma.pdf(t, delay / dispersion, loc=start, scale=dispersion)
     dip = gamma.pdf(t, undershoot / undershoot_dispersion, loc=start, scale=undershoot_dispersion)
     return peak - ratio * dip
@@ -135,7 +136,8 @@ def kernels(hrf, tr, oversampling=50):
         If the name is unknown.
     """
     if not isinstance(hrf, str):
-        return np.atleast_2d(np.asarray(hrf, dtype=float))
+        hrf = np.atleast_2d(as_numbers(hrf, "the HRF"))
+        return check(hrf, ("k", "samples"), what="the HRF").astype(float)
     name, *extra = hrf.split(" + ")
     if name not in SHAPES or extra not in ([], ["derivative"], ["derivative", "dispersion"]):
         raise DataError(
@@ -161,7 +163,7 @@ LIBRARY = [
 
 def check_choice(hrf, voxels):
     """A row of `library` for each voxel, as an int array; stop if it is something else."""
-    hrf = np.asarray(hrf)
+    hrf = as_numbers(hrf, "the HRF choice")
     if hrf.shape != (voxels,):
         raise DataError(f"the HRF choice has shape {hrf.shape}; expected one per voxel ({voxels},)")
     if hrf.dtype.kind not in "iu":

@@ -227,12 +227,13 @@ def autocorrelation(residuals: np.ndarray, design: np.ndarray | None = None) -> 
     -------
     (voxels,) array
     """
-    volumes = len(residuals)
+    residuals, volumes = as_floats(residuals, "the residuals"), len(residuals)
     products = np.einsum("tv,tv->v", residuals[1:], residuals[:-1], dtype=np.float64)
     with np.errstate(invalid="ignore"):  # a voxel that never varies has no autocorrelation: NaN
         ratio = products / np.einsum("tv,tv->v", residuals, residuals, dtype=np.float64)
     if design is None:
         return ratio * volumes / (volumes - 1)
+    design = check(design, (volumes, "columns"), what="the design").astype(float)
     project = np.eye(volumes) - design @ np.linalg.pinv(design)
     shifted = project[:, 1:] @ project[:-1]
     lags = np.arange(volumes)
@@ -251,6 +252,7 @@ def autocorrelation(residuals: np.ndarray, design: np.ndarray | None = None) -> 
 
 def whiten(series: np.ndarray, rho: np.ndarray | float):
     """Subtract `rho` times the volume before; the first volume stays as it is."""
+    series, rho = as_numbers(series, "the series"), as_numbers(rho, "rho")
     if rho == 0:
         return series
     out = np.array(series, np.result_type(series, np.float32))  # a share of an integer is none

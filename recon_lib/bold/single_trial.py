@@ -16,7 +16,7 @@ from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design
 from recon_lib.bold.regression import project_out, whiten
 from recon_lib.bold.reml import autocorrelations, confound_of, reml_betas
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, as_numbers
 
 
 @dataclass
@@ -63,7 +63,7 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
     Estimate
     """
     settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
-    runs = [(np.asarray(bold[:]), onsets) for bold, onsets in runs]
+    runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
     hrf = hrf_fit(runs, tr, **settings).argmax(0)
     found = reml_betas(runs, tr, hrf, prior=prior, **settings)
     return Estimate(found.betas, hrf, found.ratio, found.prior)
@@ -146,6 +146,7 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
         raise DataError(f"{count} noise components; expected 1 or more")
     components = []
     for bold, _ in runs:
+        bold = as_numbers(bold[:], "the BOLD", 2)
         if pool.shape != bold.shape[1:]:
             raise DataError(f"the noise pool has shape {pool.shape}; expected one True or False "
                             f"for each of {bold.shape[1]} voxels")

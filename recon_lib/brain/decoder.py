@@ -16,7 +16,7 @@ from torch import Tensor
 from recon_lib.brain.encoding import square_distances
 from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.ridge import Ridge, fit_ridge
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, as_numbers
 
 
 @dataclass
@@ -55,7 +55,7 @@ class BrainDecoder:
         DataError
             If the voxels are not those of the fit, or betas or repeats are no such numbers.
         """
-        expected = len(self.ridge.x_mean)
+        betas, expected = as_numbers(betas, "the betas", 2), len(self.ridge.x_mean)
         if betas.shape[1] != expected:
             raise DataError(
                 f"the betas have {betas.shape[1]} voxels, the decoder was fitted to {expected}; "
@@ -64,7 +64,7 @@ class BrainDecoder:
         if not np.isfinite(betas).all():
             raise DataError("the betas hold NaN or infinite values; expected numbers: drop those "
                             "trials or voxels, as `data.load_trials` does")
-        repeats = np.asarray(repeats)
+        repeats = as_numbers(repeats, "repeats")
         if not ((repeats > 0) & (repeats < np.inf)).all():
             raise DataError("repeats holds a number that is not above 0 and finite; expected how "
                             "many trials each row is the mean of")
@@ -118,7 +118,8 @@ def fit_decoder(betas: np.ndarray, latents: np.ndarray, groups: np.ndarray | Non
     -------
     BrainDecoder
     """
-    betas, latents = np.asarray(betas, np.float32), np.asarray(latents, np.float32)
+    betas, latents = (as_numbers(x, what).astype(np.float32, copy=False)
+                      for x, what in ((betas, "the betas"), (latents, "the latents")))
     ridge = fit_ridge(betas, latents, groups, seed=seed)
     forward = fit_ridge(latents, ridge.out_of_fold, groups, seed=seed)
     covariance, _ = ledoit_wolf(ridge.out_of_fold - forward.out_of_fold)

@@ -7,7 +7,7 @@ from scipy.stats import spearmanr
 
 from recon_lib.bold.betas import correlate_columns, same_trials
 from recon_lib.brain.ridge import fit_ridge
-from recon_lib.common.errors import DataError, as_numbers, check
+from recon_lib.common.errors import DataError, as_numbers, check, one_label_each
 
 
 def decode(betas: np.ndarray, target: np.ndarray, groups: np.ndarray | None = None,
@@ -28,7 +28,7 @@ def decode(betas: np.ndarray, target: np.ndarray, groups: np.ndarray | None = No
         For numbers the correlation of predicted with true ones. For categories the share
         named correctly (one ridge regression per category, the largest wins).
     """
-    betas, target = check(betas, ("trials", "voxels"), False, "betas"), np.asarray(target)
+    betas, target = check(betas, ("trials", "voxels"), False, "betas"), one_label_each(target)
     betas = betas if betas.dtype.kind == "f" else betas.astype(float)
     same_trials(betas, target)
     if target.dtype.kind == "f":

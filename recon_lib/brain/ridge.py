@@ -96,7 +96,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
         raise DataError(f"found {len(groups)} groups for {len(x)} rows of x, expected as many: "
                         "give the group of each trial")
     parts = splits.folds(groups, min(folds, len(np.unique(groups))), seed)
-    strengths = np.asarray(strengths, kind)
+    strengths = errors.check(strengths, ("strengths",), what="the list of strengths").astype(kind)
 
     # First pass: the squared error of each strength and target, summed over folds.
     fits, error = [], np.zeros((len(strengths), y.shape[1]))

@@ -200,7 +200,7 @@ def one_label_each(groups):
         labels = np.array(groups.tolist() if isinstance(groups, np.ndarray) else list(groups))
     except ValueError:  # rows of different lengths
         labels = np.array(None)
-    missing = labels.dtype.kind == "f" and np.isnan(labels).any()
+    missing = np.ma.is_masked(groups) or labels.dtype.kind == "f" and np.isnan(labels).any()
     if isinstance(groups, str) or labels.ndim != 1 or labels.dtype.kind not in "biufUS" \
             or missing or len(kinds) > 1:
         raise DataError("groups of trials have to be a list of one label each, all names or all "

@@ -137,7 +137,8 @@ def read_labels(source, what):
         raise DataError(f"{what}: {np.ma.count_masked(source)} entries are masked; expected a "
                         "label for each trial: leave those trials out")
     labels = np.asarray(source).squeeze()
-    if labels.ndim != 1 or labels.dtype == bool and what == "trial_image":
+    if labels.ndim != 1 or labels.dtype.kind == "c" or (
+            labels.dtype == bool and what == "trial_image"):
         raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
                         "entry for each trial")
     text = labels.dtype.kind in "US" or any(isinstance(label, str) for label in labels)

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, as_numbers
 from recon_lib.data.arrays import in_one_order, load_pictures
 from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
 
@@ -63,7 +64,9 @@ class BatchLoader:
         images = torch.as_tensor(np.require(images, requirements="W"))
         self.images = images.permute(0, 3, 1, 2).contiguous()  # (n, C, H, W) uint8
         if vectors is not None and not callable(vectors):
-            vectors = torch.as_tensor(vectors, dtype=torch.float32)
+            vectors = vectors if isinstance(vectors, torch.Tensor) else torch.from_numpy(
+                as_numbers(vectors, "the array of brain vectors").astype(np.float32))
+            vectors = vectors.float()
             if vectors.ndim != 2 or len(vectors) != len(images):
                 raise DataError(
                     f"{len(images)} images but vectors of shape {tuple(vectors.shape)}; "
@@ -229,7 +232,7 @@ def create_loader(image_size: int, batch_size: int, data_path: str | Path | None
             in_one_order(np.arange(len(found.kept)), found.names)
         images = found.images
     elif isinstance(images, np.ndarray | torch.Tensor):
-        images = square_arrays(np.asarray(images), image_size, channels)
+        images = square_arrays(images, image_size, channels)
     else:
         images = _from_dataset(images, image_size, channels)
     return BatchLoader(images, batch_size, vectors, shuffle, seed, rank, world, mirror)
@@ -243,7 +246,9 @@ def _picture(item):
             raise DataError(f"the dataset yields {', '.join(map(str, item))}; expected a picture "
                             "called image: give pictures alone, or rename it")
         return known[0]
-    return item[0] if isinstance(item, tuple | list) else item
+    pair = isinstance(item, tuple | list) and isinstance(item[0], np.ndarray | torch.Tensor
+                                                         | Image.Image)
+    return item[0] if pair else item
 
 
 def _from_dataset(dataset, size, channels):

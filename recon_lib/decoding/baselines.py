@@ -19,7 +19,7 @@ from recon_lib.brain.families import feature_families
 from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.patterns import similarity
 from recon_lib.brain.ridge import fit_ridge
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, as_numbers, check, one_label_each
 from recon_lib.common.files import read_dataset, readable
 from recon_lib.data.pictures import uint8_pictures
 from recon_lib.data.release import Experiment, read_truth
@@ -129,9 +129,11 @@ def ridge_to_pixels(train_betas: np.ndarray, train_images: np.ndarray,
     pca = PCA(min(components, len(images) - 1, pixels.shape[1]), svd_solver="randomized",
               random_state=seed)
     scores = pca.fit_transform(pixels)  # (n, components)
-    ridge = fit_ridge(np.asarray(train_betas, np.float32), scores, groups, seed=seed)
+    train_betas = as_numbers(train_betas, "the training betas").astype(np.float32, copy=False)
+    ridge = fit_ridge(train_betas, scores, groups, seed=seed)
 
     def draw(betas):
+        betas = check(betas, ("trials", len(ridge.x_mean)), what="the betas")
         predicted = pca.inverse_transform(ridge.predict(betas))  # (trials, H·W·C)
         predicted = (np.clip(predicted, 0, 1) * 255).round().astype(np.uint8)
         return predicted.reshape(len(predicted), *images.shape[1:])
@@ -175,7 +177,7 @@ def shuffled_brain(image: ArrayLike, seed: int = 0) -> np.ndarray:
     ndarray (trials,) of int
         Use as ``betas[shuffled_brain(image)]``.
     """
-    names, index = np.unique(np.asarray(image), return_inverse=True)
+    names, index = np.unique(one_label_each(image), return_inverse=True)
     if len(names) < 2:
         raise DataError("found 1 image, expected at least 2: there is nothing to shuffle")
     cycle = np.random.default_rng(seed).permutation(len(names))

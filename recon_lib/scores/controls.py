@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recon_lib.common.errors import DataError, check
+from recon_lib.common.errors import DataError, check, one_label_each
 
 
 def decode_unseen(betas: ArrayLike, targets: ArrayLike, group: ArrayLike, new_betas: ArrayLike,
@@ -36,7 +36,7 @@ def decode_unseen(betas: ArrayLike, targets: ArrayLike, group: ArrayLike, new_be
     DataError
         If the shapes disagree, leaving a group out leaves nothing, or the penalty is none.
     """
-    group, new_group = np.asarray(group), np.asarray(new_group)
+    group, new_group = one_label_each(group), one_label_each(new_group)
     x = check(betas, (len(group), "voxels"), what="the array of betas").astype(np.float64)
     y = check(targets, (len(group), "d"), what="the array of targets").astype(np.float64)
     new = check(new_betas, (len(new_group), x.shape[1]), what="the array of new betas")

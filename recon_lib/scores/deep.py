@@ -17,7 +17,7 @@ from scipy.stats import hypergeom
 from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
 from recon_lib.data.pictures import uint8_pictures
-from recon_lib.scores.identification import top_k, two_way
+from recon_lib.scores.identification import checked, two_way
 
 # Network, layer, side of its pictures: as in MindEye (Scotti et al. 2023, arXiv:2305.18274).
 LAYERS = {
@@ -50,8 +50,7 @@ def n_way_top_k(probabilities: np.ndarray, target: np.ndarray, n: int = 50, k: i
     float
         In [0, 1]; chance k / n. Ties count as a random order.
     """
-    p, target = np.asarray(probabilities), np.asarray(target)
-    top_k(p, target, 1)  # refuses what does not fit
+    p, target = checked(probabilities, target)
     classes = p.shape[1]
     if not 1 <= k <= n <= classes:
         raise DataError(f"{n}-way top-{k} of {classes} classes; expected 1 <= k <= n <= {classes}")

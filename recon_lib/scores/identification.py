@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike
 
-from recon_lib.common.errors import DataError, check
+from recon_lib.common.errors import DataError, check, one_label_each
 
 
 def top_k(similarity: ArrayLike, target: ArrayLike, k: int = 1) -> float:
@@ -128,14 +128,12 @@ def permutation_null(similarity: ArrayLike, target: ArrayLike, statistic: Callab
     DataError
         If there is not one category for each candidate.
     """
-    similarity, target = _checked(similarity, target)
+    similarity, target = checked(similarity, target)
     rng, count = np.random.default_rng(seed), similarity.shape[1]
     blocks = [np.arange(count)]
     if within is not None:
-        if np.shape(within) != (count,):
-            raise DataError(f"categories of shape {np.shape(within)} for {count} candidates; "
-                            "expected one category for each")
-        blocks = [np.flatnonzero(np.asarray(within) == c) for c in np.unique(within)]
+        within = _categories(within, count)
+        blocks = [np.flatnonzero(within == c) for c in np.unique(within)]
     null = np.empty(n)
     for i in range(n):
         label = np.arange(count)
@@ -156,7 +154,8 @@ def permutation_p(similarity: np.ndarray, target: np.ndarray, statistic: Callabl
     return float((1 + (null >= observed - 1e-12).sum()) / (1 + n))
 
 
-def _checked(similarity, target):
+def checked(similarity, target):
+    """Similarities without NaN, and for each trial a column of them; anything else is refused."""
     similarity = check(similarity, ("trials", "candidates"), finite=False, what="the similarity")
     target = check(target, (len(similarity),), what="the array of one target a trial")
     if np.isnan(similarity).any():
@@ -170,14 +169,21 @@ def _checked(similarity, target):
     return similarity, target
 
 
+def _categories(category, count):
+    category = one_label_each(category)
+    if len(category) != count:
+        raise DataError(f"{len(category)} categories for {count} candidates; expected one for each")
+    return category
+
+
 def _against_rivals(similarity, target, category=None):
     """For each trial: how many rivals score below the target, how many equal, how many at all."""
-    similarity, target = _checked(similarity, target)
+    similarity, target = checked(similarity, target)
     trial = np.arange(len(target))
     own = similarity[trial, target][:, None]
     rival = np.ones(similarity.shape, bool)
     if category is not None:
-        category = np.asarray(category)
+        category = _categories(category, similarity.shape[1])
         rival = category[target][:, None] == category
     rival[trial, target] = False
     return ((similarity < own) & rival).sum(1), ((similarity == own) & rival).sum(1), rival.sum(1)
