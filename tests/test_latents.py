@@ -207,7 +207,7 @@ def test_the_likelihood_names_what_was_seen(decoder):
 
 
 def test_wrong_number_of_voxels(decoder):
-    with pytest.raises(DataError, match=f"29 voxels, the decoder was fitted to {VOXELS}"):
+    with pytest.raises(DataError, match=f"29.; expected .trials, {VOXELS}."):
         decoder.vector(np.zeros((2, VOXELS - 1)))
 
 

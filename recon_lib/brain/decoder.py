@@ -16,7 +16,7 @@ from torch import Tensor
 from recon_lib.brain.encoding import square_distances
 from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.ridge import Ridge, fit_ridge
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
 
 
 @dataclass
@@ -55,15 +55,8 @@ class BrainDecoder:
         DataError
             If the voxels are not those of the fit, or betas or repeats are no such numbers.
         """
-        betas, expected = as_numbers(betas, "the betas", 2), len(self.ridge.x_mean)
-        if betas.shape[1] != expected:
-            raise DataError(
-                f"the betas have {betas.shape[1]} voxels, the decoder was fitted to {expected}; "
-                "use the betas of the same subject and areas"
-            )
-        if not np.isfinite(betas).all():
-            raise DataError("the betas hold NaN or infinite values; expected numbers: drop those "
-                            "trials or voxels, as `data.load_trials` does")
+        betas = check(betas, ("trials", len(self.ridge.x_mean)),
+                      what="the array of betas (of the subject and areas of the decoder)")
         repeats = as_numbers(repeats, "repeats")
         if not ((repeats > 0) & (repeats < np.inf)).all():
             raise DataError("repeats holds a number that is not above 0 and finite; expected how "

@@ -82,15 +82,10 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
     DataError
         If the shapes disagree, something is not finite, or there is not one group a row.
     """
-    x, y = as_numbers(x, "x"), as_numbers(y, "y")
+    x = errors.check(x, ("n", "p"), what="x (drop trials or voxels without a value)")
+    y = errors.check(y, (len(x), "targets"), what="y (drop trials or targets without a value)")
     kind = np.float32 if x.dtype == y.dtype == np.float32 else np.float64
     x, y = x.astype(kind, copy=False), y.astype(kind, copy=False)
-    if x.ndim != 2 or y.ndim != 2 or len(x) != len(y):
-        raise DataError(f"found x {x.shape} and y {y.shape}, expected (n, p) and (n, targets): "
-                        "give both one row for each trial")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise DataError("found NaN or infinite values in x or y, expected numbers: "
-                        "drop those trials or voxels")
     groups = errors.one_label_each(np.arange(len(x)) if groups is None else groups)
     if len(groups) != len(x):
         raise DataError(f"found {len(groups)} groups for {len(x)} rows of x, expected as many: "
