@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.common.files import read_npz
+from recon_lib.common.files import read_npz, readable
 from recon_lib.course import plots
 from recon_lib.data.release import load_experiment
 from recon_lib.decoding import crossval, reconstruct
@@ -131,7 +131,7 @@ def reconstruct_arrays(out, own, options, seed, say):
 def score_release(out, permutations, say):
     """Score what `reconstruct_release` left in `out`; write the scores and two figures."""
     arrays = load_arrays(out / RELEASE)
-    settings = json.loads(str(arrays.pop("settings")))
+    settings = arrays.pop("settings")
     x = Release(**{f.name: settings[f.name] for f in fields(Release) if f.name in settings}).load()
     results = {}
     for key, value in arrays.items():
@@ -180,7 +180,7 @@ def draw_release(out, seen, averaged):
 def score_arrays(out, permutations, say):
     """Score what `cross_validate` left in `out`; write the scores and the figure."""
     arrays = load_arrays(out / OWN)
-    settings = json.loads(str(arrays.pop("settings", "{}")))
+    settings = arrays.pop("settings")
     table = report.score_cross_validated(arrays, permutations)
     table["info"] |= settings
     write_scores(out, table)
@@ -210,7 +210,7 @@ def save_arrays(path, **arrays):
 
 
 def load_arrays(path):
-    """Read an .npz that `reconstruct_release` or `cross_validate` wrote.
+    """Read an .npz that `reconstruct_release` or `cross_validate` wrote, its settings as a dict.
 
     Raises
     ------
@@ -223,7 +223,8 @@ def load_arrays(path):
     missing = {OWN: {"truth", "trial_image", "fold"}}.get(path.name, {"settings"}) - set(arrays)
     if missing:
         raise DataError(f"{path} has no {', '.join(sorted(missing))}; write it with `reconstruct`")
-    return arrays
+    with readable(path):
+        return arrays | {"settings": dict(json.loads(str(arrays.get("settings", "{}"))))}
 
 
 def write_scores(out, table):

@@ -81,8 +81,7 @@ CASES = {  # function: call, then what it takes
         x, t, TR, confounds=c), BOLD, ONSETS, DESIGN),
     "bold.single_trial_betas of a choice": (lambda h: bold.single_trial_betas(
         BOLD(np.random.default_rng(0)), ONSETS(None), TR, h), index(3, 0, 19)),
-    "bold.single_trial.estimate": (lambda x, t, n: single_trial.estimate(run(x, t), TR, n),
-                                   BOLD, ONSETS, index(0, 1, 2, 3, 3, 2, 1, 0)),
+    "bold.single_trial.estimate": (lambda x, t: single_trial.estimate(run(x, t), TR), BOLD, ONSETS),
     "bold.split_half_reliability": (bold.split_half_reliability, BETAS, LABELS),
     "bold.trial_design": (lambda t, k, d: bold.trial_design(t, VOLUMES, TR, k, d),
                           ONSETS, KERNEL, given(1, 2, 1, 1)),

@@ -1,5 +1,7 @@
 """What real data look like when they arrive: each is read right, or refused in one line."""
 
+import gzip
+import json
 import os
 import shutil
 import signal
@@ -16,6 +18,7 @@ import scipy.io
 import torch
 from conftest import random_unet
 from PIL import Image
+from safetensors.torch import save_file
 from test_command_lines import program
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -40,7 +43,13 @@ from recon_lib.data.loader import create_loader
 from recon_lib.data.pictures import AVIF, as_uint8, read_picture, square_arrays
 from recon_lib.data.volumes import compact_box
 from recon_lib.decoding import crossval
-from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
+from recon_lib.decoding.sampling import (
+    PLAIN,
+    Guidance,
+    load_drawing,
+    load_latent_of,
+    sample_pictures,
+)
 from recon_lib.samplers import initial_noise
 from recon_lib.training import (
     loop,
@@ -832,3 +841,59 @@ def test_notes_are_plain_lines(tmp_path):
     note, last = done.stderr.splitlines()
     assert note == "note: 1 of 2 pictures skipped, not readable: b.png"
     assert done.returncode == 2 and last.startswith("recon_lib: ")
+
+
+# What a fresh attack found ---------------------------------------------------------------
+
+
+def test_odd_tables_of_a_fresh_attack(tmp_path):
+    def table(text):
+        (tmp_path / "a.csv").write_text(text)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return load_betas(tmp_path / "a.csv").tolist()
+
+    refuses(lambda: table("v1,v2,v3\n"), "a heading and no rows")
+    assert table("True,False\nFalse,True\n") == [[1, 0], [0, 1]]
+    assert table(",a,b\n0.0,1,2\n1.0,3,4\n2.0,5,6\n") == [[1, 2], [3, 4], [5, 6]]
+    for size in (1e-300, 1e300):
+        refuses(lambda size=size: load_betas(size * BETAS), "bring them to another unit")
+    assert load_labels(np.array(["ü.png".encode(), b"b.png"]), "groups").tolist() == [
+        "ü.png", "b.png"]
+    refuses(lambda: load_labels(1j * np.arange(3), "trial_image"), "type complex128")
+    refuses(lambda: square_arrays(PICTURES[0], 8), "one in colour, or 3 in grey")
+
+
+def test_volumes_of_no_real_numbers_or_no_place(raw):
+    path = raw / f"{STEM}_bold.nii.gz"
+    image = nibabel.load(path)
+    values = image.get_fdata()
+    nibabel.Nifti1Image(values.astype(np.complex64), image.affine).to_filename(path)
+    refuses(lambda: read(raw), "holds values of type complex64")
+    for hole in (0.0, np.nan):
+        nibabel.Nifti1Image(values.astype(np.float32), image.affine).to_filename(path)
+        broken = bytearray(gzip.decompress(path.read_bytes()))
+        broken[296:312] = np.full(4, hole, "<f4").tobytes()  # srow_y
+        path.write_bytes(gzip.compress(broken))
+        refuses(lambda: read(raw), "_bold.nii.gz")
+
+
+@pytest.mark.parametrize("info", [
+    "[" * 100_000, "[]", "3", '{"image_size": "a", "prediction": 3, "schedule": []}',
+    '{"image_size": 16, "prediction": "x0", "schedule": "nope"}',
+    '{"image_size": -16, "prediction": "x0", "schedule": "cosine"}',
+    '{"image_size": 1e9, "prediction": "x0", "schedule": "cosine"}',
+    '{"image_size": 16, "prediction": "y", "schedule": "cosine"}'])
+def test_models_whose_information_is_none(tmp_path, info):
+    net = random_unet(None)
+    for config in (json.dumps(net.config), info):
+        save_file(net.state_dict(), tmp_path / "m.safetensors", {"config": config, "info": info})
+        refuses(lambda: load_drawing(tmp_path / "m.safetensors"), "m.safetensors")
+    state = dict(model_state_dict=net.state_dict(), config=net.config)
+    for odd in (dict(info={"steps_before": "x"}), dict(info=[]), dict(beside=3), dict(step="x"),
+                dict(beside={"latent.safetensors": torch.zeros(3)})):
+        save_checkpoint(tmp_path / "c.pt", state | odd)
+        refuses(lambda: load_model(tmp_path / "c.pt"), "use a checkpoint that training wrote")
+    packed = dict(beside={"latent.safetensors": torch.zeros(3, dtype=torch.uint8)})
+    save_checkpoint(tmp_path / "c.pt", state | packed)
+    refuses(lambda: load_latent_of(tmp_path / "c.pt"), "does not hold a latent")

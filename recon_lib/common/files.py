@@ -280,6 +280,8 @@ def read_table(path, heading=None, spaces=False, **options):
     with readable(path):
         table = pandas.read_csv(StringIO("\n".join(lines)), sep=r"\s+" if mark == " " else mark,
                                 header=0 if heading else None, skip_blank_lines=False, **options)
+    if table.empty:
+        raise DataError(f"{path}: a heading and no rows; expected one row for each entry")
     if table.shape[1] > 1 and (not heading or not head[0][0].strip()) and counts(table.iloc[:, 0]):
         warnings.warn(f"{path}: the first column counts 0, 1, 2, ...: left out as an index",
                       stacklevel=2)
@@ -289,7 +291,7 @@ def read_table(path, heading=None, spaces=False, **options):
 
 def counts(cells, least=3):
     """Whether cells count 0, 1, 2, ... or 1, 2, 3, ...: what an index does."""
-    cells = [str(cell).strip() for cell in cells]
+    cells = [str(cell).strip().removesuffix(".0") for cell in cells]
     return len(cells) >= least and any(
         cells == [str(i) for i in range(start, start + len(cells))] for start in (0, 1))
 
@@ -310,7 +312,7 @@ def _is_heading(path, first, second=()):
 
 def _is_number(cell):
     cell = cell.strip().lower().replace(",", ".")
-    return cell in NO_VALUE or bool(NUMBER.fullmatch(cell))
+    return cell in (*NO_VALUE, "true", "false") or bool(NUMBER.fullmatch(cell))
 
 
 def _whole(cells):

@@ -137,6 +137,7 @@ def read_labels(source, what):
         raise DataError(f"{what}: {np.ma.count_masked(source)} entries are masked; expected a "
                         "label for each trial: leave those trials out")
     labels = np.asarray(source).squeeze()
+    labels = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
     if labels.ndim != 1 or labels.dtype.kind == "c" or (
             labels.dtype == bool and what == "trial_image"):
         raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
@@ -197,6 +198,11 @@ def load_betas(source):
 
 
 def _finite(betas):
+    """As float32; infinities become NaN, and what would become them or 0 is refused."""
+    size = np.abs(betas[np.isfinite(betas) & (betas != 0)])
+    if size.size and not 1e-15 < np.median(size) < 1e15:
+        raise DataError(f"betas of about {np.median(size):.1g}; expected numbers between 1e-15 and "
+                        "1e15: bring them to another unit, such as % signal change")
     with np.errstate(over="ignore"):
         betas = betas.astype(np.float32)
     betas[~np.isfinite(betas)] = np.nan

@@ -16,6 +16,7 @@ except ImportError:
     AVIF = False
 
 from recon_lib.common.errors import DataError, as_numbers, check
+from recon_lib.common.files import check_size
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
             ".ppm", ".pgm", ".pbm", ".pnm"} | ({".avif"} if AVIF else set())
@@ -117,7 +118,8 @@ def square(picture, size):
     left, top = (width - side) // 2, (height - side) // 2
     if picture.size == (size, size):
         return picture
-    picture = picture.crop((left, top, left + side, top + side))
+    if width != height:
+        picture = picture.crop((left, top, left + side, top + side))
     return picture.resize((size, size), Image.Resampling.BICUBIC, reducing_gap=3.0)
 
 
@@ -143,6 +145,9 @@ def square_arrays(images, size, channels=None):
     shape, kinds = images.shape, (1, 3, 4)
     stacked = images.ndim == 3 and shape[0] == shape[1] != shape[2] or (
         images.ndim == 4 and shape[2] in kinds and not {shape[1], shape[3]} & set(kinds))
+    if stacked and images.ndim == 3 and shape[2] in kinds[1:]:
+        raise DataError(f"shape {shape}: one in colour, or {shape[2]} in grey? expected "
+                        "(n, height, width) or (n, height, width, 3): turn the axes round")
     if stacked:
         warnings.warn(f"pictures of shape {shape}: taken for {shape[-1]} pictures along the last "
                       "axis, as MATLAB stacks them", stacklevel=2)
@@ -194,7 +199,7 @@ def to_pillow(picture):
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def read_picture(path, size):
@@ -220,7 +225,9 @@ def read_picture(path, size):
                     raise DataError(f"{path}: {picture.width} x {picture.height} is too large")
                 animated = getattr(picture, "n_frames", 1) > 1
                 picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction
-                picture = to_pillow(ImageOps.exif_transpose(picture))
+                check_size(path, (picture.height, picture.width, 8), np.uint8)  # decoded, converted
+                ImageOps.exif_transpose(picture, in_place=True)  # no copy
+                picture = to_pillow(picture)
                 return np.asarray(square(picture, size)), animated
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such picture") from error

@@ -97,7 +97,8 @@ def folds(groups: Any, k: int | None = None, seed: int = 0) -> list[np.ndarray]:
     names = np.unique(one_label_each(groups))
     k = len(names) if k is None else k
     if not 2 <= k <= len(names):
-        raise DataError(f"{k} folds of {len(names)} groups; expected 2 to {len(names)}")
+        raise DataError(f"{k} folds of {len(names)} groups; expected 2 or more groups, and 2 folds "
+                        "up to as many")
     if k < len(names):
         names = np.random.default_rng(seed).permutation(names)
     return [split_by_group(groups, part.tolist()) for part in np.array_split(names, k)]

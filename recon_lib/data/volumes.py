@@ -75,6 +75,9 @@ def load_volume(path: str | Path):
     """Open a NIfTI file; a compressed one is unpacked to its end, where its checksum stands."""
     with readable(path):
         image = nibabel.load(path)
+        if image.get_data_dtype().kind not in "biuf":
+            raise DataError(f"{path}: holds values of type {image.get_data_dtype()}; expected real "
+                            "numbers: keep the magnitude, or one channel")
         if Path(path).suffix != ".gz":
             return image
         check_size(path, image.shape, image.get_data_dtype())
@@ -218,7 +221,8 @@ def voxels_at(path, image, masks):
 def _places_in(path, image, masks):
     """Index (voxels, 3) of the masks' voxels in another image, by millimetres."""
     like, shape = masks.image, np.array(image.shape[:3])
-    step = np.linalg.inv(image.affine) @ like.affine  # from the masks' indices to the image's
+    with readable(path):  # an affine may have no inverse
+        step = np.linalg.inv(image.affine) @ like.affine  # from the masks' indices to the image's
     axes = np.rint(step[:3, :3])
     known = any(int(image.header[code]) for code in ("sform_code", "qform_code"))
     axes = axes if known else np.eye(3)

@@ -112,11 +112,13 @@ def load_drawing(path, device="cpu"):
         If it does not.
     """
     model, info = load_model(path, device)
-    missing = {"prediction", "schedule", "image_size"} - info.keys()
-    if missing:
-        raise DataError(
-            f"{path} does not say its {', '.join(sorted(missing))}; use a model that training wrote"
-        )
+    size = info.get("image_size")
+    fits = {"prediction": info.get("prediction") in ("x0", "eps", "v"),
+            "schedule": info.get("schedule") in list(SCHEDULES),
+            "image_size": isinstance(size, int) and 0 < size <= 2**14}
+    if not all(fits.values()):
+        wrong = ", ".join(sorted(name for name, fit in fits.items() if not fit))
+        raise DataError(f"{path} does not say its {wrong}; use a model that training wrote")
     return model, info
 
 
@@ -191,7 +193,7 @@ def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
     beside = located(path).with_name(GUIDANCE_MODEL)
     if not beside.is_file():
         return None
-    other = load_model(beside, next(model.parameters()).device)
+    other = load_drawing(beside, next(model.parameters()).device)
     refuse_misfit(model, info, *other)
     return other
 

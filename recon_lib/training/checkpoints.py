@@ -64,7 +64,8 @@ def load_checkpoint(path: str | Path):
             f"plain values: {type(error).__name__}); use one that training wrote"
         ) from error
     if not (isinstance(state, dict) and {"model_state_dict", "config"} <= state.keys()
-            and isinstance(state.get("info", {}), dict) and isinstance(state.get("step", 0), int)
+            and isinstance(info := state.get("info", {}), dict)
+            and all(isinstance(n, int) for n in (state.get("step", 0), info.get("steps_before", 0)))
             and isinstance(beside := state.get("beside", {}), dict)
             and all(getattr(one, "dtype", None) == torch.uint8 for one in beside.values())):
         raise DataError(
@@ -173,9 +174,11 @@ def read_weights(path):
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
+            if not isinstance(info, dict):
+                raise TypeError("its info is none")
             weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
         refuse_broken_seal(path.read_bytes())
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
         raise DataError(
             f"{path} is not a model of this project (damaged, or without its config); "
             "use a file that save_model wrote"
