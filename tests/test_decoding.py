@@ -101,7 +101,7 @@ def test_no_brain_vectors_come_from_what_is_no_number(bad):
     decoder = fit_decoder(betas, latents)
     damaged = betas[:4].copy()
     damaged[2, 5] = bad
-    with pytest.raises(DataError, match="betas hold NaN or infinite"):
+    with pytest.raises(DataError, match="NaN or infinite of 32"):
         decoder.vector(damaged)
     for repeats in (0, -1, bad, np.array([1, 2, 0, 1]), [1, 2, bad, 1]):
         with pytest.raises(DataError, match="repeats holds a number that is not above 0"):
