@@ -75,8 +75,6 @@ CASES = {  # function: call, then what it takes
                         ONSETS, given(1, 2, 0, 1), KERNEL),
     "bold.reml_betas": (lambda x, t, h: bold.reml_betas(run(x, t), TR, h, ratio=1.0),
                         BOLD, ONSETS, index(3, 0, 19)),
-    "bold.ridge_betas": (lambda x, t, h, f: bold.ridge_betas(run(x, t), TR, h, f),
-                         BOLD, ONSETS, index(3, 0, 19), given(1, 1, 1)),
     "bold.single_trial_betas": (lambda x, t, c: bold.single_trial_betas(
         x, t, TR, confounds=c), BOLD, ONSETS, DESIGN),
     "bold.single_trial_betas of a choice": (lambda h: bold.single_trial_betas(
@@ -144,15 +142,15 @@ CASES = {  # function: call, then what it takes
     "world.subject.event_columns": (subject.event_columns, ONSETS, KERNEL),
 }
 ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or come out of a file
-    "bold": "cosine_drift glover_hrf spm_hrf in_areas hrf.check_sampling hrf.kernel hrf.library "
-            "hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
+    "bold": "choose_count cosine_drift glover_hrf spm_hrf in_areas hrf.check_sampling hrf.kernel "
+            "hrf.library hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
             "single_trial.hrf_fit single_trial.noise_components",
-    "brain": "brain_log_likelihood load_factor_net vector_source",
+    "brain": "brain_log_likelihood feature_families load_factor_net vector_source",
     "data": "list_runs load_experiment load_subjects load_volume mask_path read_confounds read_run "
             "read_masks read_truth run_stem haxby_blocks",
     "decoding": "brain_guidance cross_validate guided_denoiser ideal_observer load_conditional "
-                "load_guidance_model map_pictures reconstruct_experiment sample_prior "
-                "training_pictures with_pseudo_trials",
+                "load_guidance_model map_pictures prior_pictures reconstruct_experiment "
+                "sample_prior training_pictures with_pseudo_trials",
     "scores": "bits deep_scores evaluation_space format_report load_classifiers "
               "load_independent_classifier quality_scores score score_blocks "
               "score_cross_validated score_table two_way_null_sd",

@@ -113,7 +113,8 @@ class EncodingModel:
         ndarray (trials, candidates)
         """
         betas = check(betas, ("trials", len(self.noise)), what="the array of betas")
-        x = side_by_side(features) - self.ridge.x_mean
+        x = check(side_by_side(features), ("candidates", len(self.ridge.x_mean)),
+                  what="the array of features") - self.ridge.x_mean
         root, gain = self.whitened
         z = solve_triangular(root, (betas - self.ridge.y_mean).T, lower=True)  # (voxels, trials)
         size = ((x @ (gain.T @ gain)) * x).sum(1)  # (candidates,)
