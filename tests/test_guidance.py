@@ -160,7 +160,7 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
     save_model(random_unet(None), tmp_path / "guide.safetensors", info)
     told = []
 
-    def noted(model, info, vectors, seed=0, sampling=None, guidance=None):
+    def noted(model, info, vectors, seed=0, sampling=None, guidance=None, measured=None):
         brain = np.ndim(vectors) > 0
         told.append((brain, guidance is not None and guidance.model is not None))
         return np.zeros((len(vectors) if brain else vectors, 64, 64, 3), np.uint8)
