@@ -290,7 +290,14 @@ def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeyp
     monkeypatch.setitem(scan.RUNS_PER_SESSION, "CSI1", (4,))
     areas = {"LHPPA": 20, "RHPPA": 20}
     monkeypatch.setattr(betas, "simulate", lambda sessions: scan.simulate(1, areas))
-    made = {r["name"]: r for r in betas.rows() if "correlation" in r["name"]}
+    monkeypatch.setattr(betas, "VOXELS", {"CSI1": areas})
+    monkeypatch.setattr(betas, "KINDS", {"dense": dict(snr=0.2, dense=True, silent=0.5)})
+    made = {r["name"]: r for r in betas.rows()}
+    kind = {k.removeprefix("dense: "): made.pop(k) for k in list(made) if k.startswith("dense")}
+    assert all(r["ratio"] > 1 and r["peer_name"] == "LSA, SPM's HRF" for k, r in kind.items()
+               if "mean response" not in k)  # better than LSA in correlation and in error
+    assert 0.9 < kind["share of the mean response kept"]["ours"] < 1.1
+    made = {k: r for k, r in made.items() if "correlation" in k}
     peers = [r["peer_name"] for r in made.values()]
     assert peers == [None, None] + 7 * ["LSA, SPM's HRF"]
     plain = made["LSA, SPM's HRF: correlation with the truth"]

@@ -171,7 +171,8 @@ def test_a_stopped_command_tells_the_shell(tmp_path, number, status):
     _, said = job.communicate(timeout=100)
     line = said.strip().splitlines()[-1]
     assert job.returncode == status and "Traceback" not in said
-    assert line.startswith("recon_lib: the training in ") and "is not finished" in line
+    assert line.startswith("recon_lib: the training of fold_1 was stopped and is not finished")
+    assert "the same reconstruct-arrays command goes on" in line
     assert (log.parent / "checkpoint.pt").exists()
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["folds"]
     assert [p.name for p in log.parent.parent.iterdir()] == ["fold_1"]

@@ -195,10 +195,10 @@ def one_label_each(groups):
     DataError
         If they are not a list of such labels, or a number is missing.
     """
-    kinds = {isinstance(label, str) for label in groups}
+    kinds = {isinstance(label, str) for label in groups} if np.iterable(groups) else set()
     try:
         labels = np.array(groups.tolist() if isinstance(groups, np.ndarray) else list(groups))
-    except ValueError:  # rows of different lengths
+    except (TypeError, ValueError):  # a number; rows of different lengths
         labels = np.array(None)
     missing = np.ma.is_masked(groups) or labels.dtype.kind == "f" and np.isnan(labels).any()
     if isinstance(groups, str) or labels.ndim != 1 or labels.dtype.kind not in "biufUS" \
