@@ -83,7 +83,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
         If the shapes disagree, something is not finite, or there is not one group a row.
     """
     x = errors.check(x, ("n", "p"), what="x (drop trials or voxels without a value)")
-    y = errors.check(y, (len(x), "targets"), what="y (one row for each trial, none without a value)")
+    y = errors.check(y, (len(x), "targets"), what="y (one row for each trial, none missing)")
     kind = np.float32 if x.dtype == y.dtype == np.float32 else np.float64
     x, y = x.astype(kind, copy=False), y.astype(kind, copy=False)
     groups = errors.one_label_each(np.arange(len(x)) if groups is None else groups)
