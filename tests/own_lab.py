@@ -25,9 +25,11 @@ READY = """() => {
     const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
     return kernel?.connectionStatus === 'connected' && kernel.status === 'idle';
 }"""
-# What stands before each code cell: "[ ]" never run, "[*]" waiting or running, "[3]" done.
-PROMPTS = """() => [...document.querySelectorAll('.jp-CodeCell')].map(cell =>
-    cell.querySelector('.jp-InputPrompt').innerText.trim().replace(/:$/, ''))"""
+# What stands before each code cell: "[ ]" never run, "[*]" waiting or running, "[3]" done. Asked of
+# JupyterLab and not of the page, where a folded cell shows none.
+PROMPTS = """() => window.jupyterapp.shell.currentWidget.content.widgets
+    .filter(cell => cell.model.type === 'code')
+    .map(cell => cell.inputArea.promptNode.textContent.trim().replace(/:$/, ''))"""
 STARTED = f"() => !({PROMPTS})().includes('[ ]')"
 ENDED = f"""() => document.querySelector('[data-mime-type*=error]')
     || ({PROMPTS})().every(prompt => /\\d/.test(prompt))"""

@@ -176,8 +176,8 @@ def test_a_notebook_runs_and_code_moves_its_sliders(lab):
         assert slider.locator("[role=slider]").get_attribute("aria-valuenow") == "4.0"
         line = page.locator(".widget-vbox .widget-html b").last.inner_text()
         assert "15 pictures add up to 1.40 times one" in line
-        page.locator(".jp-RenderedImage img").nth(1).wait_for()
-        assert page.locator(".jp-RenderedImage img").count() == 2  # the static figures
+        page.locator(".jp-RenderedImage img").nth(2).wait_for()
+        assert page.locator(".jp-RenderedImage img").count() == 3  # the static figures
         assert page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
         page.screenshot(path=SHOTS / "running.png")
         assert complaints == []
