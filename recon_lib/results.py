@@ -142,8 +142,9 @@ def score_release(out, permutations, say):
         else:
             part[rest[0]][rest[1]] = value
     classifiers = report.load_classifiers()
-    table = report.score(x, results, classifiers, permutations, settings["seed"])
-    paired = report.paired_differences(x, results, classifiers, settings["seed"])
+    criteria = report.criteria_of(x, results, classifiers)
+    table = report.score(x, results, classifiers, permutations, settings["seed"], criteria)
+    paired = report.paired_differences(results, criteria, settings["seed"])
     table["info"] = settings | {
         "diffusion_minus_map_retrieval": paired,
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),

@@ -357,13 +357,14 @@ def test_bootstrap_interval_keeps_the_trials_of_a_picture_together(rng):
 
 
 def test_paired_differences_are_of_the_same_trials(loaded):
-    from recon_lib.scores.report import load_classifiers, paired_differences
+    from recon_lib.scores.report import criteria_of, load_classifiers, paired_differences
 
     seen = loaded.images[loaded.test_index]
     target = np.repeat(np.arange(len(seen)), 4)
     half = seen[np.where(np.arange(len(target)) % 2, target, (target + 1) % len(seen))]
     results = {"single_trial": {"target": target, "pictures": {
         "diffusion": seen[target], "map_retrieval": half}}}
-    found = paired_differences(loaded, results, load_classifiers())["single_trial"]
+    criteria = criteria_of(loaded, results, load_classifiers())
+    found = paired_differences(results, criteria)["single_trial"]
     assert found["top1"] == 0.5 and found["top1_low"] == found["top1_high"] == 0.5
-    assert paired_differences(loaded, results, load_classifiers(), one="ridge") == {}
+    assert paired_differences(results, criteria, one="ridge") == {}

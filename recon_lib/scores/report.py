@@ -261,7 +261,7 @@ def format_report(table: dict, metrics: Sequence[str] = METRICS):
 
 
 def score(experiment: Experiment, results: dict, classifiers: dict, permutations: int = 1000,
-          seed: int = 0) -> dict:
+          seed: int = 0, criteria: list | None = None) -> dict:
     """Score what `reconstruct.reconstruct_experiment` returned.
 
     Parameters
@@ -271,6 +271,8 @@ def score(experiment: Experiment, results: dict, classifiers: dict, permutations
     classifiers : dict
         See `load_classifiers`; pictures are compared in the space of the first.
     permutations, seed : int
+    criteria : list of Criteria, optional
+        What `criteria_of` makes of these, where it is there already.
 
     Returns
     -------
@@ -279,13 +281,13 @@ def score(experiment: Experiment, results: dict, classifiers: dict, permutations
     """
     x, tables = experiment, {}
     shown = np.bincount(x.target).mean()  # trials of a test picture
-    for (name, part), criteria in zip(results.items(), criteria_of(x, results, classifiers),
-                                      strict=True):
+    criteria = criteria or criteria_of(x, results, classifiers)
+    for (name, part), yardstick in zip(results.items(), criteria, strict=True):
         pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
         repeats = shown if name == "averaged" else 1
         ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
         tables[name] = score_table(
-            pictures, criteria, part["rankings"], ceiling, permutations, seed)
+            pictures, yardstick, part["rankings"], ceiling, permutations, seed)
     return tables
 
 
@@ -295,13 +297,11 @@ def criteria_of(experiment, results, classifiers):
     features = evaluation_space(x.train_pictures, classifiers[""])
     factors = None if x.factors is None else x.factors[x.test_index]
     category = None if factors is None else factors["category"]
-    for part in results.values():
-        yield Criteria(x.images[x.test_index], part["target"], features, category, factors,
-                       classifiers, x.train_pictures)
+    return [Criteria(x.images[x.test_index], part["target"], features, category, factors,
+                     classifiers, x.train_pictures) for part in results.values()]
 
 
-def paired_differences(experiment, results, classifiers, seed=0, one="diffusion",
-                       other="map_retrieval"):
+def paired_differences(results, criteria, seed=0, one="diffusion", other="map_retrieval"):
     """Top-1 of one decoder minus that of another on the same trials, with 95 % intervals.
 
     Returns
@@ -311,12 +311,12 @@ def paired_differences(experiment, results, classifiers, seed=0, one="diffusion"
         which both drew.
     """
     found = {}
-    for (name, part), criteria in zip(results.items(),
-                                      criteria_of(experiment, results, classifiers), strict=True):
+    for (name, part), yardstick in zip(results.items(), criteria, strict=True):
         if {one, other} <= set(part["pictures"]):
-            hits = [top_k_hits(similarity(criteria.features(np.asarray(part["pictures"][key])),
-                                          criteria.known), criteria.target) for key in (one, other)]
-            low, high = bootstrap_interval(hits[0] - hits[1], criteria.target, seed=seed)
+            hits = [top_k_hits(similarity(yardstick.features(np.asarray(part["pictures"][key])),
+                                          yardstick.known), yardstick.target)
+                    for key in (one, other)]
+            low, high = bootstrap_interval(hits[0] - hits[1], yardstick.target, seed=seed)
             found[name] = {"top1": float((hits[0] - hits[1]).mean()), "top1_low": low,
                            "top1_high": high}
     return found
