@@ -226,10 +226,16 @@ def test_a_heavy_notebook_is_made_lighter(render):
     noise.save(data, "png")
     png = base64.b64encode(data.getvalue()).decode()
     notebook = notebook_of("1", "2")
-    for cell, image in zip(notebook.cells[:2], (png, png[:1000]), strict=True):
+    drawing = io.BytesIO()
+    Image.new("RGB", (1200, 60), "white").save(drawing, "png")
+    drawing = base64.b64encode(drawing.getvalue()).decode()
+    for cell, image in zip(notebook.cells[:2], (png, drawing), strict=True):
         cell.outputs = [nbformat.v4.new_output("display_data", {"image/png": image})]
     render.lighten(notebook)
-    assert set(notebook.cells[0].outputs[0].data) == {"image/png"}  # light enough as it is
+    stored = [Image.open(io.BytesIO(base64.b64decode(cell.outputs[0].data["image/png"])))
+              for cell in notebook.cells[:2]]  # light enough: no JPEG
+    assert np.array_equal(stored[0], noise) and stored[0].mode == "RGB"  # many colours are kept
+    assert stored[1].mode == "P" and stored[1].size == (1000, 50)  # few colours, and not too wide
     render.lighten(notebook, limit=1e5)
     (large,), (small,) = (cell.outputs for cell in notebook.cells[:2])
     assert set(small.data) == {"image/png"} and set(large.data) == {"image/jpeg"}

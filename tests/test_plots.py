@@ -67,6 +67,9 @@ def test_dots_stand_on_their_intervals():
         [[0.1, 0], [0.35, 0]], [[0.4, 1], [0.6, 1]]]
     assert [line.get_xdata()[0] for line in ax.lines] == [0.2, 0.5, 0.01]
     assert [t.get_text() for t in ax.get_yticklabels()] == ["ridge to pixels", "b"]
+    assert [t.get_text() for t in ax.texts] == ["0.20", "0.50"]
+    assert [plots.decimals([w, w, 9]) for w in (40, 4, 0.3, 0.15, 0.02)] == [0, 0, 2, 2, 3]
+    assert plots.decimals([0]) == 2
 
 
 def test_curves_are_named_at_their_ends():

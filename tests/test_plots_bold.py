@@ -21,8 +21,8 @@ FIGURES = {
     "with_errors": lambda: p.with_errors(T, Y, Y**2, {"fit": (T, Y)}),
     "by_area": lambda: p.by_area(np.arange(15.0), ROI, "%"),
     "table": lambda: p.table([[0.1, 0.9], [0.4, 1.0]], ["a", "b"], ["c", "d"]),
-    "brain_vector": lambda: p.brain_vector(np.zeros((1, 8, 8, 3), np.uint8), np.arange(15.0), ROI),
-    "three pictures": lambda: p.brain_vector(np.zeros((3, 8, 8, 3)), np.arange(15.0), ROI, "ABC"),
+    "betas_strip": lambda: p.betas_strip(np.zeros((1, 8, 8, 3), np.uint8), np.arange(15.0), ROI),
+    "three pictures": lambda: p.betas_strip(np.zeros((3, 8, 8, 3)), np.arange(15.0), ROI, "ABC"),
     "histograms": lambda: p.histograms({"a": Y, "b": Y + 1}, "r"),
     "shares": lambda: p.shares({"light": {"brain": 0.9, "seed": 0.8, "shuffled": 0.3},
                                 "thing": {"brain": 0.2, "seed": 0.1, "shuffled": 0.1}}),
@@ -51,7 +51,7 @@ def test_voxels_are_sorted_into_areas():
     assert [t.get_text() for t in ax.texts] == [f"{m:.3g}" for m in means]
 
 
-def test_a_brain_vector_stands_below_its_pictures():
+def test_betas_stand_below_their_pictures():
     figure = FIGURES["three pictures"]()
     figure.draw_without_rendering()
     titles = [t.get_text() for t in figure.findobj(match=lambda a: hasattr(a, "get_text"))]

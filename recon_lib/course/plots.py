@@ -198,6 +198,12 @@ def bars(values: dict[str, float], x: str = "", chance: float | None = None,
     return fig
 
 
+def decimals(widths):
+    """How many decimals are worth printing of estimates whose intervals are so wide (n,)."""
+    known = [width for width in widths if width > 0]
+    return int(np.clip(-np.floor(np.log10(np.median(known) / 4)), 0, 3)) if known else 2
+
+
 @styled
 def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
          title: str | None = None, highlight: Collection[str] = ()):
@@ -213,11 +219,12 @@ def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
         What to draw in blue, all the rest in grey; when left out, all is blue.
     """
     fig, ax = panels(0.5 * len(values) + 1 + 0.3 * bool(title), title)
+    digits = decimals([high - low for _, low, high in values.values()])
     for i, (name, (value, low, high)) in enumerate(values.items()):
         colour = BLUE if name in highlight or not highlight else GREY
         ax.hlines(i, low, high, color=colour, linewidth=3)
         ax.plot(value, i, "o", color=colour, markersize=8)
-        ax.annotate(f"{value:.3g}", (value, i), ha="center", va="bottom", color=colour,
+        ax.annotate(f"{value:.{digits}f}", (value, i), ha="center", va="bottom", color=colour,
                     xytext=(0, 5), textcoords="offset points")
     if chance is not None:
         ax.axvline(chance, color=RED, linestyle="--", linewidth=1.5, zorder=0)

@@ -149,9 +149,9 @@ def by_area(values: np.ndarray, roi: np.ndarray, unit: str, title: str | None = 
 
 
 @styled
-def brain_vector(pictures: np.ndarray, values: np.ndarray, roi: np.ndarray,
+def betas_strip(pictures: np.ndarray, values: np.ndarray, roi: np.ndarray,
                  labels: Sequence[str] | None = None, title: str | None = None):
-    """Some pictures, and below them one brain vector, area by area.
+    """Some pictures, and below them the betas of all voxels, area by area.
 
     Parameters
     ----------

@@ -11,6 +11,7 @@ INK, GREY, PALE = "#222222", "#8A8A8A", "#C8C8C8"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, INK)
 
 WIDTH = 7.2  # inches; with 12-point text still readable on a phone
+SHARP = 135  # dots per inch of the figures that a notebook stores; they are 1,000 pixels wide
 STYLE = {
     "figure.dpi": 110,
     "figure.figsize": (WIDTH, 3.6),
@@ -56,7 +57,7 @@ def start_notebook(drive: bool = False) -> torch.device:
 
     from recon_lib.common.paths import on_colab, use_drive
 
-    set_matplotlib_formats("png")
+    set_matplotlib_formats("png", dpi=SHARP)
     matplotlib.rcParams.update(STYLE)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU, no GPU needed"
