@@ -897,3 +897,22 @@ def test_models_whose_information_is_none(tmp_path, info):
     packed = dict(beside={"latent.safetensors": torch.zeros(3, dtype=torch.uint8)})
     save_checkpoint(tmp_path / "c.pt", state | packed)
     refuses(lambda: load_latent_of(tmp_path / "c.pt"), "does not hold a latent")
+
+
+def test_a_trial_column_is_no_voxel_and_a_name_of_two_columns_no_label(tmp_path):
+    betas = np.random.default_rng(0).standard_normal((6, 4))
+    table = pd.DataFrame(betas)
+    table.index.name = "trial"
+    table.to_csv(tmp_path / "b.csv")
+    with pytest.warns(UserWarning, match="left out as an index"):
+        assert np.allclose(load_betas(tmp_path / "b.csv"), betas)
+    (tmp_path / "l.csv").write_text("stim_file,stim_file\na.png,b.png\nc.png,d.png\n")
+    refuses(lambda: load_labels(tmp_path / "l.csv", "trial_image"), "2 columns are called")
+
+
+@pytest.mark.parametrize("bad", [dict(seed=-1), dict(seed=1.5), dict(batch_size=2.5),
+                                 dict(batch_size=None), dict(image_size="16"),
+                                 dict(image_size=16.5), dict(channels=2)], ids=str)
+def test_loaders_take_whole_numbers(bad):
+    refuses(lambda: create_loader(**{"image_size": 8, "batch_size": 2, "images": PICTURES} | bad),
+            f"{next(iter(bad))} is")

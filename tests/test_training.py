@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon_lib.common import paths
 from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.data.loader import create_loader
 from recon_lib.training import device as devices
@@ -381,7 +382,7 @@ def test_same_seed_same_training_and_the_global_generator_is_left_alone(tmp_path
 
 
 def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(paths.FOLDER, str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(run, "draw_grid", lambda *_: None)
     with pytest.warns(UserWarning, match="CPU"):
@@ -389,7 +390,7 @@ def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
             loader(n=2, batch_size=2, size=64), epochs=1, lr=3e-4, image_size=64, device="cuda",
             model_in=None,
         )
-    state = torch.load("results/unconditional/checkpoint.pt", weights_only=True)
+    state = torch.load(tmp_path / "results/unconditional/checkpoint.pt", weights_only=True)
     assert state["last_epoch"] == 1
 
 

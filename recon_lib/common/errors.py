@@ -1,6 +1,6 @@
 """The one error the user is meant to read, and files that are whole or not there at all."""
 
-
+import operator
 import os
 import re
 import tempfile
@@ -68,6 +68,23 @@ def as_numbers(x, what, ndim=None):
     if x.dtype.kind == "b" or x.dtype == np.float16:
         return x.astype(np.float32)
     return x.astype(x.dtype.newbyteorder("="), copy=False)
+
+
+def as_count(x, what, least=0):
+    """A whole number that counts something, as a Python int.
+
+    Raises
+    ------
+    DataError
+        If it is no whole number, or below `least`.
+    """
+    try:
+        number = operator.index(x)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise DataError(f"{what} is {x!r}; expected a whole number, {least} or more")
+    return number
 
 
 def check(x, shape=None, finite=True, what="the array"):

@@ -123,7 +123,8 @@ def _note(found, name, item, matlab):
     """Note one object of an HDF5 file: MATLAB turns the axes round and says what it means."""
     if matlab and name.startswith("#refs#"):  # the insides of cells
         return
-    kind = item.attrs.get("MATLAB_class", b"").decode() if matlab else ""
+    kind = item.attrs.get("MATLAB_class", b"") if matlab else ""
+    kind = kind.decode() if isinstance(kind, bytes) else kind
     if isinstance(item, h5py.Dataset) and is_own(item) and item.shape is not None:
         kind = kind if kind in ("cell", "char", "struct") else item.dtype
         found[name] = item.shape[::-1] if matlab else item.shape, kind
@@ -234,10 +235,14 @@ def read_dict(path):
     return held
 
 
+INDEX = ("", "index", "idx", "id", "row", "trial", "trials", "trial_index", "trial_id")
+
+
 def read_table(path, heading=None, spaces=False, **options):
     """Read a text table: tabs, semicolons or commas between its cells; quotes are understood.
 
-    A first column without a name that counts 0, 1, 2, ... is taken for an index and left out.
+    A first column that counts 0, 1, 2, ... and has no name, or one of `INDEX`, is taken for an
+    index and left out.
 
     Parameters
     ----------
@@ -282,7 +287,8 @@ def read_table(path, heading=None, spaces=False, **options):
                                 header=0 if heading else None, skip_blank_lines=False, **options)
     if table.empty:
         raise DataError(f"{path}: a heading and no rows; expected one row for each entry")
-    if table.shape[1] > 1 and (not heading or not head[0][0].strip()) and counts(table.iloc[:, 0]):
+    unnamed = not heading or head[0][0].strip().lower() in INDEX
+    if table.shape[1] > 1 and unnamed and counts(table.iloc[:, 0]):
         warnings.warn(f"{path}: the first column counts 0, 1, 2, ...: left out as an index",
                       stacklevel=2)
         table = table.iloc[:, 1:]

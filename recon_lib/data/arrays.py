@@ -155,6 +155,9 @@ def _label_column(path, what):
     known = [name for name in COLUMNS[what] if name in cells]
     table = read_table(path, bool(known) or cells[0] == "", dtype=str, keep_default_na=False)
     columns = [c for c in table if str(c).strip().lower() in known[:1]] or list(table)
+    if known and cells.count(known[0]) > 1:
+        raise DataError(f"{path}: {cells.count(known[0])} columns are called {known[0]}; expected "
+                        "one: rename the others")
     if not known and len(columns) != 1:
         raise DataError(f"{path}: {len(columns)} columns; expected one, or a heading that calls "
                         f"one of them {what}")
@@ -315,7 +318,8 @@ def match_trials(labels, trials, pictures):
         return in_one_order(_from_zero(shown, count), names)
     if names is None:
         raise DataError(f"trial_image holds names ({shown[0]}), but the pictures are an array")
-    raise DataError(f"trial_image: {len(unknown)} names without a picture, such as {unknown[0]}")
+    raise DataError(f"trial_image: {len(unknown)} names without a picture, such as {unknown[0]}; "
+                    f"expected names such as {names[0]}")
 
 
 def _from_zero(shown, count):

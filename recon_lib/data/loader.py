@@ -1,5 +1,6 @@
 """Pictures and brain vectors, ready for training."""
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_count, as_numbers
 from recon_lib.data.arrays import in_one_order, load_pictures
 from recon_lib.data.pictures import square, square_arrays, squared, to_pillow, uint8_pictures
 
@@ -35,10 +36,6 @@ class BatchLoader:
         anew for every batch: that is how noise is added afresh in each epoch.
     shuffle : bool
     seed : int
-    rank, world : int
-        This process's number, and how many share the work. No picture goes to two of
-        them. When shuffling, up to `world - 1` pictures sit out an epoch, so that all
-        processes take the same number of steps.
     mirror : bool
         Show about half of the pictures mirrored left to right, others in each epoch. Not with
         brain vectors: the visual field has sides.
@@ -49,18 +46,13 @@ class BatchLoader:
     vectors. A finished pass moves on to the next epoch; `set_epoch` goes to a given one.
     """
 
-    def __init__(self, images, batch_size, vectors=None, shuffle=True, seed=0, rank=0, world=1,
-                 mirror=False):
-        if batch_size < 1:
-            raise DataError(f"batch_size is {batch_size}; expected 1 or more")
-        if not 0 <= rank < world:
-            raise DataError(f"rank {rank} of {world} processes; expected 0 to {world - 1}")
+    def __init__(self, images, batch_size, vectors=None, shuffle=True, seed=0, mirror=False):
+        self.batch_size = as_count(batch_size, "batch_size", 1)
+        self.seed = as_count(seed, "seed")
         images = uint8_pictures(images)
         if mirror and vectors is not None:
             raise DataError("found mirror with brain vectors; a mirrored picture would have evoked "
                             "another response: leave mirror out")
-        if len(images) < world:
-            raise DataError(f"{len(images)} images for {world} processes; expected one for each")
         images = torch.as_tensor(np.require(images, requirements="W"))
         self.images = images.permute(0, 3, 1, 2).contiguous()  # (n, C, H, W) uint8
         if vectors is not None and not callable(vectors):
@@ -76,17 +68,26 @@ class BatchLoader:
                 raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
                                 "repair them, or drop them with their pictures")
         self.vectors = vectors
-        self.batch_size, self.shuffle, self.seed = batch_size, shuffle, int(seed)
-        self.rank, self.world, self.epoch, self.mirror = rank, world, 0, mirror
+        self.shuffle, self.mirror = shuffle, mirror
+        self.epoch, self.rank, self.world = 0, 0, 1
 
     def shard(self, rank, world):
-        """Return a loader over this process's share of the same pictures in memory."""
-        images = self.images.permute(0, 2, 3, 1)
-        share = BatchLoader(
-            images, self.batch_size, self.vectors, self.shuffle, self.seed, rank, world,
-            self.mirror,
-        )
-        share.epoch = self.epoch
+        """A loader over one process's share of the same pictures in memory.
+
+        Parameters
+        ----------
+        rank, world : int
+            The process's number, and how many share the work. No picture goes to two of them.
+            When shuffling, up to `world - 1` pictures sit out an epoch, so that all processes
+            take the same number of steps.
+        """
+        if not 0 <= rank < world:
+            raise DataError(f"rank {rank} of {world} processes; expected 0 to {world - 1}")
+        if len(self.images) < world:
+            raise DataError(f"{len(self.images)} images for {world} processes; expected one for "
+                            "each")
+        share = copy.copy(self)
+        share.rank, share.world = rank, world
         return share
 
     def set_epoch(self, epoch):
@@ -212,13 +213,18 @@ def create_loader(image_size: int, batch_size: int, data_path: str | Path | None
     seed : int
     channels : {None, 1, 3}
         None keeps grey pictures grey.
-    rank, world, mirror
+    rank, world
+        See `BatchLoader.shard`.
+    mirror
         See `BatchLoader`.
 
     Returns
     -------
     BatchLoader
     """
+    image_size = as_count(image_size, "image_size", 1)
+    if channels not in (None, 1, 3):
+        raise DataError(f"channels is {channels!r}; expected 1 (grey), 3 (colour) or None")
     if (data_path is None) == (images is None):
         raise DataError("create_loader needs either data_path or images, and not both")
     if data_path is not None:
@@ -235,7 +241,7 @@ def create_loader(image_size: int, batch_size: int, data_path: str | Path | None
         images = square_arrays(images, image_size, channels)
     else:
         images = _from_dataset(images, image_size, channels)
-    return BatchLoader(images, batch_size, vectors, shuffle, seed, rank, world, mirror)
+    return BatchLoader(images, batch_size, vectors, shuffle, seed, mirror).shard(rank, world)
 
 
 def _picture(item):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from recon_lib.common.errors import DataError
+from recon_lib.common.paths import results_folder
 from recon_lib.diffusion import diffusion_loss
 from recon_lib.training.checkpoints import read_weights
 from recon_lib.training.options import Training
@@ -19,7 +20,7 @@ from recon_lib.unet import UNet
 
 
 def train(model: UNet, loader: Any, training: Training, device: str | torch.device = "cuda",
-          model_in: str | Path | None = None, out_dir: str | Path = "results/run") -> UNet:
+          model_in: str | Path | None = None, out_dir: str | Path | None = None) -> UNet:
     """Train a network; the loop that both kinds of training share.
 
     Parameters
@@ -54,7 +55,7 @@ def train(model: UNet, loader: Any, training: Training, device: str | torch.devi
 def train_unconditional_diffusion(loader: Any, epochs: int = 10, lr: float = 3e-4,
                                   image_size: int = 64, device: str | torch.device = "cuda",
                                   model_in: str | Path | None = None, *, model: UNet | None = None,
-                                  out_dir: str | Path = "results/unconditional",
+                                  out_dir: str | Path | None = None,
                                   **options: Any) -> UNet:
     """Train a diffusion model on pictures alone.
 
@@ -83,13 +84,14 @@ def train_unconditional_diffusion(loader: Any, epochs: int = 10, lr: float = 3e-
     images, _ = first_batch(loader, image_size)
     if model is None:
         model = UNet(**{**config_of(model_in, images), "condition_size": None})
+    out_dir = out_dir or results_folder() / "unconditional"
     return train(model, loader, Training(epochs, lr, **options), device, model_in, out_dir)
 
 
 def train_conditional_diffusion(loader: Any, epochs: int = 10, lr: float = 3e-4,
                                 image_size: int = 64, device: str | torch.device = "cuda",
                                 model_in: str | Path | None = None, *, model: UNet | None = None,
-                                out_dir: str | Path = "results/conditional", drop: float = 0.1,
+                                out_dir: str | Path | None = None, drop: float = 0.1,
                                 **options: Any) -> UNet:
     """Train a diffusion model on pictures with the brain vectors that they evoked.
 
@@ -119,6 +121,7 @@ def train_conditional_diffusion(loader: Any, epochs: int = 10, lr: float = 3e-4,
         config = config_of(model_in, images)
         model = UNet(**{**config, "condition_size": vectors.shape[1]})
     training = Training(epochs, lr, drop=drop, **options)
+    out_dir = out_dir or results_folder() / "conditional"
     return train(model, loader, training, device, model_in, out_dir)
 
 

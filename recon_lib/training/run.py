@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from recon_lib.common.errors import DataError, Interrupted, atomic_write, enough_memory, writing
 from recon_lib.common.folders import alone_in
+from recon_lib.common.paths import results_folder
 from recon_lib.data.loader import BatchLoader, batch_of
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.samplers import dpm_solver, initial_noise
@@ -245,7 +246,8 @@ class Run:
     device : {"cuda", "mps", "cpu", "auto"}
     model_in : path, optional
         See `loop.train_unconditional_diffusion`.
-    out_dir : path
+    out_dir : path, optional
+        By default a folder of the results folder, wherever the program was started.
 
     Attributes
     ----------
@@ -266,10 +268,8 @@ class Run:
         After Ctrl-C or SIGTERM, once the checkpoint is written.
     """
 
-    def __init__(
-        self, model, loader, training, device="cuda", model_in=None, out_dir="results/run"
-    ):
-        self.training, self.out_dir = training, Path(out_dir)
+    def __init__(self, model, loader, training, device="cuda", model_in=None, out_dir=None):
+        self.training, self.out_dir = training, Path(out_dir or results_folder() / "run")
         self.checkpoint = self.out_dir / "checkpoint.pt"
         device = pick_device(device)
         precision = training.precision or _precision_of(model_in, device)
