@@ -93,7 +93,7 @@ Out = Annotated[Path, into()]
 Images = Annotated[Path, option("Your pictures: a folder, or an array file.")]
 File = Path | None
 Seed = Annotated[int, option("Same seed, same result: bit for bit on one CPU with one number of "
-                             "threads, see README.", min=0, max=2**31 - 1)]
+                             "threads, see docs/library.md.", min=0, max=2**31 - 1)]
 Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_names)]
 Subjects = Annotated[str, option("CSI1 to CSI4, or several: CSI1,CSI2.", callback=subject_names)]
 Model = Annotated[str, option("Conditional model: a file, or the shipped one.")]

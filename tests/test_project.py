@@ -73,33 +73,36 @@ def test_one_version_and_one_address():
     assert github == {address.removeprefix("https://github.com/")}
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/start.md",
+                                  "docs/own_data.md", "docs/cite.md"])
 def test_links_to_files(name):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", read(name))
+    here = (ROOT / name).parent
     assert links
     for link in links:
-        assert "://" in link or (ROOT / link).exists(), f"{name} links to {link}"
+        assert "://" in link or (here / link).exists(), f"{name} links to {link}"
 
 
 def test_readme_names_targets_and_notebooks_that_exist():
     readme = read("README.md")
+    commands = set(re.findall(r"`make (\w+)`", readme + read("docs/start.md")))
     targets = re.findall(r"^([a-z]+):", read("Makefile"), re.M)
-    assert set(re.findall(r"`make (\w+)`", readme)) <= set(targets)
+    assert {"run", "lab", "test"} <= commands <= set(targets)
     notebooks = {path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb")}
     assert notebooks <= set(re.findall(r"\w+\.ipynb", readme))
 
 
-def test_the_map_in_the_readme_is_the_package():
+def test_the_map_of_the_library_is_the_package():
     mapped = set()
     row = re.compile(r"^\| (\S.*?) \| .* \| (`\w+\.py`.*) \|$", re.M)
-    for room, files in row.findall(read("README.md")):
+    for room, files in row.findall(read("docs/library.md")):
         folder = room.strip("`") if room.startswith("`") else ""
         mapped |= {folder + name for name in re.findall(r"`(\w+\.py)`", files)}
     package = ROOT / "recon_lib"
     found = {path.relative_to(package).as_posix() for path in package.rglob("*.py")
              if path.name != "__init__.py"}
-    assert found - mapped == set(), "README's map lacks these"
-    assert mapped - found == set(), "README's map has these, which do not exist"
+    assert found - mapped == set(), "docs/library.md's map lacks these"
+    assert mapped - found == set(), "docs/library.md's map has these, which do not exist"
     rooms = {path.parent.name for path in package.glob("*/__init__.py")}
     packed = TOOLS["setuptools"]["packages"]
     assert set(packed) == {"recon_lib", "recon_lib.shipped", *(f"recon_lib.{r}" for r in rooms)}
