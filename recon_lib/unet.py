@@ -76,7 +76,8 @@ class Attention(nn.Module):
 
     def __init__(self, channels, head=64):
         super().__init__()
-        self.heads = max(1, channels // head)
+        most = max(1, channels // head)
+        self.heads = next(n for n in range(most, 0, -1) if channels % n == 0)
         self.norm = normalise(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero_init(nn.Conv2d(channels, channels, 1))

@@ -111,7 +111,9 @@ EXAMPLES = {
 def choices(control, count=5):
     """Values that a control can take: `count` of a slider's from end to end, or all options."""
     if hasattr(control, "max"):
-        return [type(control.value)(v) for v in np.linspace(control.min, control.max, count)]
+        last = round((control.max - control.min) / control.step)
+        stops = np.unique(np.linspace(0, last, count).round())
+        return [type(control.value)(control.min + stop * control.step) for stop in stops]
     if hasattr(control, "options"):
         return [o[1] if isinstance(o, tuple) else o for o in control.options]
     return [True, False]

@@ -53,6 +53,12 @@ def test_attention_is_that_of_pytorch(side):
     torch.testing.assert_close(ours(x), x + wanted.reshape(x.shape), atol=1e-5, rtol=1e-4)
 
 
+def test_heads_share_the_channels_out_evenly():
+    """336 channels have no five equal heads; they have four."""
+    assert [Attention(c).heads for c in (32, 64, 320, 336)] == [1, 1, 5, 4]
+    assert Attention(336)(torch.zeros(1, 336, 2, 2)).shape == (1, 336, 2, 2)
+
+
 def test_default_network_is_small_and_starts_at_zero():
     model = UNet()
     assert 3e6 < sum(p.numel() for p in model.parameters()) < 5e6
