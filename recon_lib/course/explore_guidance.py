@@ -149,8 +149,8 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
     -------
     Explorer
         `numbers`: `pictures` (3, H, W, C): seen, from the whole brain, from what is left;
-        `right`: for thing, scene and light the probability that the evaluation classifier gives to
-        the right name, for the whole brain and for what is left; `names`: what it reads, for all
+        `right`: for category, scene and light the probability that the evaluation classifier gives
+        to the right name, for the whole brain and for what is left; `names`: what it reads, for all
         three; `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
     model, classifier = nimble(model), load_factor_net("evaluation_classifier")
@@ -174,7 +174,7 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
         part, of_part, rest = made(picture, seed, off)
         pictures = np.stack([seen[picture], whole, part])
         right, names = {}, {}
-        for key, label in (("category", "thing"), ("background", "scene"), ("light", "light")):
+        for label, key in (("category",) * 2, ("scene", "background"), ("light",) * 2):
             read = np.stack([shown[key][picture], of_whole[key][0], of_part[key][0]])
             right[label] = read[1:, factors[key][picture]]
             names[label] = [NAMED[key][i] for i in read.argmax(1)]

@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from recon_lib.course.style import BEHIND, BLUE, GREY, INK, PALE, RED, WIDTH, panels, styled
 
@@ -142,12 +143,16 @@ def curves(series: dict, x: str = "step", y: str = "loss", log: bool = False,
     for name, values in series.items():
         ax.plot(*(values if isinstance(values, tuple) else (np.arange(len(values)), values)),
                 label=name)
+    if log:  # 0.02, 0.05, 0.1: round numbers that fit a range of any size
+        ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(NullFormatter())
     if len(series) > 1:
         _label_ends(ax)
     if chance is not None:
         ax.axhline(chance, color=GREY, linestyle="--", linewidth=1)
-        ax.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), color=GREY,
-                    xytext=(0, 3), textcoords="offset points")
+        ax.annotate("chance", (0.99, chance), xycoords=("axes fraction", "data"), color=GREY,
+                    ha="right", xytext=(0, 3), textcoords="offset points", bbox=BEHIND)
     return fig
 
 
@@ -218,7 +223,8 @@ def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
     highlight : collection of str
         What to draw in blue, all the rest in grey; when left out, all is blue.
     """
-    fig, ax = panels(0.5 * len(values) + 1 + 0.3 * bool(title), title)
+    fig, ax = panels(0.5 * len(values) + 1 + 0.3 * bool(title))
+    fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)  # over the names too: it is long
     digits = decimals([high - low for _, low, high in values.values()])
     for i, (name, (value, low, high)) in enumerate(values.items()):
         colour = BLUE if name in highlight or not highlight else GREY
