@@ -22,6 +22,7 @@ from recon_lib.training import loop, run, step
 from recon_lib.training.checkpoints import load_checkpoint, load_model, save_model, start_from
 from recon_lib.training.device import cpu_has_bf16_units  # before a fixture puts another there
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.training.options import Training
 from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
 
@@ -636,3 +637,20 @@ def test_two_processes_train_as_one(tmp_path):
     pair = torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one"))
     torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4)
     assert len(losses(tmp_path / "steps")) == 7  # as many as were asked for, whatever the number
+
+
+@pytest.mark.parametrize("wrong", [
+    dict(epochs="3"), dict(epochs=2.5), dict(steps=float("nan")), dict(lr="x"), dict(lr=0),
+    dict(lr=None), dict(seed=-1), dict(seed=1.5), dict(ema=2), dict(drop=-0.1), dict(warmup=-1),
+    dict(prediction="y"), dict(schedule="y"), dict(checkpoint_minutes=float("nan"))], ids=str)
+def test_options_out_of_their_range_are_one_line(wrong):
+    with pytest.raises(DataError, match=next(iter(wrong))) as refusal:
+        Training(**wrong)
+    assert "\n" not in str(refusal.value)
+
+
+def test_options_may_be_numpys():
+    options = Training(
+        epochs=np.int64(3), lr=np.float32(1e-3), seed=np.uint32(7), warmup=np.int8(2)
+    )
+    assert options.last_step(10) == 30

@@ -83,7 +83,7 @@ def as_count(x, what, least=0):
     except TypeError:
         number = None
     if number is None or number < least:
-        raise DataError(f"{what} is {x!r}; expected a whole number, {least} or more")
+        raise DataError(f"{what} is {x!r}; expected {least} or more, a whole number")
     return number
 
 

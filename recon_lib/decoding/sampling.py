@@ -1,5 +1,6 @@
 """Pictures drawn from a diffusion model: at will, or one for each brain vector."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from recon_lib.brain.latents import ImageLatent, fingerprint, load_latent
-from recon_lib.common.errors import DataError, check, enough_memory
+from recon_lib.common.errors import DataError, as_count, check, enough_memory
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.guidance import check_guidance, guided, steer
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
@@ -60,8 +61,9 @@ class Sampling:
 
     def __post_init__(self):
         for name in ("steps", "candidates", "batch_size"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}; expected 1 or more")
+            as_count(getattr(self, name), name, 1)
+        if not 0 <= self.pseudo_trials < math.inf:
+            raise DataError(f"pseudo_trials is {self.pseudo_trials}; expected 0 or more")
         check_guidance(self.scale, self.interval)
         check_guidance(self.strength, None, "strength")
 

@@ -3,7 +3,10 @@
 import math
 from dataclasses import dataclass, field
 
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, as_count, check
+from recon_lib.diffusion import PREDICTIONS, SCHEDULES
+
+RANGES = {"lr": math.inf, "drop": 1, "ema": 1, "checkpoint_minutes": 1e9}
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Training:
     Raises
     ------
     DataError
-        If epochs or steps are below 1, or there is no end.
+        If epochs or steps are below 1, an option is out of its range, or there is no end.
     """
 
     epochs: int | None = 10
@@ -76,9 +79,20 @@ class Training:
 
     def __post_init__(self):
         limits = {name: getattr(self, name) for name in ("epochs", "steps", "max_steps")}
-        wrong = [f"{name} is {n}" for name, n in limits.items() if n is not None and n < 1]
-        if wrong:
-            raise DataError(f"{' and '.join(wrong)}; expected 1 or more")
+        for name, number in limits.items():
+            if number is not None:
+                as_count(number, name, 1)
+        for name in ("warmup", "seed", "grids"):
+            as_count(getattr(self, name), name)
+        for name, most in RANGES.items():
+            value = check(getattr(self, name), (), what=name)
+            if not (0 <= value <= most and (value > 0 or name != "lr")):
+                raise DataError(f"{name} is {value}; expected a number from 0 to {most}"
+                                + (", and not 0" if name == "lr" else ""))
+        for name, known in (("prediction", PREDICTIONS), ("schedule", tuple(SCHEDULES))):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} is {getattr(self, name)!r}; expected one of "
+                                f"{', '.join(known)}")
         if not any(limits.values()) and self.seconds is None:
             raise DataError("found a training without an end; give epochs, steps or seconds")
 
