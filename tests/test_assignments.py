@@ -179,6 +179,21 @@ SHORTCUTS = {  # answers that leave the work to a library: (exercise, code)
                  "    lost = torch.rand(len(codes), 1, generator=generator) < share\n"
                  "    return torch.where(lost, null, codes)"),
     ],
+    "07_prior_times_likelihood": [
+        ("combine", "from sklearn.linear_model import Ridge\ndef combine(m, p, v, noise, n):\n"
+                    "    up = [Ridge(alpha=s / n / q, fit_intercept=False).fit([[1.0]], [b - a])"
+                    ".coef_[0] for a, q, b, s in zip(m, p, v, noise)]\n"
+                    "    return m + np.array(up), 1 / (1 / p + n / noise)"),
+        ("fit_of", "from recon_lib import brain\ndef fit_of(v, f, gain, sigma, n):\n"
+                   "    return brain.log_likelihood(v, f @ gain, sigma / n)"),
+        ("fit_of", "from recon_lib.brain import encoding\ndef fit_of(v, f, gain, sigma, n):\n"
+                   "    own = getattr(encoding, 'log_' + 'likelihood')\n"
+                   "    return n * own(v, f @ gain, sigma)"),
+        ("posterior", "from scipy.special import softmax\ndef posterior(fit, prior):\n"
+                      "    return softmax(fit + np.log(prior), axis=1)"),
+        ("posterior", "import torch\ndef posterior(fit, prior):\n"
+                      "    return torch.from_numpy(fit + np.log(prior)).softmax(1).numpy()"),
+    ],
     "08_is_it_reading_the_brain": [
         ("top1", "top1 = scores.top_k"),
         ("top1", "from recon_lib.scores.identification import top_k as t\n"
