@@ -105,6 +105,10 @@ Extra = Annotated[int | None, option("TinyScenes to add to the training pictures
                                      max=1_000_000)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"],
                    option("Where networks run.", callback=present)]
+Encoder = Annotated[Literal["auto", "category-network", "efficientnet-lite0", "alexnet", "resnet50",
+                            "clip", "dinov2"],
+                    option("Which network gives features; auto: the category network for "
+                           "TinyScenes, efficientnet-lite0 for all else.")]
 Overwrite = Annotated[bool, option("Replace the training that is there.", "--overwrite")]
 Weight = float | None
 
@@ -318,9 +322,10 @@ def unconditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = No
 
 @train.command()
 @with_options
-def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None):
+def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None,
+                encoder: Encoder = "auto"):
     """Train the diffusion model that brain vectors drive."""
-    train_stage("conditional", source, fitting, out, extra)
+    train_stage("conditional", source, fitting, out, extra, encoder=encoder)
 
 
 @app.command()
@@ -414,7 +419,7 @@ def reconstruct_arrays(
     train_steps: Annotated[int, option("Of a network in each fold; 0: the exact denoiser.",
                                        min=0, max=10**9)] = 0,
     model: Annotated[str | None, option("A ready conditional model.")] = None,
-    seed: Seed = 0, device: Device = "auto",
+    encoder: Encoder = "auto", seed: Seed = 0, device: Device = "auto",
 ):
     """Reconstruct every trial of your own pictures and betas, cross-validated."""
     from recon_lib import results
@@ -425,8 +430,8 @@ def reconstruct_arrays(
     say("\n".join(own.report))
     if groups is None and runs is not None:
         own.groups = own.runs
-    options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(),
-                              device=device, out_dir=out / "folds")
+    options = CrossValidation(folds, model, train_steps, encoder=encoder, device=device,
+                              sampling=drawing.sampling(), out_dir=out / "folds")
     results.reconstruct_arrays(out, own, options, seed, say)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from recon_lib.brain.decoder import fit_decoder, vector_source
+from recon_lib.brain.encoders import choose_encoder
 from recon_lib.brain.features import (
     FactorNet,
     load_factor_net,
@@ -88,7 +89,7 @@ def train_readers(out):
                         held_out_accuracy=right)
 
 
-def train_stage(stage, experiment, out, extra=None, seed=0, **options):
+def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **options):
     """Train the unconditional or the conditional diffusion model on an experiment, or the guide.
 
     The guide is an unconditional model of few weights and few steps, see `guidance.guided`.
@@ -104,6 +105,8 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         also `latent.safetensors`, without which it is of no use: latent and retrieval prior.
     extra : int, optional
         See `retrieval_prior.training_pictures`.
+    encoder : str
+        What gives the features of the conditional model's latent, see `encoders.choose_encoder`.
     seed, options
         See `fit`.
     """
@@ -116,7 +119,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, **options):
         if start is not None and read_weights(start)[1]["condition_size"] is not None:
             latent = load_latent_of(start)  # the one that it listens to
         else:
-            latent = fit_latent(shown, load_factor_net("feature_encoder"))
+            latent = fit_latent(shown, choose_encoder(shown, encoder))
         latent.prior = known = latent.transform(pictures)
         sources = []
         for x in subjects:

@@ -52,7 +52,7 @@ def grey(tmp_path_factory):
     data = world(channels=1)
     folder, said = tmp_path_factory.mktemp("folds"), []
     options = CrossValidation(folds=2, train_steps=4, pool=64, out_dir=folder,
-                              sampling=replace(ONE_STEP, steps=3))
+                              encoder="category-network", sampling=replace(ONE_STEP, steps=3))
     out = cross_validate(data, options, say=said.append)
     assert len(said) == 2 and "fold 1 of 2: 24 training, 24 test" in said[0]
     assert {p.name for p in folder.iterdir()} == {"fold_1", "fold_2"}

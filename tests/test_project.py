@@ -37,7 +37,7 @@ def read(name):
 
 def test_environment_yml_is_pyproject():
     lines = read("environment.yml").split("dependencies:")[1]
-    listed = re.findall(r"^  - ([\w-]+)([>=<!.\d]*) *(?:#.*)?$", lines, re.M)
+    listed = re.findall(r"^ +- ([\w-]+)([>=<!.\d]*) *(?:#.*)?$", lines, re.M)
     conda = {CONDA_NAMES.get(name, name): bound for name, bound in listed}
     assert conda.pop("python") == PROJECT["requires-python"]
     conda.pop("pip")

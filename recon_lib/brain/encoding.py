@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import cholesky, solve_triangular
 from sklearn.covariance import ledoit_wolf
 
-from recon_lib.brain.families import CHOICES
+from recon_lib.brain.families import CHOICES, UNNAMED
 from recon_lib.brain.ridge import Ridge, fit_banded_ridge, fit_ridge
 from recon_lib.common.errors import DataError, check
 
@@ -129,7 +129,7 @@ def side_by_side(features):
 
 def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
                        groups: ArrayLike | None = None, seed: int = 0,
-                       choices: Sequence[Sequence[str]] = CHOICES) -> EncodingModel:
+                       choices: Sequence[Sequence[str]] | None = None) -> EncodingModel:
     """Fit a ridge regression from picture features to each voxel, and its noise.
 
     Out-of-fold residuals hold the measurement noise and the model's misfit, as betas of new
@@ -145,13 +145,15 @@ def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
     groups : array_like (trials,), optional
         The image of each trial, so that its repeats stay in one fold.
     choices : sequence of sequences of str
-        Families that are tried together, see `ridge.fit_banded_ridge`.
+        Families that are tried together, see `ridge.fit_banded_ridge`; default: those of
+        `families`.
 
     Returns
     -------
     EncodingModel
     """
     if isinstance(features, dict):
+        choices = choices or (CHOICES if "object" in features else UNNAMED)
         ridge = fit_banded_ridge(features, betas, choices, groups, seed)
     else:
         ridge = fit_ridge(features, betas, groups, seed=seed)

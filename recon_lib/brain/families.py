@@ -14,6 +14,8 @@ from recon_lib.brain.latents import ImageLatent
 # Which families together may explain a voxel; each voxel takes what predicts it best.
 CHOICES = (("pixels", "features"), ("object",), ("scene",), ("object", "scene"),
            ("pixels", "features", "object", "scene"))
+# The same for an encoder that names nothing: early areas follow pixels, others what it sees.
+UNNAMED = (("pixels",), ("features",), ("pixels", "features"))
 PLACES = np.linspace(0.25, 0.75, 4), np.linspace(0.45, 0.7, 3)  # centres across and down
 PLACE_WIDTH = 0.12
 
@@ -32,9 +34,12 @@ def feature_families(latent: ImageLatent, latents: np.ndarray) -> dict:
     dict of str to (n, p) float32 array
         ``pixels`` and ``features``: the two blocks of the latent. ``object``: what the feature
         encoder reads of category, hue, place and size, and of category at a place. ``scene``:
-        background, light, and both together.
+        background, light, and both together. The last two only of the category network: other
+        encoders name nothing.
     """
     pixels, seen = np.split(np.asarray(latents, np.float32), [latent.blocks[0]], axis=1)
+    if not hasattr(latent.encoder, "named"):
+        return {"pixels": pixels, "features": seen}
     embedding = seen @ np.linalg.pinv(latent.features.axes) + latent.features.mean
     with torch.no_grad():
         e = torch.tanh(torch.from_numpy(embedding.astype(np.float32)))

@@ -22,7 +22,7 @@ from recon_lib.training.checkpoints import CHECKPOINTS
 from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 
 NAMED = {"category": CATEGORIES, "background": BACKGROUNDS, "light": LIGHTS}
-EMBEDDING = 96
+EMBEDDING, PIXEL_SIDE = 96, 16
 SHIPPED = {  # name: file in data/checkpoints, which is found under its own name too
     "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee",
 }
@@ -30,6 +30,8 @@ SHIPPED = {  # name: file in data/checkpoints, which is found under its own name
 
 class FactorNet(nn.Module):
     """Four convolutions down to 4 x 4, one embedding, one linear readout per factor."""
+
+    side, widths = 64, (EMBEDDING,)  # of its pictures; how many features a layer gives
 
     def __init__(self):
         super().__init__()
@@ -70,11 +72,18 @@ def measured_targets(factors):
     return np.stack(columns, 1).astype(np.float32)
 
 
-def fitted(x):
-    """Pictures (n, 1 or 3, H, W) as a `FactorNet` takes them: (n, 3, 64, 64)."""
-    if x.shape[-1] != 64 or x.shape[-2] != 64:
-        x = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
+def fitted(x, side=64):
+    """Pictures (n, 1 or 3, H, W) as a network takes them, a `FactorNet` at 64: (n, 3, side, side).
+    """
+    if x.shape[-1] != side or x.shape[-2] != side:
+        x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
     return x.expand(-1, 3, -1, -1)
+
+
+def coarse_pixels(images: np.ndarray):
+    """Pictures at 16 x 16: (n, 768) float32 in [-1, 1]."""
+    x = F.adaptive_avg_pool2d(fitted(to_batch(images)), PIXEL_SIDE)
+    return x.flatten(1).numpy()
 
 
 def noisy(x, generator):
@@ -129,8 +138,8 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
 
 @torch.no_grad()
 def embed(net: nn.Module, images: np.ndarray, batch_size: int = 64):
-    """Features of pictures: (n, EMBEDDING) float32."""
-    parts = [net.embed(fitted(to_batch(images[i : i + batch_size])))
+    """Features of pictures by a feature encoder: (n, p) float32."""
+    parts = [net.embed(fitted(to_batch(images[i : i + batch_size]), net.side)).float()
              for i in range(0, len(images), batch_size)]
     return torch.cat(parts).numpy()
 

@@ -1,11 +1,13 @@
 """From a picture to a short latent vector.
 
 The latent keeps what betas can tell: the coarse layout of the pixels and what the *feature encoder*
-(`features.FactorNet`) makes of the things in them.
+(`encoders`) makes of the things in them.
 """
 
 import copy
 import hashlib
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,13 +16,12 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
+from scipy.linalg import block_diag
 
-from recon_lib.brain.features import EMBEDDING, FactorNet, embed, fitted
+from recon_lib.brain.encoders import load_encoder, weights_of
+from recon_lib.brain.features import PIXEL_SIDE, FactorNet, coarse_pixels, embed, fitted
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import refuse_broken_seal, sealed
-from recon_lib.data.loader import to_batch
-
-PIXEL_SIDE = 16
 
 
 @dataclass
@@ -43,10 +44,13 @@ def fit_basis(x, components):
     return Basis(mean, (axes[:k] / spread[:, None]).T.astype(np.float32))
 
 
-def coarse_pixels(images: np.ndarray):
-    """Pictures at 16 x 16: (n, 768) float32 in [-1, 1]."""
-    x = F.adaptive_avg_pool2d(fitted(to_batch(images)), PIXEL_SIDE)
-    return x.flatten(1).numpy()
+def fit_layers(x, widths, components):
+    """One `Basis` of several layers side by side, each with components of its own."""
+    parts = np.split(x, np.cumsum(widths)[:-1], axis=1)
+    if len(parts) == 1:
+        return fit_basis(x, components[0])
+    fits = [fit_basis(part, k) for part, k in zip(parts, components, strict=True)]
+    return Basis(np.concatenate([fit.mean for fit in fits]), block_diag(*[f.axes for f in fits]))
 
 
 @dataclass
@@ -55,7 +59,7 @@ class ImageLatent:
 
     Attributes
     ----------
-    encoder : FactorNet
+    encoder : features.FactorNet or encoders.LayerNet
     pixels, features : Basis
     prior : (n, d) array or None
         Latents of the pictures that a diffusion model was trained on, see
@@ -83,45 +87,81 @@ class ImageLatent:
 
     def encode(self, x):
         """Latents (b, d) of a tensor (b, C, H, W) in [-1, 1], differentiable."""
-        x = fitted(x)
-        coarse = F.adaptive_avg_pool2d(x, PIXEL_SIDE).flatten(1)
+        coarse = F.adaptive_avg_pool2d(fitted(x), PIXEL_SIDE).flatten(1)
         parts = []
-        features = self.encoder.embed(x).float()
+        features = self.encoder.embed(fitted(x, self.encoder.side)).float()
         for basis, values in ((self.pixels, coarse), (self.features, features)):
             mean, axes = (torch.from_numpy(a).to(x.device) for a in (basis.mean, basis.axes))
             parts.append((values - mean) @ axes)
         return torch.cat(parts, dim=1)
 
 
-def fit_latent(train_images, encoder, pixels=40, features=56):
+def fit_latent(train_images: np.ndarray, encoder: torch.nn.Module, pixels: int = 40,
+               features: int | Sequence[int] = 56):
     """Fit an `ImageLatent` on training pictures.
 
     Parameters
     ----------
     train_images : (n, H, W, C) uint8 array
-    encoder : FactorNet
-        See `features.load_factor_net`.
-    pixels, features : int
-        Most components of each kind; fewer where there are fewer pictures.
+    encoder : features.FactorNet or encoders.LayerNet
+        See `encoders.choose_encoder`.
+    pixels : int
+        Most components of the pixels; fewer where there are fewer pictures.
+    features : int, or one for each layer of the encoder
+        Most components of the features. One number is shared among the layers.
 
     Returns
     -------
     ImageLatent
+
+    Raises
+    ------
+    DataError
+        If there are other numbers of components than layers.
     """
+    layers = len(encoder.widths)
+    each = [features // layers] * layers if np.ndim(features) == 0 else list(features)
+    if len(each) != layers:
+        raise DataError(f"components of {len(each)} layers for an encoder of {layers}; expected "
+                        "one number, or one for each layer")
     return ImageLatent(
         encoder,
         fit_basis(coarse_pixels(train_images), pixels),
-        fit_basis(embed(encoder, train_images), features),
+        fit_layers(embed(encoder, train_images), encoder.widths, each),
     )
 
 
 def arrays_of(latent):
-    """The encoder's weights and both bases by name: all that makes a latent of a picture."""
-    arrays = {f"eye.{k}": v.cpu().numpy() for k, v in latent.encoder.state_dict().items()}
+    """The encoder and both bases by name: all that makes a latent of a picture.
+
+    The category network is kept whole, of another encoder its name and a hash of its weights.
+    """
+    if isinstance(latent.encoder, FactorNet):
+        arrays = {f"eye.{k}": v.cpu().numpy() for k, v in latent.encoder.state_dict().items()}
+    else:
+        card = {"name": latent.encoder.name, "layers": latent.encoder.layers,
+                "weights": weights_of(latent.encoder)}
+        arrays = {"encoder": np.frombuffer(json.dumps(card).encode(), np.uint8)}
     for name in ("pixels", "features"):
         basis = getattr(latent, name)
         arrays[f"{name}.mean"], arrays[f"{name}.axes"] = basis.mean, basis.axes
     return arrays
+
+
+def encoder_of(path, arrays):
+    """The encoder that a latent was fitted with; another one is refused."""
+    if "encoder" not in arrays:
+        encoder, prefix = FactorNet(), "eye."
+        encoder.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
+                                 for k, v in arrays.items() if k.startswith(prefix)})
+        return encoder.eval()
+    card = json.loads(arrays["encoder"].tobytes())
+    encoder = load_encoder(card["name"], tuple(card["layers"]))
+    found = weights_of(encoder)
+    if found != card["weights"]:
+        raise DataError(f"{path} was made with {card['name']} of other weights than are here "
+                        f"({card['weights'][:8]}, found {found[:8]}); install those, or train anew")
+    return encoder
 
 
 def fingerprint(latent):
@@ -158,23 +198,22 @@ def load_latent(path, whole=None):
         whole = Path(path).read_bytes() if whole is None else whole
         arrays = load(whole)
         refuse_broken_seal(whole)
-        encoder = FactorNet()
-        prefix = "eye."
-        encoder.load_state_dict({k.removeprefix(prefix): torch.from_numpy(v)
-                             for k, v in arrays.items() if k.startswith(prefix)})
+        encoder = encoder_of(path, arrays)
         parts = [Basis(arrays[f"{n}.mean"], arrays[f"{n}.axes"]) for n in ("pixels", "features")]
         prior = arrays["memory"].astype(np.float32) if "memory" in arrays else None
         if not all(np.isfinite(array).all() for array in arrays.values()):
             raise ValueError("numbers that are NaN or infinite")
     except FileNotFoundError as error:
         raise DataError(f"no file {path}; it stands beside the conditional model") from error
+    except DataError:
+        raise
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path} does not hold a latent ({str(error).splitlines()[0][:80]}); use a file that "
             "training wrote"
         ) from error
-    latent = ImageLatent(encoder.eval(), *parts, prior)
-    for name, width in (("pixels", 3 * PIXEL_SIDE**2), ("features", EMBEDDING)):
+    latent = ImageLatent(encoder, *parts, prior)
+    for name, width in (("pixels", 3 * PIXEL_SIDE**2), ("features", sum(encoder.widths))):
         mean, axes = getattr(latent, name).mean, getattr(latent, name).axes
         if mean.shape != (width,) or axes.ndim != 2 or len(axes) != width:
             raise DataError(

@@ -17,7 +17,8 @@ import torch
 from recon_lib.bold.betas import zscore
 from recon_lib.bold.whole_brain import digest
 from recon_lib.brain.decoder import fit_decoder, vector_source
-from recon_lib.brain.features import load_factor_net
+from recon_lib.brain.encoders import choose_encoder
+from recon_lib.brain.features import FactorNet
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.common.paths import results_folder
@@ -50,8 +51,11 @@ class CrossValidation:
     train_steps : int
         Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
         the pool, the better choice below a few thousand pictures.
-    pool : int
-        Pictures after `cut_and_paste`; larger sets are left as they are.
+    pool : int, optional
+        Pictures after `cut_and_paste`; larger sets are left as they are. Default: 4000, or 1000
+        where a large network looks at them.
+    encoder : str
+        Which network gives features, see `encoders.choose_encoder`; a ready model has its own.
     sampling : Sampling
         For a ready model; without one only `steps` counts.
     device : {"cpu", "cuda"}
@@ -63,7 +67,8 @@ class CrossValidation:
     folds: int | None = None
     model_path: str | Path | None = None
     train_steps: int = 0
-    pool: int = 4000
+    pool: int | None = None
+    encoder: str = "auto"
     sampling: Sampling = SAMPLING
     device: str = "cpu"
     out_dir: str | Path = field(default_factory=lambda: results_folder() / "own")
@@ -205,10 +210,11 @@ def wrong_vectors(decoder, donors, train, betas):
     return vectors
 
 
-def fit_fold(data, train, betas, ready, options, seed):
+def fit_fold(data, train, betas, known, options, seed):
     """The pool, the latent and what decoders are fitted to, of the training trials of a fold.
 
-    `betas` (len(train), voxels) are theirs, standardised.
+    `betas` (len(train), voxels) are theirs, standardised; `known` is the latent of a ready model,
+    or the feature encoder to fit one with.
 
     Returns
     -------
@@ -219,10 +225,12 @@ def fit_fold(data, train, betas, ready, options, seed):
     seen = data.trial_image[train]
     pool = data.images[np.unique(seen)]
     most = len(pool) - 1  # no more components than these pictures can teach
-    if ready is None and len(pool) < options.pool:
-        pool = np.concatenate([pool, cut_and_paste(pool, options.pool - len(pool), seed)])
-    latent = ready.latent if ready else fit_latent(
-        pool, load_factor_net("feature_encoder"), min(40, most), min(56, most))
+    latent = known
+    if isinstance(known, torch.nn.Module):
+        size = options.pool or (4000 if isinstance(known, FactorNet) else 1000)
+        if len(pool) < size:
+            pool = np.concatenate([pool, cut_and_paste(pool, size - len(pool), seed)])
+        latent = fit_latent(pool, known, min(40, most), min(56, most))
     shown = data.images[seen]
     latents = latent.transform(shown)
     decoder = fit_decoder(betas, latents, seen, seed)
@@ -261,13 +269,14 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
     refuse_divided(groups, data.trial_image)
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
+    known = ready.latent if ready else choose_encoder(data.images, options.encoder, say)
     for number, (train, test) in enumerate(splits):
         say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
         refuse_leak(shown[train], shown[test])
         # the test trials, and for each the trial of a wrong brain
         betas, others = zscore(data.betas[train], data.betas[np.r_[test, order[test]]])
         held, wrong = np.split(others, 2)
-        pool, latent, training = fit_fold(data, train, betas, ready, options, seed)
+        pool, latent, training = fit_fold(data, train, betas, known, options, seed)
         decoder = training.decoder
         if ready:
             draw = ready_sampler(ready, training, options.sampling)
