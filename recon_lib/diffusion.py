@@ -160,12 +160,6 @@ def to_eps(x0: Tensor, x_t: Tensor, t: Tensor, alpha_bar: Tensor, floor: float =
     return (x_t - a * x0) / s.clamp(min=floor)
 
 
-def to_v(x0: Tensor, x_t: Tensor, t: Tensor, alpha_bar: Tensor, floor: float = 1e-3):
-    """v = (a x_t - x0) / s, with s at least `floor`."""
-    a, s = _amplitudes_for(x0, t, alpha_bar)
-    return (a * x_t - x0) / s.clamp(min=floor)
-
-
 def stratified_times(n: int, steps: int, generator: torch.Generator | None = None,
                      device: str | torch.device = "cpu") -> Tensor:
     """One random time step from each of n equal shares of the schedule, in random order.

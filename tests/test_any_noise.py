@@ -100,8 +100,6 @@ def test_noise_is_put_in_and_taken_out(batch):
         asked = diffusion.target(x0, t, noise, alpha_bar, prediction)
         close(diffusion.to_x0(asked, x_t, t, alpha_bar, prediction), x0)
     close(diffusion.to_eps(x0, x_t, t, alpha_bar), noise)
-    close(diffusion.to_v(x0, x_t, t, alpha_bar),
-          diffusion.target(x0, t, noise, alpha_bar, "v"))
 
 
 @ANY
@@ -118,8 +116,7 @@ def test_times_and_shapes_that_do_not_belong_are_refused(batch, wrong):
     for call in (lambda: diffusion.add_noise(x0, t, noise, alpha_bar),
                  lambda: diffusion.target(x0, t, noise, alpha_bar, "v"),
                  lambda: diffusion.to_x0(x0, noise, t, alpha_bar, "eps"),
-                 lambda: diffusion.to_eps(x0, noise, t, alpha_bar),
-                 lambda: diffusion.to_v(x0, noise, t, alpha_bar)):
+                 lambda: diffusion.to_eps(x0, noise, t, alpha_bar)):
         with pytest.raises(ValueError, match=r"expected \(b, C, H, W\)"):
             call()
 

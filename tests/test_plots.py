@@ -51,16 +51,6 @@ def test_reconstructions_has_a_row_for_each_decoder():
     assert (shown[18:34, 36:52] == rows["ridge"][2]).all()
 
 
-def test_score_bars_sorts_and_draws_chance():
-    fig = plots.score_bars(TABLE)
-    ax = fig.axes[0]
-    assert [bar.get_width() for bar in ax.patches] == [0.9, 0.5, 0.2]
-    assert [t.get_text() for t in ax.get_yticklabels()] == [
-        "ideal observer", "diffusion", "ridge to pixels"]
-    assert list(ax.lines[0].get_xdata()) == [0.01, 0.01]
-    assert matplotlib.colors.to_hex(ax.patches[1].get_facecolor()) == style.BLUE.lower()
-
-
 def test_dots_stand_on_their_intervals():
     ax = plots.dots({"ridge": (0.2, 0.1, 0.35), "b": (0.5, 0.4, 0.6)}, chance=0.01).axes[0]
     assert [bar.get_segments()[0].tolist() for bar in ax.collections] == [

@@ -242,15 +242,6 @@ def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
     return fig
 
 
-def score_bars(table: dict, metric: str = "top1", title: str | None = None):
-    """One metric of `report.score_table`'s table: all decoders, best first, and chance."""
-    scores = {n: row[metric] for n, row in table.items() if metric in row and n != "chance"}
-    scores = dict(sorted(scores.items(), key=lambda item: -item[1]))
-    label = "named right, of all test images" if metric == "top1" else metric.replace("_", " ")
-    return bars(scores, label, table.get("chance", {}).get(metric), {"diffusion"}, title)
-
-
-@styled
 def null_histogram(null: np.ndarray, observed: float, x: str = "score", title: str | None = None):
     """A permutation null distribution (n,) with the observed value in it, or far from it."""
     fig, ax = panels(3, title)
