@@ -150,9 +150,12 @@ def curves(series: dict, x: str = "step", y: str = "loss", log: bool = False,
     if len(series) > 1:
         _label_ends(ax)
     if chance is not None:
+        free = [min(abs(line.get_ydata()[i] - chance) for line in ax.lines) for i in (0, -1)]
+        side = free[1] > free[0]  # where the lines are farther away
         ax.axhline(chance, color=GREY, linestyle="--", linewidth=1)
-        ax.annotate("chance", (0.99, chance), xycoords=("axes fraction", "data"), color=GREY,
-                    ha="right", xytext=(0, 3), textcoords="offset points", bbox=BEHIND)
+        ax.annotate("chance", (0.99 if side else 0.01, chance), color=GREY,
+                    xycoords=("axes fraction", "data"), ha="right" if side else "left",
+                    xytext=(0, 3), textcoords="offset points")
     return fig
 
 
