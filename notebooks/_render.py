@@ -78,13 +78,13 @@ def lighten(notebook, limit=1.3e6, least=60_000):
             output.data["image/png"] = palette(output.data["image/png"])
     large = [o for o in outputs if len(o.get("data", {}).get("image/png", "")) > least]
     pngs = [base64.b64decode(output.data["image/png"]) for output in large]
-    for quality in (90, 75, 60):
+    for quality, coarse in ((90, 0), (75, 0), (60, 0), (60, 2)):  # 2: colours at half the size
         if len(nbformat.writes(notebook)) <= limit:
             return
         for output, png in zip(large, pngs, strict=True):
             jpeg = io.BytesIO()
             figure = Image.open(io.BytesIO(png)).convert("RGB")
-            figure.save(jpeg, "jpeg", quality=quality, subsampling=0)
+            figure.save(jpeg, "jpeg", quality=quality, subsampling=coarse)
             output.data.pop("image/png", None)
             output.data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
 

@@ -1,5 +1,6 @@
 """Figures: the numbers and pictures in them, read back from matplotlib."""
 
+import base64
 import io
 
 import matplotlib
@@ -8,6 +9,7 @@ import pytest
 import torch
 from matplotlib import image as mpimg
 from matplotlib.figure import Figure
+from PIL import Image
 from torchvision.utils import make_grid
 
 from recon_lib.course import plots, style
@@ -60,6 +62,19 @@ def test_dots_stand_on_their_intervals():
     assert [t.get_text() for t in ax.texts] == ["0.20", "0.50"]
     assert [plots.decimals([w, w, 9]) for w in (40, 4, 0.3, 0.15, 0.02)] == [0, 0, 2, 2, 3]
     assert plots.decimals([0]) == 2
+
+
+def test_an_animation_begins_with_its_last_frame():
+    frames = [np.full((2, 4, 6, 3), shade, np.uint8) for shade in (0, 100, 200)]
+    page = plots.animation(frames, 'a "quoted" word', width=60).data
+    assert 'alt="a &quot;quoted&quot; word"' in page and "width: 60px" in page
+    film = Image.open(io.BytesIO(base64.b64decode(page.split("base64,")[1].split('"')[0])))
+    shades = []
+    assert film.size == (14, 4)  # two pictures, and a gap
+    for i in range(film.n_frames):
+        film.seek(i)
+        shades.append((film.convert("RGB").getpixel((0, 0))[0], film.info["duration"]))
+    assert shades == [(200, 600), (0, 200), (100, 200)]
 
 
 def test_curves_are_named_at_their_ends():

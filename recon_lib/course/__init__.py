@@ -9,7 +9,7 @@ from recon_lib.course.explore_results import reconstruction_browser
 from recon_lib.course.explore_sampling import denoising_stepper, trajectory
 from recon_lib.course.own_work import own_work
 from recon_lib.course.plots import (
-    LABELS, bars, curves, dots, image_grid, null_histogram, rdm, reconstructions)
+    LABELS, animation, bars, curves, dots, image_grid, null_histogram, rdm, reconstructions)
 from recon_lib.course.plots_bold import (
     against_truth, betas_strip, by_area, design, histograms, responses, shares, stacked_courses,
     table, time_courses, with_errors)

@@ -4,11 +4,15 @@ Figures are made without pyplot, so nothing is shown twice and nothing stays ope
 cell with the call, or use ``figure.savefig(path)``.
 """
 
+import base64
+import io
 from collections.abc import Collection, Sequence
+from html import escape
 
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
 
 from recon_lib.course.style import BEHIND, BLUE, GREY, INK, PALE, RED, WIDTH, panels, styled
 
@@ -69,6 +73,35 @@ def image_grid(images: np.ndarray, columns: int = 8, title: str | None = None,
         ax.text(column * (width + 2) + width / 2, row * (height + 2) + images.shape[1] + 1,
                 label, ha="center", va="top", fontsize=min(11, 80 / columns))
     return fig
+
+
+def animation(frames: Sequence[np.ndarray], alt: str, width: int = 640, seconds: float = 0.2):
+    """Pictures that change, side by side, as a GIF without end: for the end of a cell.
+
+    Parameters
+    ----------
+    frames : sequence of uint8 array (n, H, W, 3)
+        The n pictures of each moment.
+    alt : str
+        The animation in words.
+    width : int
+        In pixels, on the page. The last frame comes first: it is what a printer shows.
+    seconds : float
+        For each frame; the last one stands three times as long.
+
+    Returns
+    -------
+    IPython.display.HTML
+    """
+    from IPython.display import HTML
+
+    pages = [Image.fromarray(tile(frame, len(frame))).quantize(64, dither=Image.Dither.NONE)
+             for frame in frames]
+    film, times = io.BytesIO(), [int(3000 * seconds), *[int(1000 * seconds)] * (len(pages) - 1)]
+    pages[-1].save(film, "gif", save_all=True, append_images=pages[:-1], duration=times, loop=0)
+    data = base64.b64encode(film.getvalue()).decode()
+    return HTML(f'<img alt="{escape(alt)}" src="data:image/gif;base64,{data}" '
+                f'style="width: {width}px; max-width: 100%; image-rendering: pixelated">')
 
 
 def pairs(seen, made, columns=12, title=None):
@@ -234,7 +267,7 @@ def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
         ax.hlines(i, low, high, color=colour, linewidth=3)
         ax.plot(value, i, "o", color=colour, markersize=8)
         ax.annotate(f"{value:.{digits}f}", (value, i), ha="center", va="bottom", color=colour,
-                    xytext=(0, 5), textcoords="offset points")
+                    xytext=(0, 5), textcoords="offset points", bbox=BEHIND)
     if chance is not None:
         ax.axvline(chance, color=RED, linestyle="--", linewidth=1.5, zorder=0)
     ax.set_yticks(range(len(values)), [LABELS.get(name, name) for name in values])
@@ -245,6 +278,7 @@ def dots(values: dict[str, tuple], x: str = "", chance: float | None = None,
     return fig
 
 
+@styled
 def null_histogram(null: np.ndarray, observed: float, x: str = "score", title: str | None = None):
     """A permutation null distribution (n,) with the observed value in it, or far from it."""
     fig, ax = panels(3, title)

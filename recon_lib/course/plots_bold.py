@@ -109,7 +109,7 @@ def against_truth(truth: np.ndarray, estimates: dict, unit: str = "% signal chan
         ax.plot(ends, ends, **TRUTH)
         ax.set_title(f"{name}: r = {np.corrcoef(truth, values)[0, 1]:.2f}")
     axes[0, 0].set_ylabel("estimate")
-    fig.supxlabel(f"truth ({unit})", fontsize=12)
+    fig.supxlabel(f"truth ({unit}; dashed: estimate = truth)", fontsize=12)
     fig.suptitle(title or "", x=0.01, ha="left", fontsize=13)
     return fig
 
