@@ -31,10 +31,10 @@ def initial_noise(n: int, shape: tuple[int, ...], seed: int = 0, first: int = 0)
     -------
     Tensor (n, C, H, W), float32, on the CPU
     """
-    return torch.stack([torch.randn(shape, generator=g) for g in _generators(n, seed, first)])
+    return torch.stack([torch.randn(shape, generator=g) for g in noise_generators(n, seed, first)])
 
 
-def _generators(n, seed, first, stream=0):
+def noise_generators(n, seed, first, stream=0):
     return [
         torch.Generator().manual_seed((int(seed) * 1_000_003 + first + i) * 2 + stream)
         for i in range(n)
@@ -127,7 +127,7 @@ def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 50, eta
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; choose 0 (no fresh noise) to 1 (DDPM)")
-    generators = _generators(len(x_T), seed, first, stream=1) if eta else []
+    generators = noise_generators(len(x_T), seed, first, stream=1) if eta else []
     times = even_times(alpha_bar, steps)
     x = x_T
     for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):

@@ -115,6 +115,7 @@ CASES = {  # function: call, then what it takes
                          PICTURES, whole(6, 3), index(0, 1, 2, 3, 0, 1)),
     "data.refuse_leak": (data.refuse_leak, PICTURES, whole(4, 16, 16, 3, low=0, high=128)),
     "data.to_batch": (data.to_batch, PICTURES),
+    "decoding.like_embeddings": (decoding.like_embeddings, whole(3, 4), whole(5, 4), whole(6, 4)),
     "decoding.mean_image": (lambda x: decoding.mean_image(x, 3), PICTURES),
     "decoding.retrieval": (decoding.retrieval, whole(5, 3), whole(4, 3), PICTURES),
     "decoding.ridge_to_pixels": (lambda b, x, g, n: decoding.ridge_to_pixels(b, x, g)(n),
@@ -148,10 +149,11 @@ ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or co
     "brain": "brain_log_likelihood feature_families load_factor_net vector_source",
     "data": "list_runs load_experiment load_subjects load_volume mask_path read_confounds read_run "
             "read_masks read_truth run_stem haxby_blocks",
-    "decoding": "brain_guidance cross_validate guided_denoiser ideal_observer load_conditional "
+    "decoding": "brain_guidance cross_validate embed_pictures fit_pretrained guided_denoiser "
+                "ideal_observer load_conditional load_pretrained sample_embeddings untrained "
                 "load_guidance_model map_pictures prior_pictures reconstruct_experiment "
                 "sample_prior training_pictures with_pseudo_trials",
-    "scores": "bits deep_scores evaluation_space format_report load_classifiers "
+    "scores": "bits evaluation_space format_report literature_scores load_classifiers "
               "load_independent_classifier quality_scores score score_blocks "
               "score_cross_validated score_table two_way_null_sd",
     "world": "draw find_or_build ready real_event_related sample_factors simulate",

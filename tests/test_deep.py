@@ -5,12 +5,14 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy.spatial.distance import correlation
 from torchvision.models import alexnet
 from torchvision.transforms.functional import normalize, resize
 
 from recon_lib.common.errors import DataError
 from recon_lib.scores import deep
-from recon_lib.scores.deep import deep_scores, layer_features, n_way_top_k, prepared
+from recon_lib.scores.deep import layer_features, literature_scores, n_way_top_k, prepared
 
 RNG = np.random.default_rng(0)
 PICTURES = RNG.integers(0, 256, (6, 32, 32, 3), np.uint8)
@@ -81,13 +83,71 @@ def test_networks_refuse_pictures_from_0_to_1():
         prepared(PICTURES[0], 64)
 
 
+SWAPPED = [1, 0, 3, 2, 5, 4]
+ROWS = {"perfect": PICTURES, "swapped": PICTURES[SWAPPED], "grey": np.full_like(PICTURES, 128)}
+
+
 def test_scores_of_good_bad_and_swapped_pictures():
     flat = {"pixels": lambda: lambda images: images.reshape(len(images), -1) / 255.0}
-    rows = {"perfect": PICTURES, "swapped": PICTURES[[1, 0, 3, 2, 5, 4]],
-            "grey": np.full_like(PICTURES, 128)}
-    table = deep_scores(rows, PICTURES, np.arange(6), make=flat)
-    assert table["perfect"]["pixels"] == 1
-    assert table["swapped"]["pixels"] < 0.5 and table["grey"]["pixels"] == 0.5
+    table = literature_scores(ROWS, PICTURES, np.arange(6), ["pixels"], make=flat)
+    assert table["perfect"]["pixels"] == (1, 1, 1)
+    mean, low, high = table["swapped"]["pixels"]
+    assert low <= mean <= high and mean < 0.5 and table["grey"]["pixels"] == (0.5, 0.5, 0.5)
+    with pytest.raises(DataError, match="a score named VGG; expected some of PixCorr"):
+        literature_scores(ROWS, PICTURES, np.arange(6), ["VGG"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, side", [("EffNet-B", 255), ("SwAV", 224)])
+def test_distances_are_scipys_of_the_pooled_features(name, side, monkeypatch):
+    torch.manual_seed(0)
+    net = deep.torchvision_network(name, None)
+    pooled, kept = [], net.avgpool.register_forward_hook(
+        lambda module, given, made: pooled.append(made.flatten(1)))
+    x = resize(torch.from_numpy(PICTURES).permute(0, 3, 1, 2) / 255.0, [side, side], antialias=True)
+    x = normalize(x, deep.MEAN, deep.SPREAD)
+    for layer in net.modules():  # untrained, it lets nothing through before it has seen a picture
+        layer.momentum = 1.0
+    with torch.no_grad():
+        net.train()(x)
+        net.eval()(x)
+    kept.remove()
+    wanted = np.mean([correlation(pooled[1][i], pooled[1][j]) for i, j in enumerate(SWAPPED)])
+    monkeypatch.setattr(deep, "torchvision_network", lambda *a: net)
+    table = literature_scores(ROWS, PICTURES, np.arange(6), [name])
+    assert table["perfect"][name] == pytest.approx((0, 0, 0), abs=1e-6)
+    assert table["swapped"][name][0] == pytest.approx(wanted, rel=1e-3) and wanted > 1e-3
+
+
+def test_pixel_scores_are_the_literatures():
+    """Both at 425 pixels, SSIM in grey: of scikit-image, whose defaults the literature takes."""
+    metrics = pytest.importorskip("skimage.metrics")
+    large = [np.stack([np.asarray(Image.fromarray(p).resize((425, 425), Image.BICUBIC))
+                       for p in pictures]) for pictures in (PICTURES[SWAPPED], PICTURES)]
+    grey = [x @ [0.299, 0.587, 0.114] / 255 for x in large]
+    ours = literature_scores(ROWS, PICTURES, np.arange(6), ["PixCorr", "SSIM"])["swapped"]
+    theirs = [metrics.structural_similarity(a, b, gaussian_weights=True, sigma=1.5, data_range=1,
+                                            use_sample_covariance=False)
+              for a, b in zip(*grey, strict=True)]
+    assert ours["SSIM"][0] == pytest.approx(np.mean(theirs), abs=2e-3)
+    r = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(*large, strict=True)]
+    assert ours["PixCorr"][0] == pytest.approx(np.mean(r), abs=1e-6)
+
+
+def test_swav_takes_its_authors_file_and_nothing_that_lacks_a_layer(monkeypatch):
+    """Their file has names with "module." in front and a head in place of the classifier."""
+    net = deep.torchvision_network("SwAV", None)
+    theirs = {f"module.{k}": v for k, v in net.state_dict().items() if not k.startswith("fc")}
+    theirs["module.prototypes.weight"] = torch.zeros(3, 3)
+    asked = []
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url",
+                        lambda url, **kw: asked.append((url, kw["weights_only"])) or theirs)
+    got = deep.torchvision_network("SwAV")
+    assert torch.equal(got.layer4[2].conv3.weight, net.layer4[2].conv3.weight)
+    assert asked == [(deep.SWAV, True)]
+    del theirs["module.layer3.0.conv1.weight"]
+    with pytest.raises(RuntimeError, match="lacks layer3.0.conv1.weight"):
+        deep.torchvision_network("SwAV")
 
 
 @pytest.mark.slow
@@ -101,10 +161,10 @@ def test_what_cannot_be_had_is_left_out_with_a_sentence(monkeypatch):
     def without():
         raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
 
-    said, make = [], {name: lambda name=name: layer_features(name) for name in deep.LAYERS}
-    table = deep_scores({"a": PICTURES}, PICTURES, np.arange(6), said.append,
-                        {**make, "CLIP": without})
-    assert table == {"a": {}} and len(said) == 4
+    said = []
+    table = literature_scores({"a": PICTURES}, PICTURES, np.arange(6), [*deep.LAYERS, "CLIP"],
+                              said.append, {"CLIP": without})
+    assert table == {"a": {}} and len(said) == 6
     assert all("left out" in sentence for sentence in said)
     assert "no network" in said[0] and "needs the package transformers" in said[-1]
 
@@ -118,8 +178,6 @@ def test_clip_is_what_transformers_makes_of_the_picture(tmp_path):
     net = transformers.CLIPVisionModelWithProjection(config).eval()
     net.save_pretrained(tmp_path)
     got = deep.clip_features(tmp_path)(PICTURES)
-    from PIL import Image
-
     processor = transformers.CLIPImageProcessor(
         size={"height": 30, "width": 30}, do_center_crop=False, resample=Image.BILINEAR)
     x = processor([Image.fromarray(p) for p in PICTURES], return_tensors="pt")["pixel_values"]

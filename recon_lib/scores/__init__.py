@@ -1,7 +1,7 @@
 """How good is a reconstruction: identification, metrics, controls, quality."""
 
 from recon_lib.scores.controls import bits, decode_unseen
-from recon_lib.scores.deep import deep_scores, n_way_top_k
+from recon_lib.scores.deep import literature_scores, n_way_top_k
 from recon_lib.scores.haxby import score_blocks
 from recon_lib.scores.hog_net import load_independent_classifier
 from recon_lib.scores.identification import (

@@ -1,31 +1,40 @@
-"""Scores of the literature: features of deep networks, and n-way top-k of a classifier.
+"""Scores of the literature: its table of eight, and n-way top-k of a classifier.
 
 They are given so that numbers can be set beside published ones. Beware of both: two-way scores
-saturate, and a classifier's label says nothing beyond the category.
+saturate, and a classifier's label says nothing beyond the category. The networks have been tested
+here with random weights against the formulas; with their real weights they have not been run.
 """
 
 import socket
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.stats import hypergeom
 
-from recon_lib.brain.patterns import similarity
+from recon_lib.brain.patterns import similarity, unit_rows
 from recon_lib.common.errors import DataError
-from recon_lib.data.pictures import uint8_pictures
-from recon_lib.scores.identification import checked, two_way
+from recon_lib.data.pictures import squared, uint8_pictures
+from recon_lib.scores.identification import bootstrap_interval, checked, two_way_hits
+from recon_lib.scores.metrics import pixel_correlation, ssim
 
 # Network, layer, side of its pictures: as in MindEye (Scotti et al. 2023, arXiv:2305.18274).
 LAYERS = {
     "AlexNet(2)": ("alexnet", "features.4", 256),
     "AlexNet(5)": ("alexnet", "features.11", 256),
     "Inception": ("inception_v3", "avgpool", 342),
+    "EffNet-B": ("efficientnet_b1", "avgpool", 255),
+    "SwAV": ("resnet50", "avgpool", 224),
 }
+DISTANCES = ("EffNet-B", "SwAV")  # lower is better; the other networks name the picture, two-way
+TABLE = ("PixCorr", "SSIM", "AlexNet(2)", "AlexNet(5)", "Inception", "CLIP", *DISTANCES)
+SIDE = 425  # at which the literature compares pixels
 CLIP = "openai/clip-vit-large-patch14"
+SWAV = "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar"
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 CLIP_MEAN, CLIP_SPREAD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
@@ -84,10 +93,27 @@ def impatient(seconds=20):
 def in_batches(function, images, batch=16):
     """Apply `function` to a few pictures at a time: (n, d) array."""
     parts = [function(images[i : i + batch]) for i in range(0, len(images), batch)]
-    return torch.cat([part.flatten(1).float() for part in parts]).numpy()
+    return torch.cat([part.flatten(1).float().cpu() for part in parts]).numpy()
 
 
-def layer_features(name, weights="DEFAULT"):
+def torchvision_network(name, weights="DEFAULT"):
+    """The network of one of `LAYERS`; SwAV's weights are those of its authors, for a ResNet-50."""
+    from torchvision.models import get_model
+
+    network = LAYERS[name][0]
+    options = {"init_weights": False} if network == "inception_v3" and weights is None else {}
+    if name != "SwAV" or weights is None:
+        return get_model(network, weights=weights, **options).eval()
+    net = get_model(network, weights=None).eval()
+    state = torch.hub.load_state_dict_from_url(SWAV, map_location="cpu", weights_only=True)
+    state = {key.removeprefix("module."): value for key, value in state.items()}
+    left = net.load_state_dict(state, strict=False)  # it has a head of its own in place of fc
+    if set(left.missing_keys) - {"fc.weight", "fc.bias"}:
+        raise RuntimeError(f"{SWAV} lacks {left.missing_keys[0]}")
+    return net
+
+
+def layer_features(name: str, weights: str | None = "DEFAULT", device: str = "cpu") -> Callable:
     """Features at one of `LAYERS`: a function images (n, H, W, 3) -> (n, d).
 
     Parameters
@@ -95,67 +121,106 @@ def layer_features(name, weights="DEFAULT"):
     weights : "DEFAULT" or None
         Those of ImageNet, fetched on first use (AlexNet 244 MB, Inception 109 MB), or random
         ones.
+    device : str
     """
-    from torchvision.models import get_model
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    network, layer, side = LAYERS[name]
-    options = {"init_weights": False} if network == "inception_v3" and weights is None else {}
-    net = get_model(network, weights=weights, **options).eval()
+    _, layer, side = LAYERS[name]
     with warnings.catch_warnings():  # of layers that exist in training only
         warnings.simplefilter("ignore", UserWarning)
-        net = create_feature_extractor(net, [layer])
-    return lambda images: in_batches(lambda some: net(prepared(some, side))[layer], images)
+        net = create_feature_extractor(torchvision_network(name, weights), [layer]).to(device)
+    return lambda images: in_batches(
+        lambda some: net(prepared(some, side).to(device))[layer], images)
 
 
-def clip_features(name=CLIP):
+def clip_features(name: str = CLIP, device: str = "cpu") -> Callable:
     """What CLIP (ViT-L/14) makes of pictures: a function images -> (n, 768). Needs transformers."""
     from transformers import CLIPVisionModelWithProjection
 
-    net = CLIPVisionModelWithProjection.from_pretrained(name).eval()
+    net = CLIPVisionModelWithProjection.from_pretrained(name).eval().to(device)
     side = net.config.image_size
     return lambda images: in_batches(
-        lambda some: net(prepared(some, side, CLIP_MEAN, CLIP_SPREAD)).image_embeds, images
-    )
+        lambda some: net(prepared(some, side, CLIP_MEAN, CLIP_SPREAD).to(device)).image_embeds,
+        images)
 
 
-def deep_scores(reconstructions: dict[str, np.ndarray], truth: np.ndarray, target: np.ndarray,
-                say: Callable = print, make: dict[str, Callable] | None = None) -> dict[str, dict]:
-    """Two-way identification in each feature space whose weights can be had.
+def pixel_scores(name, pictures, seen):
+    """PixCorr or SSIM (in grey) of each picture (n,), at `SIDE` pixels as in the literature."""
+    if name == "PixCorr":
+        return pixel_correlation(squared(pictures, SIDE), squared(seen, SIDE))
+    return ssim(*(squared(images, SIDE, 1) for images in (pictures, seen)))
+
+
+def space_scores(name, features, known, target):
+    """A score of each reconstruction (trials,) in one space, from `features` (trials, d).
+
+    `known` (candidates, d) are those of the pictures seen. Correlation distance for `DISTANCES`,
+    two-way for the others.
+    """
+    if name in DISTANCES:
+        return 1 - (unit_rows(features) * unit_rows(known)[target]).sum(1)
+    return two_way_hits(similarity(features, known), target)
+
+
+def feature_space(name, make, say):
+    """The function of features of one space, or None and a sentence that says why not."""
+    try:
+        with impatient():
+            return make()
+    except ImportError as error:
+        say(f"{name} is left out: it needs the package {error.name}.")
+    except (OSError, RuntimeError) as error:  # no network, or a damaged download
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        say(f"{name} is left out: its weights cannot be had here ({reason}).")
+    return None
+
+
+def literature_scores(reconstructions: dict[str, np.ndarray], truth: np.ndarray,
+                      target: np.ndarray, names: Sequence[str] = TABLE, say: Callable = print,
+                      make: dict[str, Callable] | None = None, device: str = "cpu",
+                      seed: int = 0) -> dict[str, dict[str, tuple]]:
+    """The scores of the literature's table, of those networks whose weights can be had.
+
+    PixCorr and SSIM by pixels; AlexNet, Inception and CLIP by two-way identification, chance .5;
+    EfficientNet-B1 and SwAV by the correlation distance to the picture seen, 0 the best.
 
     Parameters
     ----------
-    reconstructions : dict of str to uint8 array (trials, H, W, 3)
-    truth : uint8 array (candidates, H, W, 3)
+    reconstructions : dict of str to uint8 array (trials, H, W, C)
+    truth : uint8 array (candidates, H, W, C)
     target : (trials,) int array
         Which candidate was seen.
+    names : sequence of str
+        Which of `TABLE`, or of `make`; the weights of others are not fetched.
     say : function
-        Told in a sentence which space is left out, and why.
+        Told in a sentence which is left out, and why.
     make : dict of str to function, optional
-        Name of a space -> function that makes `features(images)`; default: AlexNet, layers 2
-        and 5, Inception and CLIP.
+        Name of a space -> function that makes `features(images)`, in place of those of `TABLE`.
+    device : str
+    seed : int
+        Of the intervals.
 
     Returns
     -------
-    dict of str to dict of str to float
-        ``{decoder: {space: two-way}}``; chance .5.
+    dict of str to dict of str to (float, float, float)
+        ``{decoder: {score: (mean over trials, low, high)}}``: a 95 % bootstrap interval over
+        pictures.
     """
-    if make is None:
-        make = {name: lambda name=name: layer_features(name) for name in LAYERS}
-        make["CLIP"] = clip_features
+    make = {name: partial(layer_features, name, device=device) for name in LAYERS} | {
+        "CLIP": partial(clip_features, device=device)} | (make or {})
+    unknown = set(names) - set(make) - set(TABLE)
+    if unknown:
+        raise DataError(f"found a score named {sorted(unknown)[0]}; expected some of "
+                        + ", ".join(TABLE))
     table: dict = {name: {} for name in reconstructions}
-    for space, features_of in make.items():
-        try:
-            with impatient():
-                features = features_of()
-        except ImportError as error:
-            say(f"{space} is left out: it needs the package {error.name}.")
+    for name in names:
+        features = feature_space(name, make[name], say) if name in make else None
+        if name in make and features is None:
             continue
-        except (OSError, RuntimeError) as error:  # no network, or a damaged download
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-            say(f"{space} is left out: its weights cannot be had here ({reason}).")
-            continue
-        known = features(truth)
-        for name, pictures in reconstructions.items():
-            table[name][space] = two_way(similarity(features(pictures), known), target)
+        known = None if features is None else features(truth)
+        for decoder, pictures in reconstructions.items():
+            values = (pixel_scores(name, pictures, truth[target]) if features is None else
+                      space_scores(name, features(pictures), known, target))
+            table[decoder][name] = (float(values.mean()),
+                                    *bootstrap_interval(values, target, seed=seed))
     return table
