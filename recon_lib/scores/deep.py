@@ -19,7 +19,7 @@ from scipy.stats import hypergeom
 from recon_lib.brain.patterns import similarity, unit_rows
 from recon_lib.common.errors import DataError
 from recon_lib.data.pictures import squared, uint8_pictures
-from recon_lib.scores.identification import bootstrap_interval, checked, two_way_hits
+from recon_lib.scores.identification import bootstrap_interval, checked, two_way_wins
 from recon_lib.scores.metrics import pixel_correlation, ssim
 
 # Network, layer, side of its pictures: as in MindEye (Scotti et al. 2023, arXiv:2305.18274).
@@ -159,7 +159,7 @@ def space_scores(name, features, known, target):
     """
     if name in DISTANCES:
         return 1 - (unit_rows(features) * unit_rows(known)[target]).sum(1)
-    return two_way_hits(similarity(features, known), target)
+    return two_way_wins(similarity(features, known), target)
 
 
 def feature_space(name, make, say):

@@ -72,10 +72,10 @@ def two_way(similarity: np.ndarray, target: np.ndarray) -> float:
     float
         In [0, 1]; chance .5. NaN when there is one candidate only.
     """
-    return float(two_way_hits(similarity, target).mean())
+    return float(two_way_wins(similarity, target).mean())
 
 
-def two_way_hits(similarity: np.ndarray, target: np.ndarray) -> np.ndarray:
+def two_way_wins(similarity: np.ndarray, target: np.ndarray) -> np.ndarray:
     """`two_way` of each trial (trials,): the share of wrong candidates that lose."""
     below, equal, rivals = _against_rivals(similarity, target)
     return (below + equal / 2) / np.where(rivals > 0, rivals, np.nan)
