@@ -103,8 +103,8 @@ def subject():
     image = np.arange(60) % 20
     betas = embeddings[image] @ rng.normal(size=(12, 30)) + 0.1 * rng.normal(size=(60, 30))
     train = image < 15
-    training = Training(betas[train], pictures[image[train]], image[train], None, None)
-    return training, Trials(betas[~train], None, np.ones(15, int)), image[~train], embeddings
+    training = Training(betas[train], pictures[image[train]], image[train])
+    return training, Trials(betas[~train]), image[~train], embeddings
 
 
 def test_a_shuffled_brain_gives_another_picture_and_a_decoder_finds_the_embedding(net, monkeypatch):
@@ -113,7 +113,7 @@ def test_a_shuffled_brain_gives_another_picture_and_a_decoder_finds_the_embeddin
     drawn = draw(trials)
     assert drawn.shape == (15, 16, 16, 3)
     order = shuffled_brain(seen)
-    other = draw(Trials(trials.betas[order], None, trials.repeats))
+    other = draw(trials.take(order))
     assert all(differ(a, b) > 2 for a, b in zip(drawn, other, strict=True))
     told = []
     monkeypatch.setattr(pretrained, "sample_embeddings", lambda net, told_, *rest: told.append(

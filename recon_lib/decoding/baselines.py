@@ -36,9 +36,9 @@ class Training:
         The picture of each training trial.
     image : (n,) array
         Its number, so that repeats of a picture stay in one fold.
-    latents : (n, d) array
-    decoder : BrainDecoder
-        Fitted to these trials.
+    latents : (n, d) array or None
+    decoder : BrainDecoder or None
+        Fitted to these trials; brain vectors need both.
     seed : int
     latent : ImageLatent or None
         What made the latents.
@@ -49,8 +49,8 @@ class Training:
     betas: np.ndarray
     pictures: np.ndarray
     image: np.ndarray
-    latents: np.ndarray
-    decoder: BrainDecoder
+    latents: np.ndarray | None = None
+    decoder: BrainDecoder | None = None
     seed: int = 0
     latent: ImageLatent | None = None
     encoding: EncodingModel | None = None
@@ -63,22 +63,23 @@ class Trials:
     Attributes
     ----------
     betas : (n, voxels) array
-    vectors : (n, d + 1) array
+    vectors : (n, d + 1) array or None
         Brain vectors of these betas.
-    repeats : (n,) int array
+    repeats : (n,) int array or None
         How many trials each row is the mean of.
     shuffled : Trials or None
         As many trials of other pictures, see `shuffled_brain`.
     """
 
     betas: np.ndarray
-    vectors: np.ndarray
-    repeats: np.ndarray
+    vectors: np.ndarray | None = None
+    repeats: np.ndarray | None = None
     shuffled: "Trials | None" = None
 
     def take(self, rows):
         """Some of these trials."""
-        return Trials(self.betas[rows], self.vectors[rows], self.repeats[rows])
+        return Trials(*(x if x is None else x[rows]
+                        for x in (self.betas, self.vectors, self.repeats)))
 
 
 def mean_image(train_images: np.ndarray, trials: int) -> np.ndarray:
