@@ -3,13 +3,15 @@
 import gc
 import sys
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
 from recon_lib.common.errors import DataError
-from recon_lib.decoding import pretrained
+from recon_lib.data.arrays import load_trials
+from recon_lib.decoding import CrossValidation, cross_validate, pretrained
 from recon_lib.decoding.baselines import Training, Trials, shuffled_brain
 from recon_lib.decoding.pretrained import (
     PretrainedSampling,
@@ -20,6 +22,7 @@ from recon_lib.decoding.pretrained import (
     sample_embeddings,
     untrained,
 )
+from recon_lib.scores import score_cross_validated
 
 pytest.importorskip("diffusers")
 RNG = np.random.default_rng(0)
@@ -121,6 +124,20 @@ def test_a_shuffled_brain_gives_another_picture_and_a_decoder_finds_the_embeddin
     draw(trials)
     nearest = (told[0] @ embeddings.T / np.linalg.norm(embeddings, axis=1)).argmax(1)
     assert (nearest == seen).mean() > 0.9
+
+
+def test_controls_and_scores_run_on_it_unchanged(net):
+    """Cross-validated with every baseline, and scored as any other decoder."""
+    rng = np.random.default_rng(2)
+    pictures = rng.integers(0, 256, (8, 32, 32, 3), np.uint8)
+    embeddings, image = rng.normal(size=(8, 12)), np.arange(16) % 8
+    betas = (embeddings[image] @ rng.normal(size=(12, 20))).astype(np.float32)
+    data = load_trials(pictures, betas, image, size=32)
+    fit = partial(fit_pretrained, net, embeddings, sampling=QUICK)
+    out = cross_validate(data, CrossValidation(2, pool=0, fit=fit), say=lambda text: None)
+    assert {"diffusion", "shuffled_brain", "ridge", "retrieval", "mean_image"} <= set(out)
+    rows = score_cross_validated(out | {"truth": data.images, "trial_image": data.trial_image}, 9)
+    assert 0 <= rows["single_trial"]["diffusion"]["two_way"] <= 1
 
 
 def test_embeddings_of_test_pictures_are_not_looked_at(net):

@@ -60,6 +60,9 @@ class CrossValidation:
         For a ready model; without one only `steps` counts.
     device : {"cpu", "cuda"}
         For a network.
+    fit : function training -> (function trials -> pictures), optional
+        A decoder of your own in the place of diffusion, such as
+        ``partial(fit_pretrained, net, embeddings)``, with a row of embeddings for each picture.
     out_dir : path
         Where training writes; default: `own` in `paths.results_folder()`.
     """
@@ -71,6 +74,7 @@ class CrossValidation:
     encoder: str = "auto"
     sampling: Sampling = SAMPLING
     device: str = "cpu"
+    fit: Callable | None = None
     out_dir: str | Path = field(default_factory=lambda: results_folder() / "own")
 
 
@@ -278,7 +282,9 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
         held, wrong = np.split(others, 2)
         pool, latent, training = fit_fold(data, train, betas, known, options, seed)
         decoder = training.decoder
-        if ready:
+        if options.fit is not None:
+            draw = options.fit(training)
+        elif ready:
             draw = ready_sampler(ready, training, options.sampling)
         elif options.train_steps:
             folder = Path(options.out_dir, f"fold_{number + 1}")
