@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.run
 LAB := $(VENV)/.lab
 STAMP := $(VENV)/.dev
+PAGE := $(VENV)/.page
 NOTEBOOKS := $(wildcard notebooks/[0-9]*.ipynb)
 # Nothing in these is random or timed: every output has to be the stored one.
 STRICT := notebooks/01_hrf_and_glm.ipynb
@@ -26,11 +27,12 @@ setup: $(STAMP)  ## create .venv with all that the targets below need
 
 $(RUN): EXTRAS :=
 $(LAB): EXTRAS := [notebooks,neuro]
+$(PAGE): EXTRAS := [site]
 $(STAMP): EXTRAS := [dev]
-$(RUN) $(LAB) $(STAMP): pyproject.toml
+$(RUN) $(LAB) $(PAGE) $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable ".$(EXTRAS)"
-	touch $(RUN) $@ $(if $(filter $(STAMP),$@),$(LAB))
+	touch $(RUN) $@ $(if $(filter $(STAMP),$@),$(LAB) $(PAGE))
 
 run: $(RUN)      ## the main job: simulate, estimate betas, reconstruct, score; see results/
 	$(BIN)/python -m recon_lib run
@@ -57,7 +59,7 @@ lint: $(STAMP)   ## style, spelling and types only
 notebooks: $(STAMP)  ## execute the series and render it to build/html/index.html
 	$(BIN)/python notebooks/_render.py
 
-site: $(STAMP)   ## the course as a web page, from the stored outputs: build/site/index.html
+site: $(PAGE)    ## the course as a web page, from the stored outputs: build/site/index.html
 	$(BIN)/python notebooks/_site.py
 
 outputs: $(STAMP)    ## execute the series and store the outputs in notebooks/ (for authors)

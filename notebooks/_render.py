@@ -91,13 +91,13 @@ def lighten(notebook, limit=1.3e6, least=60_000):
 
 def main(store=False):
     (BUILD / "notebooks").mkdir(parents=True, exist_ok=True)
-    executed = {}
     for path in sorted(HERE.glob("[0-9]*.ipynb")):
-        executed[path.stem] = execute(path)
+        executed = execute(path)
         for target in [BUILD / "notebooks" / path.name] + [path] * store:
-            nbformat.write(executed[path.stem], target)
-    build(executed, BUILD / "html")
-    print(f"Rendered {len(executed)} notebooks: open {BUILD / 'html' / 'index.html'}")
+            nbformat.write(executed, target)
+    paths = sorted((BUILD / "notebooks").glob("[0-9]*.ipynb"))
+    build(paths, BUILD / "html")
+    print(f"Rendered {len(paths)} notebooks: open {BUILD / 'html' / 'index.html'}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def _check_steps(steps):
 
 
 def shift_schedule(alpha_bar: Tensor, factor: float):
-    """The same schedule with its SNR divided by `factor`² (Hoogeboom et al. 2023, sec. 3.1).
+    """The same schedule with its SNR divided by factor² (Hoogeboom et al. 2023, sec. 3.1).
 
     Larger pictures need more noise before they stop being recognisable. Where there is no noise
     at all, none comes.

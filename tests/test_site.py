@@ -3,126 +3,146 @@
 Screenshots are left in build/browser/.
 """
 
-import importlib.util
-import re
+import copy
+import gzip
+import sys
 from pathlib import Path
 from urllib.parse import unquote
 
 import chromium
-import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOTS = ROOT / "build" / "browser"
-NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4)
-             for path in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))}
-
-
-def module():
-    spec = importlib.util.spec_from_file_location("site", ROOT / "notebooks" / "_site.py")
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+STEMS = [path.stem for path in NOTEBOOKS]
+sys.path.insert(0, str(ROOT / "notebooks"))
+_site = pytest.importorskip("_site", reason="the page's tools are not installed: pip install "
+                            "-e .[site]", exc_type=ImportError)
+pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # among Sphinx's parts
+              pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(once):
     """Folder of the site, made from the stored outputs."""
-    folder = tmp_path_factory.mktemp("site")
-    module().build(NOTEBOOKS, folder)
-    return folder
-
-
-def soups(site):
-    return {path.name: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-            for path in site.glob("*.html")}
+    return once("site", lambda folder: _site.build(NOTEBOOKS, folder))
 
 
 @pytest.fixture(scope="module")
 def pages(site):
     """Every page as a soup. Leave it as it is."""
-    return soups(site)
+    return {path.name: BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+            for path in site.glob("*.html")}
 
 
 @pytest.mark.slow
-def test_every_link_leads_somewhere(pages):
+def test_every_link_leads_somewhere(pages, site):
     outside = set()
-    others = {"index.html", "teaching.html", "reference.html"}
-    assert set(pages) == others | {f"{name}.html" for name in NOTEBOOKS}
+    assert "PosixPath" not in pages["reference_data.html"].get_text()  # a folder of this machine
+    docs = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    expected = {*STEMS, *docs, "index", "results", "reference"}
+    assert {f"{name}.html" for name in expected} <= set(pages)
     anchors = {name: {part["id"] for part in soup.select("[id]")} for name, soup in pages.items()}
     for name, soup in pages.items():
-        for link in soup.select("a[href]"):
-            page, _, anchor = link["href"].partition("#")
+        for link in soup.select("a[href], img[src], iframe[src], link[href], script[src]"):
+            address = link.get("href") or link["src"]
+            page, _, anchor = address.partition("#")
+            page = page.partition("?")[0]
             if "://" in page:
+                assert link.name == "a" or "canonical" in link.get("rel", ""), f"fetched: {address}"
                 outside.add(page)
-            else:
-                assert (page or name) in pages, f"{name} links to {link['href']}"
-                assert not anchor or unquote(anchor) in anchors[page or name], link["href"]
-    repository = module().REPOSITORY
+            elif not address.startswith(("data:", "mailto:")):
+                assert not page or (site / unquote(page)).is_file(), f"{name} links to {address}"
+                if anchor and (page or name) in anchors and link.name == "a":
+                    assert unquote(anchor) in anchors[page or name], f"{name}: {address}"
     for link in outside:
-        assert link.startswith("https://")
-        if link.startswith(f"{repository}/blob/main/"):
-            assert (ROOT / link.removeprefix(f"{repository}/blob/main/")).exists(), link
+        assert link.startswith("https://") and "/master" not in link
+        for kind in ("blob", "tree"):
+            if link.startswith(f"{_site.REPOSITORY}/{kind}/main/"):
+                path = link.removeprefix(f"{_site.REPOSITORY}/{kind}/main/")
+                assert (ROOT / path).exists(), link
 
 
 @pytest.mark.slow
-def test_every_notebook_is_reached_from_every_page(pages):
+def test_every_notebook_has_its_place_its_buttons_and_its_feedback(pages, site):
+    for stem in STEMS:
+        soup = pages[f"{stem}.html"]
+        buttons = {link.get_text(): link["href"] for link in soup.select("main a.btn[href]")}
+        assert buttons["Run in Colab"] == _site.AT_COLAB.format(stem)
+        original = (ROOT / "notebooks" / f"{stem}.ipynb").read_bytes()
+        assert (site / buttons["Download"]).read_bytes() == original
+        assert soup.select_one(f"a[href$='place={stem}']")
+        rest = [link["href"] for link in soup.select("a[href*='mybinder.org/v2']")]
+        assert rest and all(f"/main?urlpath=tree/notebooks/{stem}.ipynb" in link for link in rest)
     for name, soup in pages.items():
-        menu = [link["href"] for link in soup.select("nav ul a")]
-        assert menu == [*(f"{n}.html" for n in NOTEBOOKS), "teaching.html", "reference.html"], name
+        menu = {link["href"] for link in soup.select("nav a[href]")}
+        here = {f"{stem}.html" for stem in STEMS} - {name}
+        assert here <= menu, f"{name} does not lead to {here - menu}"
 
 
 @pytest.mark.slow
-def test_formulas_and_figures_are_on_the_page(pages, site):
-    formulas = sum(len(soup.select("math")) for soup in pages.values())
-    assert formulas > 10
-    for name, soup in soups(site).items():
-        setup = soup.select("details pre")  # shown as it is
-        assert soup.get_text().count("NBVAL_") == sum("NBVAL_" in p.get_text() for p in setup)
-        for code in soup.select("pre, code, script, annotation"):
-            code.decompose()
-        assert not re.search(r"\$\S+\$|\\[a-z]+|MATH\d", soup.get_text()), name
-        assert soup.select("img") or name in ("teaching.html", "reference.html")
-        for image in soup.select("img"):
-            assert image["src"].startswith("data:") and len(image["alt"]) >= 30, name
+def test_formulas_figures_and_weight(pages, site):
+    assert sum(len(soup.select("math")) for soup in pages.values()) > 50
+    for stem in STEMS:
+        soup = copy.copy(pages[f"{stem}.html"])
+        assert soup.select("nav.page-toc a, .bd-toc-nav a") and soup.select("details pre")
+        assert "NBVAL_" not in "".join(part.get_text() for part in soup.select("main p, main li"))
+        figures = soup.select("article img")
+        assert figures and all(len(image["alt"]) >= 30 for image in figures), stem
+        assert len(soup.select("main figcaption")) >= len(figures) // 2
+        weight = len(gzip.compress((site / f"{stem}.html").read_bytes()))  # as a server sends it
+        stored = {image["src"] for image in figures if image["src"].startswith("_images/")}
+        weight += sum((site / source).stat().st_size for source in stored)
+        assert weight <= 1_000_000, f"{stem}: {weight:,} bytes"
+        for part in soup.select("pre, code, script, annotation, math"):
+            part.decompose()
+        assert "$$" not in soup.get_text() and "{math}" not in soup.get_text(), stem
 
 
-def test_math_is_not_taken_for_emphasis():
-    found = []
-    text = module().math_to_tokens("a $x_t$ and `cost $5_a` and $$y_t = *z*$$ costs 5$", found)
-    assert text == "a MATH0HTAM and `cost $5_a` and MATH1HTAM costs 5$"
-    assert "<msub>" in found[0] and 'display="block"' in found[1]
+def test_links_of_the_repository_lead_to_pages():
+    pages = {"03_forward_noising.ipynb", "glossary.md"}
+    text = ("[a](../docs/glossary.md#b) [c](../README.md) [d](03_forward_noising.ipynb) "
+            "[e](../data/README.md) [f](https://g.h)")
+    assert _site.to_page(text, "notebooks", pages) == (
+        "[a](glossary.md#b) [c](index.md) [d](03_forward_noising.ipynb) "
+        f"[e]({_site.REPOSITORY}/blob/main/data/README.md) [f](https://g.h)")
 
 
 @pytest.mark.slow
 def test_site_in_a_browser(site):
     SHOTS.mkdir(parents=True, exist_ok=True)
     with chromium.page() as (page, complaints):
-        page.goto((site / "index.html").as_uri())
-        page.screenshot(path=SHOTS / "site.png")
-        todo = page.eval_on_selector_all("nav ul a", "all => all.map(a => a.href)")
-        assert len(todo) == len(NOTEBOOKS) + 2
-        for address in todo:
-            page.goto(address)
-            blank = page.eval_on_selector_all(
-                "img", "all => all.filter(i => !i.complete || !i.naturalWidth).length")
-            assert blank == 0, f"{address}: {blank} figures are not shown"
-        page.screenshot(path=SHOTS / "site-teaching.png")
-
-        page.get_by_label("search the course").fill("double dipping")
-        first = page.locator("#found a").first
-        assert "fooling yourself" in page.locator("#found").inner_text()
-        first.click()
-        page.wait_for_url("**/0*.html#*")
-        assert page.locator("h2").count() > 3
-        page.get_by_label("search the course").fill("zzzz")
-        assert "nothing found" in page.locator("#found").inner_text()
-
-        page.set_viewport_size({"width": 390, "height": 800})  # a phone
-        for address in todo:
-            page.goto(address)
+        for stem in [*STEMS[::3], "index", "results", "reference_data"]:
+            page.goto((site / f"{stem}.html").as_uri())
+            page.set_viewport_size({"width": 390, "height": 844})  # a phone
             wide = page.evaluate("document.documentElement.scrollWidth")
-            assert wide <= 391, f"{address}: {wide} pixels wide on a phone"
-        page.screenshot(path=SHOTS / "site-phone.png")
+            assert wide <= 391, f"{stem}: {wide} pixels wide on a phone"
+            assert page.locator("article h1").bounding_box()["y"] < 200, f"{stem} opens with a menu"
+        for width, height in ((390, 844), (768, 1024), (1280, 900)):
+            for theme in ("light", "dark"):
+                page.set_viewport_size({"width": width, "height": height})
+                page.emulate_media(color_scheme=theme)
+                page.goto((site / "03_forward_noising.html").as_uri())
+                page.screenshot(path=SHOTS / f"site-{width}-{theme}.png")
+        page.get_by_role("button", name="Hide code").click()
+        assert not page.locator(".cell_input").first.is_visible()
+        assert len(page.locator("a.term").first.get_attribute("data-tip")) > 10
+        page.goto((site / "search.html").as_uri() + "?q=double+dipping")
+        page.wait_for_selector("#search-results a[href*='html#double-dipping']")
         assert complaints == []
+
+
+@pytest.mark.slow
+def test_no_serious_finding_of_axe(site):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with chromium.page(1280, 900) as (page, _):
+        for name, theme in (("03_forward_noising", "light"), ("03_forward_noising", "dark"),
+                            ("index", "dark"), ("reference_common", "light")):
+            page.emulate_media(color_scheme=theme)
+            page.goto((site / f"{name}.html").as_uri())
+            found = axe.run(page).response["violations"]
+            serious = {one["id"]: [node["html"][:200] for node in one["nodes"]][:3]
+                       for one in found if one["impact"] in ("serious", "critical")}
+            assert not serious, (name, theme, serious)

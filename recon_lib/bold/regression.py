@@ -149,7 +149,7 @@ class Fit:
 def ols(bold: np.ndarray, design: np.ndarray) -> Fit:
     """Ordinary least squares: one pseudo-inverse, one matrix product.
 
-    With float32 BOLD every beta is within (volumes + 3) · 6e-8 · |X⁺| |bold| of the exact one, X⁺
+    With float32 BOLD every beta is within (volumes + 3) · 6e-8 · ‖X⁺‖ ‖bold‖ of the exact one, X⁺
     being the pseudo-inverse of the design: a product of so many terms rounds no worse.
 
     Parameters
