@@ -17,6 +17,7 @@ import _table
 import numpy as np
 
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.edges import fit_edges
 from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.brain.families import feature_families
 from recon_lib.brain.patterns import similarity
@@ -26,6 +27,7 @@ from recon_lib.decoding.posterior import Posterior
 from recon_lib.decoding.reconstruct import posterior_sampler, ready_sampler
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_pictures, prior_rows
 from recon_lib.decoding.sampling import MODEL, SAMPLING, load_conditional
+from recon_lib.scores.identification import bootstrap_interval
 from recon_lib.scores.report import evaluation_space, load_classifiers
 from recon_lib.world import experiment
 
@@ -56,7 +58,9 @@ class HeldOut:
         self.rows = np.setdiff1d(np.arange(len(net.latent.prior)), known)
         latent = replace(net.latent, prior=prior)
         shown = x.image[rest]
-        self.families = feature_families(latent, latents)
+        once = np.unique(shown)
+        edges = fit_edges(latents[once], x.images[once])
+        self.families = feature_families(latent, latents, edges)
         decoder = fit_decoder(x.betas[rest], latents[shown], shown)
         encoding = fit_encoding_model({k: v[shown] for k, v in self.families.items()},
                                       x.betas[rest], shown)
@@ -65,10 +69,11 @@ class HeldOut:
         self.observer = ideal_observer(replace(x, test=~np.isin(np.arange(len(x.test)), rest)),
                                        x.image[kept])
         self.training = Training(x.betas[rest], x.images[shown], shown, latents[shown], decoder, 0,
-                                 latent, encoding)
-        self.posterior = Posterior(decoder, encoding, latent)
+                                 latent, encoding, edges)
+        self.posterior = Posterior(decoder, encoding, latent, edges)
         betas = x.betas[kept]
-        self.trials = Trials(betas, decoder.vector(betas), np.ones(len(kept), int))
+        self.trials = Trials(betas, decoder.vector(betas), np.ones(len(kept), int),
+                             found=self.posterior.find(betas))
         self.pictures = x.image[kept]
 
     def right(self, fit):
@@ -95,7 +100,7 @@ def pictures(held, sampling=SAMPLING):
     """What each way of finding or drawing shows: name -> pictures."""
     x, trials = held.x, held.trials
     by_vector = map_retrieval(held.training.decoder, held.latent.prior, trials.vectors)
-    by_voxels, _ = held.posterior.map_and_mean(trials.betas)
+    by_voxels = trials.found.index
     found = {name: prior_pictures(x, held.whole, held.rows[index]) for name, index in
              (("MAP by brain vector", by_vector), ("MAP by all voxels", by_voxels))}
     return found | {
@@ -106,10 +111,7 @@ def pictures(held, sampling=SAMPLING):
 
 def coverage(held):
     """Share of sets of categories that hold the true one: level -> (trials,) bool array."""
-    weights = np.exp(held.posterior.log_weights(held.trials.betas))
-    classes = len(np.unique(held.x.factors["category"]))
-    share = weights @ held.posterior.families["object"][:, :classes]
-    share /= share.sum(1, keepdims=True)  # (trials, categories)
+    share = held.trials.found.share["category"]  # (trials, categories)
     order = np.argsort(-share, axis=1)
     before = np.cumsum(np.take_along_axis(share, order, 1), 1) - np.take_along_axis(share, order, 1)
     truth = held.x.factors["category"][held.pictures]
@@ -117,15 +119,9 @@ def coverage(held):
     return {level: before[np.arange(len(truth)), place] < level for level in LEVELS}
 
 
-def interval(hits, seed=0, draws=2000):
-    """95 % bootstrap interval of a mean over pictures."""
-    rng = np.random.default_rng(seed)
-    means = [np.mean(rng.choice(hits, len(hits))) for _ in range(draws)]
-    return np.quantile(means, [0.025, 0.975])
-
-
-def tell(name, hits):
-    low, high = interval(hits)
+def tell(name, hits, image=None):
+    """Print a mean with its 95 % bootstrap interval over pictures."""
+    low, high = bootstrap_interval(hits, np.arange(len(hits)) if image is None else image)
     print(f"{name}: {np.mean(hits):.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 

@@ -59,12 +59,12 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     beside = [path, path.with_name(LATENT), path.with_name(GUIDANCE_MODEL)]
     weights = [file.read_bytes() for file in beside if file.is_file()]
     drawn = Drawn(out / DRAWN, [what.encode(), np.ascontiguousarray(x.betas), *weights], say)
-    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say, first,
-                                                 drawn.keep)
+    keep = Rows(x, sampling, drawn, say).keep
+    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say, first, keep)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
-        for kind in ("pictures", "rankings", "other_seeds"):
+        for kind in ("pictures", "rankings", "posterior", "other_seeds"):
             arrays |= {f"{name}/{kind}/{key}": value for key, value in part.get(kind, {}).items()}
     settings = asdict(source) | dict(data=str(source.data), seed=seed, held=x.held,
                                      model=str(model), sampling=asdict(sampling),
@@ -117,6 +117,47 @@ class Drawn:
             self.folder.rmdir()
 
 
+class Rows:
+    """The table as it grows: how each decoder scores as soon as it has drawn, and a time to go.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    sampling : sampling.Sampling
+    drawn : Drawn
+    say : function
+    """
+
+    def __init__(self, experiment, sampling, drawn, say):
+        x, self.drawn, self.say = experiment, drawn, say
+        self.target = {"single_trial": x.target, "averaged": np.arange(len(x.test_index))}
+        each = {"diffusion": sampling.candidates, "shuffled_brain": sampling.candidates,
+                "conditional": 1}
+        self.left = {f"{name}.{key}": len(target) * count  # pictures that are still to be drawn
+                     for name, target in self.target.items() for key, count in each.items()}
+        self.seconds, self.done = 0.0, 0
+        space = report.evaluation_space(x.train_pictures, report.load_classifiers()[""])
+        self.criteria = {name: report.Criteria(x.images[x.test_index], target, space)
+                         for name, target in self.target.items()}
+
+    def keep(self, name, draw):
+        """The pictures of this name, see `Drawn.keep`; says how they score."""
+        begin = time.monotonic()
+        pictures, count = self.drawn.keep(name, draw), self.left.pop(name, 0)
+        spent = time.monotonic() - begin
+        if count and spent > 1:
+            self.seconds, self.done = self.seconds + spent, self.done + count
+        part, key = name.split(".")
+        if pictures is not None:
+            right = report.named_right(pictures, self.criteria[part])
+            text = f"  {key.replace('_', ' ')}: {right.mean():.3f} named right, {spent:.0f} s"
+            if self.done and self.left:
+                rest = self.seconds / self.done * sum(self.left.values())
+                text += f"; about {rest:.0f} s of drawing to go"
+            self.say(text)
+        return pictures
+
+
 def reconstruct_arrays(out, own, options, seed, say):
     """Reconstruct every trial of anybody's data into `out`; see `crossval.cross_validate`."""
     pictures = crossval.cross_validate(own, options, seed, say)
@@ -136,7 +177,8 @@ def score_release(out, permutations, say):
     results = {}
     for key, value in arrays.items():
         name, *rest = key.split("/")
-        part = results.setdefault(name, {"pictures": {}, "rankings": {}, "other_seeds": {}})
+        part = results.setdefault(name, {"pictures": {}, "rankings": {}, "posterior": {},
+                                         "other_seeds": {}})
         if rest == ["target"]:
             part["target"] = value
         else:
@@ -145,8 +187,9 @@ def score_release(out, permutations, say):
     criteria = report.criteria_of(x, results, classifiers)
     table = report.score(x, results, classifiers, permutations, settings["seed"], criteria)
     paired = report.paired_differences(results, criteria, settings["seed"])
+    sure = report.how_sure(results, criteria)
     table["info"] = settings | {
-        "diffusion_minus_map_retrieval": paired,
+        "diffusion_minus_map_retrieval": paired, "how_sure": sure,
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
                   "test_pictures": len(x.test_index), "voxels": x.betas.shape[1]},
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
@@ -159,6 +202,10 @@ def score_release(out, permutations, say):
         if name in paired:
             say("top-1, diffusion minus MAP retrieval: {top1:+.3f} ({top1_low:+.3f} to "
                 "{top1_high:+.3f})".format(**paired[name]))
+        for factor, numbers in sure.get(name, {}).items():
+            say(f"the likeliest {factor} is given {numbers['said']:.3f}, and right in "
+                f"{numbers['right']:.3f}; of those given .9 or more ({numbers['share_sure']:.3f} "
+                f"of trials), in {numbers.get('right_sure', np.nan):.3f}")
     say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
         f"{out / 'grid.png'}")
 
@@ -170,6 +217,12 @@ def draw_release(out, seen, averaged):
             "diffusion, seed 1": pictures["diffusion"][show]}
     rows |= {f"diffusion, {key.replace('_', ' ')}": drawn
              for key, drawn in averaged["other_seeds"].items()}
+    if averaged["posterior"]:
+        side = seen.shape[1] // averaged["posterior"]["spread"].shape[1]
+        unsure = np.kron(averaged["posterior"]["spread"][show], np.ones((side, side)))
+        unsure = np.repeat((unsure.clip(0, 0.25) * 1020).astype(np.uint8)[..., None],
+                           seen.shape[3], 3)
+        rows["how unsure, at each place"] = unsure
     figure = plots.reconstructions(rows | {"shuffled brain": pictures["shuffled_brain"][show]})
     save_figure(out / "reconstructions.png", figure)
     many = spread(len(seen), 48)

@@ -397,6 +397,29 @@ def test_the_posterior_benchmark_forgets_what_it_asks_for(shared, monkeypatch, m
     assert "drawn, posterior mean - MAP by all voxels" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_no_picture_of_the_combination_seen_is_found(shared, monkeypatch, miniature, loaded,
+                                                     tiny_model, capsys):
+    import unseen
+
+    from recon_lib.decoding.retrieval_prior import training_pictures
+
+    monkeypatch.setattr(unseen.experiment, "ready", lambda: miniature)
+    world = unseen.World(loaded, False, tiny_model)
+    assert len(world.kind) == len(world.net.latent.prior)
+    some = np.array([0, 5, len(world.kind) - 1])
+    factors = unseen.prior_factors(loaded)[some]  # of just these pictures
+    assert np.array_equal(unseen.scenes.draw(factors), training_pictures(loaded, None, some))
+    apart = factors.copy()
+    apart["hue"] = (apart["hue"] + 0.5) % 1
+    assert not np.isin(unseen.combination(apart), unseen.combination(factors)).any()
+    seen = np.full(len(world.shown), world.kind[0])
+    found = unseen.find_elsewhere(world.posterior, world.trials, world.kind, seen)
+    assert (world.kind[found.index] != world.kind[0]).all()
+    made = unseen.rows(False, 8, tiny_model, replace(unseen.SAMPLING, steps=1))
+    assert len(made) == 3 and "drawn - MAP retrieval" in capsys.readouterr().out
+
+
 def test_the_first_picture_is_seen_while_the_command_runs(shared):
     import first_picture
 

@@ -368,3 +368,24 @@ def test_paired_differences_are_of_the_same_trials(loaded):
     found = paired_differences(results, criteria)["single_trial"]
     assert found["top1"] == 0.5 and found["top1_low"] == found["top1_high"] == 0.5
     assert paired_differences(results, criteria, one="ridge") == {}
+
+
+def test_a_posterior_is_held_against_the_truth(loaded):
+    from recon_lib.scores.report import criteria_of, how_sure, load_classifiers
+
+    factors = loaded.factors[loaded.test_index]
+    n = len(factors)
+    share = np.full((n, 14), 0.05 / 13)
+    share[np.arange(n), factors["category"]] = 0.95
+    share[0] = np.roll(share[0], 1)  # as sure, and wrong
+    share[1] = 1 / 14 + np.eye(14)[factors["category"][1]] * 1e-3  # right, and unsure
+    results = {"averaged": {"target": np.arange(n), "pictures": {}, "posterior": {
+        "category": share, "spread": np.zeros((n, 16, 16))}}}
+    criteria = criteria_of(loaded, results, load_classifiers())
+    numbers = how_sure(results, criteria)["averaged"]["category"]
+    assert numbers["right"] == pytest.approx((n - 1) / n)
+    assert numbers["share_sure"] == pytest.approx((n - 1) / n)
+    assert numbers["right_sure"] == pytest.approx((n - 2) / (n - 1))
+    assert numbers["said"] == pytest.approx((0.95 * (n - 1) + 1 / 14 + 1e-3) / n)
+    del results["averaged"]["posterior"]
+    assert how_sure(results, criteria) == {}

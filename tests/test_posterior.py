@@ -8,15 +8,17 @@ import torch
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.edges import COMPONENTS, contrast_energy, fit_edges
 from recon_lib.brain.encoding import fit_encoding_model, log_likelihood
-from recon_lib.brain.families import CHOICES, PLACES, feature_families
+from recon_lib.brain.families import CHOICES, PLACED, PLACES, feature_families
 from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.brain.latents import fit_latent
 from recon_lib.brain.ridge import fit_banded_ridge, fit_ridge
 from recon_lib.common.errors import DataError
+from recon_lib.decoding.baselines import Trials
 from recon_lib.decoding.posterior import TEMPERATURE, Posterior
 from recon_lib.decoding.retrieval_prior import add_trials
-from recon_lib.world.scenes import draw, sample_factors
+from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +51,20 @@ def test_families_say_what_the_encoder_reads_from_the_picture(world):
     assert named.mean() > 0.95  # 80 of 96 numbers of the embedding are left
     names = families["scene"][:, :read["background"].shape[1]].argmax(1)
     assert (names == read["background"].argmax(1)).mean() > 0.95
-    assert families["object"].shape[1] == classes + 2 + 12 + 1 + 12 * classes
-    places = families["object"][:, classes + 2 : classes + 14].reshape(-1, 4, 3)
+    assert families["object"].shape[1] == classes + 2 + 12 * classes
+    both = families["object"][:, classes + 2 :].reshape(len(images), classes, 4, 3) / PLACED
+    places = both.sum(1)  # of whatever category
     across = PLACES[0][places.max(2).argmax(1)]
     assert np.corrcoef(across, read["x"])[0, 1] > 0.9
-    both = families["object"][:, classes + 15 :].reshape(len(images), classes, 12).sum(2)
-    assert np.allclose(both, families["object"][:, :classes] * places.sum((1, 2))[:, None],
-                       atol=1e-5)
+    assert np.allclose(both.sum((2, 3)), families["object"][:, :classes]
+                       * places.sum((1, 2))[:, None], atol=1e-5)
     blocks = np.hstack([families["pixels"], families["features"]])
     assert np.array_equal(blocks, latent.transform(images))
 
 
 def test_banded_ridge_finds_the_family_of_each_voxel(world):
     _, _, families, signal, betas = world
-    fit = fit_banded_ridge(families, betas, CHOICES)
+    fit = fit_banded_ridge(families, betas, [c for c in CHOICES if "edges" not in c])
     plain = fit_ridge(np.hstack(list(families.values())), betas)
     assert (fit.r2 >= plain.r2 - 0.02).all() and fit.r2.mean() > plain.r2.mean() + 0.01
     owner = np.repeat(list(families), [v.shape[1] for v in families.values()])
@@ -122,17 +124,72 @@ def test_posterior_is_bayes_rule_over_the_prior(posterior, world):
     assert np.allclose(posterior.map_and_mean(few, 10**6)[1], latent.prior[sure], atol=1e-4)
 
 
+def test_what_is_found_are_moments_of_the_posterior(posterior, world):
+    images, latent, families, _, betas = world
+    few = betas[300:310]
+    weights = np.exp(posterior.log_weights(few, 2))
+    weights /= weights.sum(1, keepdims=True)
+    found = posterior.find(few, 2)
+    draws = np.random.default_rng(0).choice(len(images), 20_000, p=weights[0])
+    for name, family, columns in (("category", "object", slice(0, len(CATEGORIES))),
+                                  ("light", "scene", slice(6, 9))):
+        drawn = families[family][draws][:, columns].mean(0)
+        assert np.abs(found.share[name][0] - drawn).max() < 0.02
+        assert np.allclose(found.share[name].sum(1), 1, atol=1e-4)
+    basis = latent.pixels
+    coarse = latent.prior[:, : latent.blocks[0]] @ np.linalg.pinv(basis.axes) + basis.mean
+    spread = (coarse[draws] / 2).reshape(-1, 3, 16, 16).var(0).mean(0) ** 0.5
+    assert np.allclose(found.spread[0], spread, atol=0.01) and spread.max() > 0.05
+    some = found.take([3, 1])
+    assert np.array_equal(some.mean, found.mean[[3, 1]])
+    assert np.array_equal(some.share["light"], found.share["light"][[3, 1]])
+    assert posterior.find(few, 10**6).spread.max() < 1e-2  # with a million trials none is left
+
+
 def test_brain_vectors_of_the_posterior(posterior, world):
     betas = world[-1][300:310]
-    vectors = posterior.vectors(betas, 2, 60)
-    mean = posterior.map_and_mean(betas, 2)[1]
-    assert np.allclose(vectors, add_trials(posterior.decoder, posterior.decoder.vector(betas, 2),
-                                           mean, 60))
+    plain = posterior.decoder.vector(betas, 2)
+    trials = Trials(betas, plain, np.full(10, 2))
+    vectors = posterior.vectors(trials, 60)
+    found = posterior.find(betas, 2)
+    assert np.array_equal(vectors, add_trials(posterior.decoder, plain, found.mean, 60))
+    assert np.array_equal(vectors, posterior.vectors(replace(trials, found=found), 60))
     assert np.allclose(vectors[:, -1], 62**-0.5)
-    assert np.allclose(posterior.vectors(betas, 2, 0), posterior.decoder.vector(betas, 2),
-                       atol=1e-5)
+    assert np.allclose(posterior.vectors(trials, 0), plain, atol=1e-5)
     with pytest.raises(DataError, match="retrieval prior"):
-        replace(posterior, latent=replace(posterior.latent, prior=None)).vectors(betas)
+        replace(posterior, latent=replace(posterior.latent, prior=None)).vectors(trials)
+
+
+def test_contrast_energy_knows_direction_and_not_phase():
+    x = np.arange(64)
+    across = [128 + 100 * np.sin(2 * np.pi * x / 16 + phase) for phase in (0, 1, 2)]  # 8 of 32
+    gratings = np.stack([np.broadcast_to(wave, (64, 64)) for wave in across])
+    pictures = np.repeat(gratings[..., None], 3, 3).astype(np.uint8)
+    energy = contrast_energy(np.concatenate([pictures, pictures.transpose(0, 2, 1, 3)]))
+    assert energy.shape == (6, 11, 8, 8)
+    middle = energy[:, 7:, 2:6, 2:6]  # the four directions of the long wavelength
+    assert np.allclose(middle[0], middle[1], rtol=0.05, atol=0.01)
+    assert np.allclose(middle[0], middle[2], rtol=0.05, atol=0.01)
+    directions = middle.mean((2, 3))
+    assert (directions.argmax(1) == [0, 0, 0, 2, 2, 2]).all()  # along x, along y
+    assert np.allclose(directions[0, 0], 0.5 * 200 / 255, rtol=0.1)  # half the wave's amplitude
+    assert np.abs(energy[:, 1:3]).max() < 1e-6  # no colour
+
+
+def test_edges_are_told_from_latents(world):
+    images, latent, *_ = world
+    edges = fit_edges(latent.prior[:300], images[:300])
+    maps = contrast_energy(images)
+    maps = (maps / (maps[:300].std((0, 2, 3), keepdims=True) + 1e-6)).reshape(400, -1)
+    maps -= maps[:300].mean(0)
+    _, _, axes = np.linalg.svd(maps[:300], full_matrices=False)
+    found, wanted = edges(latent.prior), maps @ axes[:COMPONENTS].T
+    found = found * np.sign((found[:300][:, ::-1] * wanted[:300]).sum(0))[::-1]  # a sign each
+    found = found[:, ::-1]  # the largest first
+    left = np.square(found - wanted)[:, :10].sum((1,)) / np.square(wanted[:, :10]).sum(1).mean()
+    assert left[:300].mean() < 0.05 and left[300:].mean() < 0.4
+    assert np.array_equal(edges(latent.prior[5:8]), fit_edges(latent.prior[:300], images[:300])(
+        latent.prior[5:8]))
 
 
 def test_the_likelihood_of_pictures_is_that_of_their_latents(posterior, world):

@@ -74,6 +74,14 @@ def square_distances(a, b):
 
 
 @dataclass
+class Candidates:
+    """Pictures whose part of the likelihood is summed up, see `EncodingModel.candidates`."""
+
+    x: np.ndarray  # (candidates, p) features, less the mean of training
+    size: np.ndarray  # (candidates,) |G x|²
+
+
+@dataclass
 class EncodingModel:
     """A voxelwise model of the response to a picture, with the covariance of what it misses.
 
@@ -94,6 +102,22 @@ class EncodingModel:
         root = cholesky(self.noise, lower=True)
         return root, solve_triangular(root, self.ridge.weights.T, lower=True)
 
+    def candidates(self, features):
+        """What `rank` needs of pictures, whatever the betas: for many calls with the same.
+
+        Parameters
+        ----------
+        features : array_like (candidates, p), or dict of families as the model was fitted to
+
+        Returns
+        -------
+        Candidates
+        """
+        x = check(side_by_side(features), ("candidates", len(self.ridge.x_mean)),
+                  what="the array of features") - self.ridge.x_mean
+        _, gain = self.whitened
+        return Candidates(x, ((x @ (gain.T @ gain)) * x).sum(1))
+
     def rank(self, betas, features, repeats=1):
         """log p(betas | picture) up to a number for each trial, for candidates with these features.
 
@@ -104,7 +128,7 @@ class EncodingModel:
         Parameters
         ----------
         betas : array_like (trials, voxels)
-        features : array_like (candidates, p), or dict of families as the model was fitted to
+        features : Candidates, or what makes them
         repeats : int or array_like (trials,)
             How many trials each row is the mean of.
 
@@ -113,12 +137,10 @@ class EncodingModel:
         ndarray (trials, candidates)
         """
         betas = check(betas, ("trials", len(self.noise)), what="the array of betas")
-        x = check(side_by_side(features), ("candidates", len(self.ridge.x_mean)),
-                  what="the array of features") - self.ridge.x_mean
+        seen = features if isinstance(features, Candidates) else self.candidates(features)
         root, gain = self.whitened
         z = solve_triangular(root, (betas - self.ridge.y_mean).T, lower=True)  # (voxels, trials)
-        size = ((x @ (gain.T @ gain)) * x).sum(1)  # (candidates,)
-        distance = (z * z).sum(0)[:, None] + size - 2 * (z.T @ gain) @ x.T
+        distance = (z * z).sum(0)[:, None] + seen.size - 2 * (z.T @ gain) @ seen.x.T
         return -0.5 * np.reshape(repeats, (-1, 1)) * distance
 
 
@@ -146,14 +168,15 @@ def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
         The image of each trial, so that its repeats stay in one fold.
     choices : sequence of sequences of str
         Families that are tried together, see `ridge.fit_banded_ridge`; default: those of
-        `families`.
+        `families`, as far as they are there.
 
     Returns
     -------
     EncodingModel
     """
     if isinstance(features, dict):
-        choices = choices or (CHOICES if "object" in features else UNNAMED)
+        choices = choices or [names for names in (CHOICES if "object" in features else UNNAMED)
+                              if set(names) <= set(features)]
         ridge = fit_banded_ridge(features, betas, choices, groups, seed)
     else:
         ridge = fit_ridge(features, betas, groups, seed=seed)

@@ -5,6 +5,8 @@ Voxels of one area follow the pixels, those of another the category of the objec
 latent, so they are had at once for every picture of the retrieval prior, without drawing it.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -12,15 +14,17 @@ from recon_lib.brain.features import read_named
 from recon_lib.brain.latents import ImageLatent
 
 # Which families together may explain a voxel; each voxel takes what predicts it best.
-CHOICES = (("pixels", "features"), ("object",), ("scene",), ("object", "scene"),
-           ("pixels", "features", "object", "scene"))
+CHOICES = (("pixels", "features"), ("edges",), ("object",), ("scene",), ("object", "scene"),
+           ("pixels", "features", "object", "scene"), ("edges", "features", "object", "scene"))
 # The same for an encoder that names nothing: early areas follow pixels, others what it sees.
-UNNAMED = (("pixels",), ("features",), ("pixels", "features"))
+UNNAMED = (("pixels",), ("edges",), ("features",), ("pixels", "features"), ("edges", "features"))
 PLACES = np.linspace(0.25, 0.75, 4), np.linspace(0.45, 0.7, 3)  # centres across and down
 PLACE_WIDTH = 0.12
+PLACED = 1 / 3  # of the columns of category at a place: more of them, each more penalised
 
 
-def feature_families(latent: ImageLatent, latents: np.ndarray) -> dict:
+def feature_families(latent: ImageLatent, latents: np.ndarray,
+                     edges: Callable | None = None) -> dict:
     """Features of pictures, by family, from their latents.
 
     Parameters
@@ -28,35 +32,37 @@ def feature_families(latent: ImageLatent, latents: np.ndarray) -> dict:
     latent : ImageLatent
     latents : (n, d) array
         See `ImageLatent.transform`.
+    edges : function latents (n, d) -> (n, k), optional
+        See `edges.fit_edges`.
 
     Returns
     -------
     dict of str to (n, p) float32 array
         ``pixels`` and ``features``: the two blocks of the latent. ``object``: what the feature
-        encoder reads of category, hue, place and size, and of category at a place. ``scene``:
-        background, light, and both together. The last two only of the category network: other
-        encoders name nothing.
+        encoder reads of category, hue, and category at a place. ``scene``: background, light, and
+        both together. These two only of the category network: other encoders name nothing.
+        ``edges``, if given: contrast energy.
     """
     pixels, seen = np.split(np.asarray(latents, np.float32), [latent.blocks[0]], axis=1)
+    more = {} if edges is None else {"edges": edges(latents).astype(np.float32)}
     if not hasattr(latent.encoder, "named"):
-        return {"pixels": pixels, "features": seen}
+        return {"pixels": pixels, "features": seen} | more
     embedding = seen @ np.linalg.pinv(latent.features.axes) + latent.features.mean
     with torch.no_grad():
         e = torch.tanh(torch.from_numpy(embedding.astype(np.float32)))
         named = {k: v.softmax(1).numpy() for k, v in read_named(latent.encoder.named, e).items()}
-        cos, sin, x, y, size = latent.encoder.measured(e).numpy().T
+        cos, sin, x, y, _ = latent.encoder.measured(e).numpy().T
     hue = np.column_stack([cos, sin]) / (np.hypot(cos, sin)[:, None] + 1e-3)
     at = [np.exp(-(np.subtract.outer(m + s * v, centres) ** 2) / (2 * PLACE_WIDTH**2))
           for v, m, s, centres in ((x, 0.5, 0.127, PLACES[0]), (y, 0.58, 0.069, PLACES[1]))]
     place = pairs(*at)
     families = {
         "pixels": pixels, "features": seen,
-        "object": np.hstack([named["category"], hue, place, size[:, None],
-                             pairs(named["category"], place)]),
+        "object": np.hstack([named["category"], hue, PLACED * pairs(named["category"], place)]),
         "scene": np.hstack([named["background"], named["light"],
                             pairs(named["background"], named["light"])]),
     }
-    return {k: v.astype(np.float32) for k, v in families.items()}
+    return {k: v.astype(np.float32) for k, v in families.items()} | more
 
 
 def pairs(a, b):

@@ -6,6 +6,7 @@ log-likelihoods of candidates. `DRAWING` and `RANKING` are the registry.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import h5py
 import numpy as np
@@ -44,6 +45,8 @@ class Training:
         What made the latents.
     encoding : EncodingModel or None
         Fitted to these trials and `families.feature_families`; ranks need it.
+    edges : function or None
+        See `edges.fit_edges`, if the encoding model was fitted to them.
     """
 
     betas: np.ndarray
@@ -54,6 +57,7 @@ class Training:
     seed: int = 0
     latent: ImageLatent | None = None
     encoding: EncodingModel | None = None
+    edges: Callable | None = None
 
 
 @dataclass
@@ -69,17 +73,21 @@ class Trials:
         How many trials each row is the mean of.
     shuffled : Trials or None
         As many trials of other pictures, see `shuffled_brain`.
+    found : posterior.Found or None
+        What the posterior says of them.
     """
 
     betas: np.ndarray
     vectors: np.ndarray | None = None
     repeats: np.ndarray | None = None
     shuffled: "Trials | None" = None
+    found: Any = None
 
     def take(self, rows):
         """Some of these trials."""
         return Trials(*(x if x is None else x[rows]
-                        for x in (self.betas, self.vectors, self.repeats)))
+                        for x in (self.betas, self.vectors, self.repeats)),
+                      found=self.found and self.found.take(rows))
 
 
 def mean_image(train_images: np.ndarray, trials: int) -> np.ndarray:
@@ -215,7 +223,7 @@ def fit_vector_likelihood(training, candidates):
 
 def fit_encoding_ranks(training, candidates):
     """Rank candidates (m, d), given by their latents, by an encoding model of every voxel."""
-    families = feature_families(training.latent, candidates)
+    families = feature_families(training.latent, candidates, training.edges)
     return lambda trials: training.encoding.rank(trials.betas, families)
 
 

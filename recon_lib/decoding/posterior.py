@@ -3,9 +3,12 @@
 Bayes' rule over a finite set: the pictures that training showed are the prior, an encoding model of
 every voxel is the likelihood. The likeliest picture is the MAP retrieval (Nishimoto et al. 2011,
 doi:10.1016/j.cub.2011.08.031). The network is told more: the mean of the latent under the
-posterior, which lies between the likely pictures and is none of them.
+posterior, which lies between the likely pictures and is none of them. And the posterior says how
+sure one may be: which categories, backgrounds and lights share it, and how far the likely pictures
+differ at each place.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +18,8 @@ import torch
 from recon_lib.brain.decoder import BrainDecoder
 from recon_lib.brain.encoding import EncodingModel
 from recon_lib.brain.families import feature_families
-from recon_lib.brain.latents import ImageLatent
+from recon_lib.brain.features import NAMED
+from recon_lib.brain.latents import PIXEL_SIDE, ImageLatent
 from recon_lib.decoding.retrieval_prior import add_trials, check_prior
 
 # By how much log-likelihoods are divided: the misfit of an encoding model is common to all voxels
@@ -23,6 +27,35 @@ from recon_lib.decoding.retrieval_prior import add_trials, check_prior
 # that sets of categories that are given 90 % hold the true one in nine of ten.
 TEMPERATURE = 1.25
 ROWS = 128  # trials at a time: a number for each of them and each picture of the prior
+
+
+@dataclass
+class Found:
+    """What the posterior says of each of n trials.
+
+    Attributes
+    ----------
+    index : (n,) int array
+        The likeliest picture: a row of the prior.
+    mean : (n, d) array
+        Of the latent.
+    share : dict of str to (n, classes) array
+        Probability of each category, background and light, as the feature encoder names them;
+        empty if it names nothing.
+    spread : (n, 16, 16) array
+        Standard deviation of the coarse picture at each place, as a share of the pixels' range:
+        the root of the mean over its channels.
+    """
+
+    index: np.ndarray
+    mean: np.ndarray
+    share: dict[str, np.ndarray]
+    spread: np.ndarray
+
+    def take(self, rows):
+        """What it says of some of these trials."""
+        return Found(self.index[rows], self.mean[rows],
+                     {k: v[rows] for k, v in self.share.items()}, self.spread[rows])
 
 
 @dataclass
@@ -36,25 +69,41 @@ class Posterior:
         Of the same trials, fitted to `families.feature_families`.
     latent : ImageLatent
         With its `prior`.
+    edges : function or None
+        See `edges.fit_edges`, if the encoding model was fitted to them.
     """
 
     decoder: BrainDecoder
     encoding: EncodingModel
     latent: ImageLatent
+    edges: Callable | None = None
 
     @cached_property
-    def families(self):
-        """Features of the pictures of the prior."""
+    def pictures(self):
+        """The prior as the encoding model takes it, its names, and its coarse pictures squared."""
         check_prior(self.latent.prior, len(self.decoder.noise_cholesky))
-        return feature_families(self.latent, self.latent.prior)
+        families = feature_families(self.latent, self.latent.prior, self.edges)
+        seen, start = {}, {"object": 0, "scene": 0}
+        for name, classes in NAMED.items() if "object" in families else ():
+            family = "object" if name == "category" else "scene"
+            seen[name] = families[family][:, start[family] :][:, : len(classes)]
+            start[family] += len(classes)
+        return self.encoding.candidates(families), seen, self.coarse(self.latent.prior)[1]
+
+    def coarse(self, latents):
+        """Coarse pictures (n, C, 16, 16) of latents, in 0 to 1, and their squares' mean over C."""
+        pixels = self.latent.pixels
+        x = latents[:, : pixels.axes.shape[1]] @ np.linalg.pinv(pixels.axes) + pixels.mean
+        x = (x.reshape(len(x), -1, PIXEL_SIDE, PIXEL_SIDE) + 1) / 2
+        return x, np.square(x).mean(1)
 
     def log_weights(self, betas, repeats=1):
         """log p(picture | betas) (n, pictures of the prior), up to a number for each row."""
-        fit = self.encoding.rank(betas, self.families, repeats) / TEMPERATURE
+        fit = self.encoding.rank(betas, self.pictures[0], repeats) / TEMPERATURE
         return fit - fit.max(1, keepdims=True)
 
-    def map_and_mean(self, betas, repeats=1):
-        """The likeliest picture for each trial, and the mean of the latent over all pictures.
+    def find(self, betas, repeats=1):
+        """What the posterior says of each trial.
 
         Parameters
         ----------
@@ -64,32 +113,40 @@ class Posterior:
 
         Returns
         -------
-        index : (n,) int array
-            Rows of the prior.
-        mean : (n, d) array
+        Found
         """
-        repeats = np.broadcast_to(repeats, len(betas))
-        index, mean = [], []
+        repeats, parts = np.broadcast_to(repeats, len(betas)), []
+        _, names, squares = self.pictures
         for i in range(0, len(betas), ROWS):
             rows = slice(i, i + ROWS)
-            weights = np.exp(self.log_weights(betas[rows], repeats[rows]))
-            index.append(weights.argmax(1))
-            mean.append(weights @ self.latent.prior / weights.sum(1, keepdims=True))
-        return np.concatenate(index), np.concatenate(mean)
+            weights = np.exp(self.log_weights(betas[rows], repeats[rows])).astype(np.float32)
+            index = weights.argmax(1)
+            weights /= weights.sum(1, keepdims=True)
+            mean = weights @ self.latent.prior
+            shares = [weights @ seen for seen in names.values()]
+            square = (weights @ squares.reshape(len(squares), -1)).reshape(-1, *squares.shape[1:])
+            spread = np.sqrt(np.maximum(square - self.coarse(mean)[1], 0))
+            parts.append((index, mean, *shares, spread))
+        index, mean, *shares, spread = map(np.concatenate, zip(*parts, strict=True))
+        return Found(index, mean, dict(zip(names, shares, strict=True)), spread)
 
-    def vectors(self, betas, repeats=1, pseudo_trials=60.0):
+    def map_and_mean(self, betas, repeats=1):
+        """The likeliest picture for each trial (n,), and the mean of the latent (n, d): `find`."""
+        found = self.find(betas, repeats)
+        return found.index, found.mean
+
+    def vectors(self, trials, pseudo_trials=60.0):
         """Brain vectors (n, d + 1) after the posterior mean has been counted as further trials.
 
         Parameters
         ----------
-        betas, repeats
-            As for `map_and_mean`.
+        trials : baselines.Trials
+            With what the posterior says of them, or it is found now.
         pseudo_trials : float
             0 or more: how many further trials.
         """
-        vectors = self.decoder.vector(betas, repeats)
-        return add_trials(self.decoder, vectors, self.map_and_mean(betas, repeats)[1],
-                          pseudo_trials)
+        found = trials.found or self.find(trials.betas, trials.repeats)
+        return add_trials(self.decoder, trials.vectors, found.mean, pseudo_trials)
 
     def likelihood(self, measured):
         """A function pictures (b, C, H, W) -> log p(betas | picture) (b,), to choose among them.
@@ -100,7 +157,7 @@ class Posterior:
 
         def log_likelihood(pictures):
             latents = self.latent.encode(pictures.cpu()).detach().numpy()
-            seen = feature_families(self.latent, latents)
+            seen = feature_families(self.latent, latents, self.edges)
             fit = self.encoding.rank(betas, seen, repeats)
             return torch.from_numpy(np.diag(fit).copy()).to(pictures.device)
 

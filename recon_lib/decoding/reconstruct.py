@@ -1,6 +1,5 @@
 """The main job: betas of test trials in; pictures and controls out."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.edges import fit_edges
 from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.brain.families import feature_families
 from recon_lib.common.errors import DataError
@@ -83,7 +83,7 @@ def posterior_sampler(net, posterior, sampling, seed):
     guidance = Guidance(net.guidance_model, posterior.likelihood)
 
     def draw(trials):
-        vectors = posterior.vectors(trials.betas, trials.repeats, sampling.pseudo_trials)
+        vectors = posterior.vectors(trials, sampling.pseudo_trials)
         measured = np.column_stack([trials.betas, trials.repeats])
         return sample_pictures(net.model, net.info, vectors, seed, sampling, guidance, measured)
 
@@ -116,7 +116,7 @@ def model_decoders(net, experiment, training, sampling, posterior=None):
     }
     if posterior is not None:
         decoders["map_retrieval"] = lambda trials: prior_pictures(
-            experiment, net.latent, posterior.map_and_mean(trials.betas, trials.repeats)[0])
+            experiment, net.latent, trials.found.index)
     return decoders
 
 
@@ -129,6 +129,25 @@ def fit_observers(experiment, training, candidates, say):
     elif experiment.truth is not None:
         say("voxels were dropped: the ideal observer is left out")
     return observers
+
+
+def fit_all(experiment, net, seed, say):
+    """What is fitted to the training trials: a `Training`, and the `Posterior` or None."""
+    x, train = experiment, ~experiment.test
+    latents, shown = net.latent.transform(x.images), x.image[train]
+    say("fitting the brain decoder on the training trials")
+    decoder = fit_decoder(x.betas[train], latents[shown], shown, seed)
+    say("fitting the encoding model: which features each voxel follows")
+    once = np.unique(shown)
+    edges = fit_edges(latents[once], x.images[once], seed)
+    families = feature_families(net.latent, latents[shown], edges)
+    encoding = fit_encoding_model(families, x.betas[train], shown, seed)
+    training = Training(x.betas[train], x.train_pictures, shown, latents[shown], decoder, seed,
+                        net.latent, encoding, edges)
+    if net.latent.prior is None:
+        say("the model has no retrieval prior: it does without")
+        return training, None
+    return training, Posterior(decoder, encoding, net.latent, edges)
 
 
 def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODEL, seed: int = 0,
@@ -159,31 +178,19 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     -------
     dict
         For "single_trial" and "averaged" a dict with `target`, `pictures` (decoder -> uint8
-        array) and `rankings` (decoder -> (trials, candidates) array); for "averaged" also
-        `other_seeds`, a few test pictures drawn again.
+        array), `rankings` (decoder -> (trials, candidates) array) and `posterior`, how sure it is
+        (see `posterior.Found`); for "averaged" also `other_seeds`, a few test pictures drawn again.
     """
-    x, train = experiment, ~experiment.test
+    x = experiment
     net = load_conditional(model_path, device, x.images.shape[1])
     refuse_other_split(model_path, net.info, x)
     refuse_trained_on(net.latent, x.images[x.test_index])
-    latents = net.latent.transform(x.images)
-    say("fitting the brain decoder on the training trials")
-    shown = x.image[train]
-    decoder = fit_decoder(x.betas[train], latents[shown], shown, seed)
-    say("fitting the encoding model: which features each voxel follows")
-    families = feature_families(net.latent, latents[shown])
-    encoding = fit_encoding_model(families, x.betas[train], shown, seed)
-    training = Training(x.betas[train], x.train_pictures, shown, latents[shown], decoder, seed,
-                        net.latent, encoding)
-    posterior = None
-    if net.latent.prior is None:
-        say(f"{model_path} has no retrieval prior: it does without")
-    else:
-        posterior = Posterior(decoder, encoding, net.latent)
+    training, posterior = fit_all(x, net, seed, say)
+    decoder = training.decoder
     averaged, counts = x.averaged()
     if first is not None:
         few = spread(len(averaged), FIRST)
-        trials = Trials(averaged, decoder.vector(averaged, counts), counts).take(few)
+        trials = Trials(averaged[few], decoder.vector(averaged[few], counts[few]), counts[few])
         first(few, best_sampler(net, training, sampling, posterior)(trials))
     say("fitting the baselines: ridge to pixels, retrieval")
     decoders = {name: fit(training) for name, fit in DRAWING.items()}
@@ -196,19 +203,18 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
         ("averaged", averaged, counts, np.arange(len(averaged))),
     ):
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
-        trials = Trials(betas, decoder.vector(betas, repeats), repeats)
+        found = posterior and posterior.find(betas, repeats)
+        trials = Trials(betas, decoder.vector(betas, repeats), repeats, found=found)
         trials.shuffled = trials.take(shuffled_brain(target, seed))
-        pictures = {}
-        for key, draw in decoders.items():
-            begin = time.monotonic()
-            pictures[key] = keep(f"{name}.{key}", partial(draw, trials))
-            if time.monotonic() - begin > 1:
-                say(f"  {key.replace('_', ' ')}: {time.monotonic() - begin:.0f} s")
+        pictures = {key: keep(f"{name}.{key}", partial(draw, trials))
+                    for key, draw in decoders.items()}
         if posterior is not None and pictures["map_retrieval"] is None:
             del pictures["map_retrieval"]
             say("the prior is not of this experiment alone: what it retrieves cannot be shown")
         results[name] = {"target": target, "pictures": pictures,
                          "rankings": {key: rank(trials) for key, rank in observers.items()}}
+        if found:
+            results[name]["posterior"] = {"spread": found.spread, **found.share}
     some = trials.take(spread(len(averaged), FIRST))
     results["averaged"]["other_seeds"] = {  # to look at only: the scores are of the first seed
         f"seed_{extra + 1}": best_sampler(net, training, sampling, posterior, seed + extra)(some)

@@ -301,6 +301,35 @@ def criteria_of(experiment, results, classifiers):
                      classifiers, x.train_pictures) for part in results.values()]
 
 
+def named_right(pictures, criteria):
+    """Which trials' pictures are likest to the one that was seen, of all candidates: (trials,)."""
+    likeness = similarity(criteria.features(np.asarray(pictures)), criteria.known)
+    return top_k_hits(likeness, criteria.target)
+
+
+def how_sure(results, criteria):
+    """Is the posterior as often right as it says? For each part and each factor that it names.
+
+    Returns
+    -------
+    dict
+        {"single_trial": {"category": numbers, …}, "averaged": {…}}; the numbers are ``said``, the
+        mean probability of the likeliest class, and ``right``, how often it was that one;
+        ``share_sure``, the share of trials where it is .9 or more, and ``right_sure`` of these.
+    """
+    table = {}
+    for (name, part), yardstick in zip(results.items(), criteria, strict=True):
+        for factor in READ.values():
+            share = part.get("posterior", {}).get(factor)
+            if share is not None and yardstick.factors is not None:
+                right = share.argmax(1) == yardstick.factors[factor][yardstick.target]
+                said, sure = share.max(1), share.max(1) >= 0.9
+                numbers = {"said": said.mean(), "right": right.mean(), "share_sure": sure.mean()}
+                numbers |= {"right_sure": right[sure].mean()} if sure.any() else {}
+                table.setdefault(name, {})[factor] = {k: float(v) for k, v in numbers.items()}
+    return table
+
+
 def paired_differences(results, criteria, seed=0, one="diffusion", other="map_retrieval"):
     """Top-1 of one decoder minus that of another on the same trials, with 95 % intervals.
 
@@ -313,9 +342,7 @@ def paired_differences(results, criteria, seed=0, one="diffusion", other="map_re
     found = {}
     for (name, part), yardstick in zip(results.items(), criteria, strict=True):
         if {one, other} <= set(part["pictures"]):
-            hits = [top_k_hits(similarity(yardstick.features(np.asarray(part["pictures"][key])),
-                                          yardstick.known), yardstick.target)
-                    for key in (one, other)]
+            hits = [named_right(part["pictures"][key], yardstick) for key in (one, other)]
             low, high = bootstrap_interval(hits[0] - hits[1], yardstick.target, seed=seed)
             found[name] = {"top1": float((hits[0] - hits[1]).mean()), "top1_low": low,
                            "top1_high": high}
