@@ -20,6 +20,7 @@ from recon_lib.brain.decoder import fit_decoder
 from recon_lib.brain.edges import fit_edges
 from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.brain.families import feature_families
+from recon_lib.brain.latents import coarse_pixels
 from recon_lib.brain.patterns import similarity
 from recon_lib.data import release
 from recon_lib.decoding.baselines import Training, Trials, ideal_observer
@@ -32,7 +33,7 @@ from recon_lib.scores.report import evaluation_space, load_classifiers
 from recon_lib.world import experiment
 
 HELD, AMONG, SEED = 565, 113, 7
-LEVELS = (0.5, 0.8, 0.9, 0.95)
+LEVELS, SAID = (0.5, 0.8, 0.9, 0.95), (0.0, 0.5, 0.7, 0.9)
 
 
 class HeldOut:
@@ -119,6 +120,28 @@ def coverage(held):
     return {level: before[np.arange(len(truth)), place] < level for level in LEVELS}
 
 
+def said_and_right(held):
+    """Is the posterior right as often as it says? Of its likeliest categories, and of places.
+
+    Returns
+    -------
+    dict
+        For ranges of the share of the likeliest category: that share, and (trials,) whether it was
+        right. Under "place": the expected error of coarse pictures, and the errors (n, 16, 16).
+    """
+    found, truth = held.trials.found, held.x.factors["category"][held.pictures]
+    top, right = found.share["category"].max(1), found.share["category"].argmax(1) == truth
+    table = {}
+    for low, high in zip(SAID, (*SAID[1:], 1.01), strict=True):
+        rows = (top >= low) & (top < high)
+        if rows.any():
+            table[f"{low:g} to {min(high, 1):g}"] = top[rows].mean(), right[rows]
+    seen = (coarse_pixels(held.x.images[held.pictures]).reshape(-1, 3, *found.spread.shape[1:])
+            + 1) / 2
+    error = np.square(seen - held.posterior.coarse(found.mean)[0]).mean(1)
+    return table | {"place": (found.spread, error)}
+
+
 def tell(name, hits, image=None):
     """Print a mean with its 95 % bootstrap interval over pictures."""
     low, high = bootstrap_interval(hits, np.arange(len(hits)) if image is None else image)
@@ -141,6 +164,14 @@ def rows(model=MODEL, held=HELD, sampling=SAMPLING):
     covered = coverage(held)
     for level, hits in covered.items():
         tell(f"sets of categories of {level:.0%} that hold the true one", hits)
+    sure = said_and_right(held)
+    spread, error = sure.pop("place")
+    for name, (said, right) in sure.items():
+        tell(f"right, of {len(right)} trials whose likeliest category has a share of {name} "
+             f"(mean {said:.3f})", right)
+    for part in np.array_split(np.argsort(spread, axis=None), 4):
+        print(f"places whose expected error is {np.sqrt(np.mean(spread.flat[part] ** 2)):.3f}: "
+              f"{np.sqrt(error.flat[part].mean()):.3f}")
     few = f"one trial of {len(held.pictures)} training pictures held out"
     table = [_table.row(f"{name}, {few}", named[name].mean(), "top-1",
                         named["ideal observer"].mean(), "ideal observer", "more")

@@ -26,6 +26,9 @@ from recon_lib.decoding.retrieval_prior import add_trials, check_prior
 # and counts as if it were new in each. Chosen by benchmarks/posterior.py on training trials, so
 # that sets of categories that are given 90 % hold the true one in nine of ten.
 TEMPERATURE = 1.25
+# The error of a coarse picture is so many times the variance of the likely ones, and this floor:
+# what no latent holds, and what the encoding model misses. Chosen there, too.
+GROWTH, FLOOR = 1.8, 0.058
 ROWS = 128  # trials at a time: a number for each of them and each picture of the prior
 
 
@@ -43,8 +46,8 @@ class Found:
         Probability of each category, background and light, as the feature encoder names them;
         empty if it names nothing.
     spread : (n, 16, 16) array
-        Standard deviation of the coarse picture at each place, as a share of the pixels' range:
-        the root of the mean over its channels.
+        Expected error of the mean coarse picture at each place, as a share of the pixels' range:
+        the root of the mean square over its channels.
     """
 
     index: np.ndarray
@@ -125,7 +128,8 @@ class Posterior:
             mean = weights @ self.latent.prior
             shares = [weights @ seen for seen in names.values()]
             square = (weights @ squares.reshape(len(squares), -1)).reshape(-1, *squares.shape[1:])
-            spread = np.sqrt(np.maximum(square - self.coarse(mean)[1], 0))
+            variance = np.maximum(square - self.coarse(mean)[1], 0)
+            spread = np.sqrt(GROWTH * variance + FLOOR**2)
             parts.append((index, mean, *shares, spread))
         index, mean, *shares, spread = map(np.concatenate, zip(*parts, strict=True))
         return Found(index, mean, dict(zip(names, shares, strict=True)), spread)
