@@ -20,7 +20,7 @@ from recon_lib.brain.decoder import fit_decoder
 from recon_lib.brain.edges import fit_edges
 from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.brain.families import feature_families
-from recon_lib.brain.latents import coarse_pixels
+from recon_lib.brain.features import coarse_pixels
 from recon_lib.brain.patterns import similarity
 from recon_lib.data import release
 from recon_lib.decoding.baselines import Training, Trials, ideal_observer

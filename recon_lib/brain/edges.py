@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from recon_lib.brain.encoding import square_distances
-from recon_lib.brain.latents import fitted
+from recon_lib.brain.features import fitted
 from recon_lib.common.errors import check
 from recon_lib.data.loader import to_batch
 

@@ -18,8 +18,8 @@ import torch
 from recon_lib.brain.decoder import BrainDecoder
 from recon_lib.brain.encoding import EncodingModel
 from recon_lib.brain.families import feature_families
-from recon_lib.brain.features import NAMED
-from recon_lib.brain.latents import PIXEL_SIDE, ImageLatent
+from recon_lib.brain.features import NAMED, PIXEL_SIDE
+from recon_lib.brain.latents import ImageLatent
 from recon_lib.decoding.retrieval_prior import add_trials, check_prior
 
 # By how much log-likelihoods are divided: the misfit of an encoding model is common to all voxels
