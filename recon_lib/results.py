@@ -131,8 +131,7 @@ class Rows:
     def __init__(self, experiment, sampling, drawn, say):
         x, self.drawn, self.say = experiment, drawn, say
         self.target = {"single_trial": x.target, "averaged": np.arange(len(x.test_index))}
-        each = {"diffusion": sampling.candidates, "shuffled_brain": sampling.candidates,
-                "conditional": 1}
+        each = {"diffusion": sampling.candidates, "conditional": 1}
         self.left = {f"{name}.{key}": len(target) * count  # pictures that are still to be drawn
                      for name, target in self.target.items() for key, count in each.items()}
         self.seconds, self.done = 0.0, 0

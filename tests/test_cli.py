@@ -127,13 +127,13 @@ def test_a_reconstruction_that_was_stopped_goes_on(miniature, tiny_model, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         reconstruct(tmp_path / "out", stop)
     kept = {path.name for path in (tmp_path / "out" / "drawn").glob("*.npz")}
-    assert {f"single_trial.{k}.npz" for k in ("diffusion", "ridge", "shuffled_brain")} <= kept
+    assert {f"single_trial.{k}.npz" for k in ("diffusion", "ridge", "conditional")} <= kept
     said = []
     after = reconstruct(tmp_path / "out", said.append)
     assert sum("drawn before" in text for text in said) == len(kept)
     rows = [text for text in said if "named right" in text]  # the table as it grows
     assert {text.split(":")[0].strip().replace(" ", "_") for text in rows} >= {
-        "diffusion", "shuffled_brain", "conditional", "ridge", "map_retrieval"}
+        "diffusion", "conditional", "ridge", "map_retrieval"}
     assert set(after) == set(whole) and all(np.array_equal(after[k], whole[k]) for k in whole)
     assert not (tmp_path / "out" / "drawn").exists()
     with pytest.raises(KeyboardInterrupt):

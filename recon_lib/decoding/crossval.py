@@ -27,7 +27,7 @@ from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
-from recon_lib.decoding.reconstruct import ready_sampler, with_shuffled_brain
+from recon_lib.decoding.reconstruct import ready_sampler
 from recon_lib.decoding.retrieval_prior import refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
@@ -295,7 +295,8 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
         once = np.ones(len(test), int)
         others = Trials(wrong, wrong_vectors(decoder, order[test], train, wrong), once)
         trials = Trials(held, decoder.vector(held), once, others)
-        decoders = with_shuffled_brain(draw) | {k: fit(training) for k, fit in DRAWING.items()}
+        decoders = {"diffusion": draw, "shuffled_brain": lambda trials, draw=draw: draw(
+            trials.shuffled)} | {k: fit(training) for k, fit in DRAWING.items()}
         for name, decode in decoders.items():
             part = decode(trials)
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part

@@ -29,7 +29,7 @@ from recon_lib.decoding.retrieval_prior import add_trials, check_prior
 TEMPERATURE = 1.75
 # The error of a coarse picture is so many times the variance of the likely ones, and this floor:
 # what no latent holds, and what the encoding model misses. Chosen there, too.
-GROWTH, FLOOR = 1.8, 0.058
+GROWTH, FLOOR = 1.6, 0.051
 ROWS = 128  # trials at a time: a number for each of them and each picture of the prior
 
 

@@ -53,11 +53,6 @@ def refuse_other_split(path, info, experiment):
         )
 
 
-def with_shuffled_brain(draw):
-    """A decoder of trials as two: of the trials, and of the shuffled brain."""
-    return {"diffusion": draw, "shuffled_brain": lambda trials: draw(trials.shuffled)}
-
-
 def ready_sampler(net, training, sampling, seed=None):
     """A decoder by a ready model, with all that leads its samples, from brain vectors alone.
 
@@ -101,15 +96,15 @@ def best_sampler(net, training, sampling, posterior, seed=None):
 def model_decoders(net, experiment, training, sampling, posterior=None):
     """The decoders that a ready model draws for: decoder -> draw(trials).
 
-    Beside the model and the shuffled brain: the network without likelihood, prior and candidates;
-    the network without vectors; and the pictures that its retrieval prior finds, None where they
-    cannot be had.
+    Beside the model: the network without likelihood, prior and candidates; the network without
+    vectors; and the pictures that its retrieval prior finds, None where they cannot be had.
     """
     model, info, n = net.model, net.info, len(experiment.test_index)
     alone = replace(sampling, strength=0.0, candidates=1)
     free = sample_pictures(model, info, n, training.seed + 1000,
                            replace(PLAIN, steps=sampling.steps, batch_size=sampling.batch_size))
-    decoders = with_shuffled_brain(best_sampler(net, training, sampling, posterior)) | {
+    decoders = {
+        "diffusion": best_sampler(net, training, sampling, posterior),
         "conditional": lambda trials: sample_pictures(
             model, info, trials.vectors, training.seed, alone, Guidance(net.guidance_model)),
         "unconditional": lambda trials: np.resize(free, (len(trials.betas), *free.shape[1:])),
@@ -205,9 +200,10 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
         found = posterior and posterior.find(betas, repeats)
         trials = Trials(betas, decoder.vector(betas, repeats), repeats, found=found)
-        trials.shuffled = trials.take(shuffled_brain(target, seed))
         pictures = {key: keep(f"{name}.{key}", partial(draw, trials))
                     for key, draw in decoders.items()}
+        # what was drawn from the response to another picture
+        pictures["shuffled_brain"] = pictures["diffusion"][shuffled_brain(target, seed)]
         if posterior is not None and pictures["map_retrieval"] is None:
             del pictures["map_retrieval"]
             say("the prior is not of this experiment alone: what it retrieves cannot be shown")
