@@ -15,7 +15,6 @@ from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.brain.latents import fit_latent
 from recon_lib.brain.ridge import fit_banded_ridge, fit_ridge
 from recon_lib.common.errors import DataError
-from recon_lib.decoding.baselines import Trials
 from recon_lib.decoding.posterior import FLOOR, GROWTH, TEMPERATURE, Posterior
 from recon_lib.decoding.retrieval_prior import add_trials
 from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
@@ -151,16 +150,16 @@ def test_what_is_found_are_moments_of_the_posterior(posterior, world):
 
 def test_brain_vectors_of_the_posterior(posterior, world):
     betas = world[-1][300:310]
-    plain = posterior.decoder.vector(betas, 2)
-    trials = Trials(betas, plain, np.full(10, 2))
-    vectors = posterior.vectors(trials, 60)
+    vectors = posterior.vectors(betas, 2, 60)
     found = posterior.find(betas, 2)
-    assert np.array_equal(vectors, add_trials(posterior.decoder, plain, found.mean, 60))
-    assert np.array_equal(vectors, posterior.vectors(replace(trials, found=found), 60))
+    assert np.allclose(vectors, add_trials(posterior.decoder, posterior.decoder.vector(betas, 2),
+                                           found.mean, 60))
+    assert np.array_equal(vectors, posterior.vectors(betas, 2, 60, found))
     assert np.allclose(vectors[:, -1], 62**-0.5)
-    assert np.allclose(posterior.vectors(trials, 0), plain, atol=1e-5)
+    assert np.allclose(posterior.vectors(betas, 2, 0), posterior.decoder.vector(betas, 2),
+                       atol=1e-5)
     with pytest.raises(DataError, match="retrieval prior"):
-        replace(posterior, latent=replace(posterior.latent, prior=None)).vectors(trials)
+        replace(posterior, latent=replace(posterior.latent, prior=None)).vectors(betas)
 
 
 def test_contrast_energy_knows_direction_and_not_phase():

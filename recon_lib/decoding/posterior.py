@@ -140,18 +140,21 @@ class Posterior:
         found = self.find(betas, repeats)
         return found.index, found.mean
 
-    def vectors(self, trials, pseudo_trials=60.0):
+    def vectors(self, betas, repeats=1, pseudo_trials=60.0, found=None):
         """Brain vectors (n, d + 1) after the posterior mean has been counted as further trials.
 
         Parameters
         ----------
-        trials : baselines.Trials
-            With what the posterior says of them, or it is found now.
+        betas, repeats
+            As for `find`.
         pseudo_trials : float
             0 or more: how many further trials.
+        found : Found, optional
+            What `find` says of them, where that is known.
         """
-        found = trials.found or self.find(trials.betas, trials.repeats)
-        return add_trials(self.decoder, trials.vectors, found.mean, pseudo_trials)
+        vectors = self.decoder.vector(betas, repeats)
+        found = found or self.find(betas, repeats)
+        return add_trials(self.decoder, vectors, found.mean, pseudo_trials)
 
     def likelihood(self, measured):
         """A function pictures (b, C, H, W) -> log p(betas | picture) (b,), to choose among them.

@@ -78,7 +78,8 @@ def posterior_sampler(net, posterior, sampling, seed):
     guidance = Guidance(net.guidance_model, posterior.likelihood)
 
     def draw(trials):
-        vectors = posterior.vectors(trials, sampling.pseudo_trials)
+        vectors = posterior.vectors(trials.betas, trials.repeats, sampling.pseudo_trials,
+                                    trials.found)
         measured = np.column_stack([trials.betas, trials.repeats])
         return sample_pictures(net.model, net.info, vectors, seed, sampling, guidance, measured)
 
