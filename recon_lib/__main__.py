@@ -263,14 +263,7 @@ def betas(
     from recon_lib.data import raw_betas
 
     if report:
-        from recon_lib import results
-        from recon_lib.course.plots_bold import diagnosis
-
-        found, roi, folder = raw_betas.report(data, subject)
-        results.save_figure(folder / f"{subject}_report.png", diagnosis(found, roi, subject))
-        say(f"{subject}: {found.count} noise components, "
-            f"{found.runs['outlier volumes'].sum()} outlier volumes; {folder}: "
-            f"{subject}_report.png, {subject}_voxels.csv, {subject}_runs.csv")
+        show_report(raw_betas.raw_scans(data, subject), data / "derivatives/betas", subject)
         return
 
     if whole_brain:
@@ -278,6 +271,56 @@ def betas(
         return
     say(raw_betas.estimate_betas(data, subject))
     say(f"betas of {subject} are in {data}: ROIs/ (release 1), {raw_betas.BETAS}/ (release 2)")
+
+
+def show_report(scans, folder, name):
+    """Diagnose runs, and say where the figure, the tables and the maps are."""
+    from recon_lib import results
+    from recon_lib.course.plots_bold import diagnosis
+    from recon_lib.data import raw_betas
+
+    found = raw_betas.report(scans, folder, name)
+    figure = diagnosis(found, scans.masks.roi, name, scans.masks.ijk)
+    results.save_figure(folder / f"{name}_report.png", figure)
+    say(f"{name}: {found.count} noise components, {found.runs['outlier volumes'].sum()} outlier "
+        f"volumes; {folder}: {name}_report.png, {name}_voxels.csv, {name}_runs.csv, and a map of "
+        f"each number a voxel such as {name}_explained.nii.gz")
+
+
+@app.command()
+def betas_fmriprep(
+    folder: Annotated[Path, typer.Argument(help="Of fMRIPrep, or the data set that holds it.")],
+    subject: Annotated[str, option("Its label: 01 for sub-01.", callback=subject_names)],
+    out: Annotated[Path, into("betas")],
+    task: Annotated[str | None, option("Needed where there are several.")] = None,
+    session: Annotated[str | None, option("Default: all.")] = None,
+    run: Annotated[str | None, option("Default: all.")] = None,
+    space: Annotated[str | None, option("Needed where there are several.")] = None,
+    mask: Annotated[File, option("Mask or atlas in this space; default: the brain.")] = None,
+    picture: Annotated[str, option("Column of the events that names the pictures.")] = "stim_file",
+    where: Annotated[str, option("Which events are trials: trial_type=image,scene.")] = "",
+    confounds: Annotated[str, option("Columns of the confounds, or patterns, with commas: "
+                                     "a_comp_cor_0?,motion_outlier*. Default: the six of motion.")]
+    = "",
+    report: Annotated[bool, option("Instead: why are my betas odd? A figure, tables and maps.",
+                                   "--report")] = False,
+):
+    """Estimate single-trial betas from fMRIPrep's preprocessed runs of any experiment."""
+    from recon_lib.data import fmriprep, raw_betas
+
+    wanted = fmriprep.Selection(task, session, run, space, mask, picture, where,
+                                tuple(confounds.split(",")) if confounds else fmriprep.MOTION)
+    path = out / f"sub-{subject}_betas.h5"
+    if not report:
+        raw_betas.refuse_there(path)
+    runs, masks = fmriprep.read_subject(folder, subject, wanted)
+    say("\n".join(fmriprep.told(runs, masks, wanted)))
+    if report:
+        show_report(raw_betas.preprocessed_scans(runs, masks), out, f"sub-{subject}")
+        return
+    raw_betas.estimate_preprocessed(runs, masks, path)
+    say(f"betas are in {path}; beside it the trials ({path.stem}_trials.csv) and maps of r2, peak "
+        "and ratio")
 
 
 def train_stage(stage, source, fitting, out, extra, **options):

@@ -59,6 +59,7 @@ CASES = {  # function: call, then what it takes
     "bold.autocorrelation": (bold.autocorrelation, BOLD, DESIGN),
     "bold.average_repeats": (bold.average_repeats, BETAS, LABELS),
     "bold.correlate_columns": (bold.correlate_columns, BETAS, BETAS),
+    "bold.censor": (lambda x: bold.censor(x, np.arange(VOLUMES) != 5), BOLD),
     "bold.design_matrix": (lambda t, d, c, k: bold.design_matrix(
         VOLUMES, TR, t, ["a", "b", "a", "b"], d, k, confounds=c),
         ONSETS, given(1, 2, 0, 1), DESIGN, KERNEL),
@@ -143,7 +144,8 @@ CASES = {  # function: call, then what it takes
     "world.subject.event_columns": (subject.event_columns, ONSETS, KERNEL),
 }
 ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or come out of a file
-    "bold": "choose_count cosine_drift glover_hrf spm_hrf in_areas hrf.check_sampling hrf.kernel "
+    "bold": "choose_count contrast_weights cosine_drift fixed_effects polynomial_drift glover_hrf "
+            "spm_hrf in_areas hrf.check_sampling hrf.fir_delays hrf.makers hrf.kernel "
             "hrf.library hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
             "single_trial.hrf_fit single_trial.noise_components",
     "brain": "brain_log_likelihood feature_families load_factor_net vector_source",

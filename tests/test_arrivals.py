@@ -561,11 +561,18 @@ def test_longer_pictures_and_short_scans_in_betas(raw):
 
 
 def test_the_report_of_betas(raw):
-    found, roi, folder = raw_betas.report(raw, "CSI1")
+    scans, folder = raw_betas.raw_scans(raw, "CSI1"), raw / "derivatives/betas"
+    found = raw_betas.report(scans, folder, "CSI1")
     voxels, runs = (pd.read_csv(folder / f"CSI1_{name}.csv") for name in ("voxels", "runs"))
-    assert voxels.area.tolist() == list(roi) and np.isfinite(voxels.explained).all()
+    assert voxels.area.tolist() == list(scans.masks.roi) and np.isfinite(voxels.explained).all()
     assert len(runs) == 1 and runs["outlier volumes"][0] <= 2
-    assert len(diagnosis(found, roi).axes) == 6
+    volume = nibabel.load(folder / "CSI1_explained.nii.gz").get_fdata()
+    there = volume[tuple(voxels[["i", "j", "k"]].to_numpy().T)]
+    assert np.allclose(there, voxels.explained, rtol=1e-3)
+    assert np.isfinite(volume).sum() == len(voxels)
+    assert len(diagnosis(found, scans.masks.roi).axes) == 6
+    page = diagnosis(found, scans.masks.roi, ijk=scans.masks.ijk)
+    assert len(page.axes) == 6 + 4 and np.isfinite(page.axes[6].images[0].get_array()).any()
 
 
 @pytest.mark.parametrize("last", [36.0, 38.5])

@@ -75,7 +75,7 @@ def test_bombs_of_arrays(tmp_path, no_growth):
 
 
 H5_READERS = {  # the data sets that it reads -> the reader
-    ("betas", "hrf", "ratio", "prior"): whole_brain.read_estimate,
+    ("betas", "hrf", "ratio", "prior", "r2"): whole_brain.read_estimate,
     ("onsets", "bold"): lambda path: whole_brain.spool([None], path.parent),
     ("names", "factors"): lambda path: release.read_truth(path, "factors", []),
     ("subject/roi",): lambda path: baselines.ideal_observer(SimpleNamespace(truth=path)),

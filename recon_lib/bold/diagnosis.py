@@ -7,6 +7,7 @@ import numpy as np
 
 from recon_lib.bold.betas import split_half_reliability
 from recon_lib.bold.glm import percent_change
+from recon_lib.bold.hrf import PEAKS
 from recon_lib.bold.single_trial import choose_count, estimate, hrf_fit, noise_components
 
 FEW = 5  # noise components where no picture was shown in two runs
@@ -35,7 +36,8 @@ class Diagnosis:
     gains: np.ndarray | None
 
 
-def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: float = 1.0):
+def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequence | float = 1.0,
+             confounds: Sequence | None = None):
     """Go through the whole chain and keep what tells good betas from odd ones.
 
     Parameters
@@ -45,14 +47,16 @@ def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: float = 1
         Repetition time, in seconds.
     labels : (trials,) array
         Which picture each trial showed.
-    durations : float
-        Seconds for which each picture was shown.
+    durations : float, or list of float or (trials,) arrays
+        Seconds for which each picture was shown: all, or in each run.
+    confounds : list of (volumes, c) arrays, optional
+        What to take out of each run beside the noise components.
 
     Returns
     -------
     Diagnosis
     """
-    fit = hrf_fit(runs, tr, durations=durations)
+    fit = hrf_fit(runs, tr, confounds, durations)
     r2, gains, count = fit.max(0), None, FEW
     pool = r2 < np.nanquantile(r2, 0.3)
     run_of = np.repeat(np.arange(len(runs)), [len(onsets) for _, onsets in runs])
@@ -62,9 +66,11 @@ def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: float = 1
     if len(np.unique(pairs["f0"])) < len(pairs):  # a picture in two runs
         count, gains = choose_count(runs, tr, labels, components, fit.argmax(0),
                                     r2 > np.nanmedian(r2))
-    confounds = [c[:, :count] for c in components] if count else None
+    chosen = [c[:, :count] for c in components]
+    confounds = chosen if confounds is None else [
+        np.hstack([*both]) for both in zip(confounds, chosen, strict=True)]
     found = estimate(runs, tr, confounds, durations)
-    voxels = {"explained": r2, "peak": np.linspace(3, 7, 10)[found.hrf // 2],
+    voxels = {"explained": r2, "peak": PEAKS[found.hrf],
               "ratio": found.ratio, "mean": found.betas.mean(0), "spread": found.betas.std(0)}
     if gains is not None:
         voxels["reliability"] = split_half_reliability(found.betas, labels)

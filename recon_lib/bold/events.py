@@ -5,7 +5,7 @@ Equal to nilearn's, and causal: nothing happens before the picture.
 
 import numpy as np
 
-from recon_lib.bold.hrf import check_sampling, kernels
+from recon_lib.bold.hrf import check_sampling, fir_delays, kernels
 from recon_lib.common.errors import DataError, as_numbers, check
 
 EARLIEST = -24.0  # seconds: an event this long before the first volume can still be felt in it
@@ -21,8 +21,18 @@ def per_event(values, onsets, what):
     return np.broadcast_to(values, onsets.shape)
 
 
-def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volumes: int, tr: float,
-               kernel: np.ndarray, oversampling: int = 50) -> np.ndarray:
+def frame_times(volumes, tr):
+    """When each volume was acquired: (volumes,) seconds, from their number or as they came."""
+    if np.ndim(volumes) == 0:
+        return np.arange(volumes) * tr
+    frames = check(volumes, ("volumes",), what="the times of the volumes").astype(float)
+    if len(frames) == 0 or (np.diff(frames) <= 0).any():
+        raise DataError("the times of the volumes do not rise; expected seconds, one each")
+    return frames
+
+
+def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volumes: int | np.ndarray,
+               tr: float, kernel: np.ndarray, oversampling: int = 50) -> np.ndarray:
     """The BOLD response to each event, one column per event.
 
     A picture shown for a while is a box, and a box convolved with a kernel is the difference
@@ -34,8 +44,9 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
     ----------
     onsets, durations : (events,) array or float
         In seconds; the first volume is at time 0. A duration of 0 lasts one sample.
-    volumes : int
-        Number of volumes in the run.
+    volumes : int or (volumes,) array
+        Number of volumes in the run, or the time that each stands for, in seconds: its start, or
+        with slice timing corrected the time of the reference slice (`StartTime` in BIDS).
     tr : float
         Repetition time, in seconds.
     kernel : (samples,) array
@@ -58,9 +69,11 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
     check_sampling(tr, oversampling)
     durations = per_event(durations, onsets, "durations")
     kernel = check(kernel, ("samples",), what="the kernel").astype(float)
-    if volumes < 1 or (durations < 0).any():
-        raise DataError(f"found {volumes} volumes and durations from {durations.min(initial=0)} s; "
-                        "expected volumes, and no duration below 0")
+    frames = frame_times(volumes, tr)
+    if len(frames) == 0 or (durations < 0).any():
+        raise DataError(f"found {len(frames)} volumes and durations from "
+                        f"{durations.min(initial=0)} s; expected volumes, and no duration below 0")
+    onsets, frames = onsets - frames[0], frames - frames[0]
     if not (onsets >= EARLIEST).all():
         worst = onsets[~(onsets >= EARLIEST)][0]
         raise DataError(
@@ -68,8 +81,9 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
             f"not before {EARLIEST:.0f} s; leave that event out"
         )
     # nilearn's fine grid: frames lie on it when 24 s is a whole number of samples
-    samples = round((volumes - EARLIEST / tr) * oversampling) + 1
-    grid, step = np.linspace(EARLIEST, volumes * tr, samples, retstep=True)
+    end = frames[-1] + tr
+    samples = round((end - EARLIEST) / tr * oversampling) + 1
+    grid, step = np.linspace(EARLIEST, end, samples, retstep=True)
     on = np.minimum(np.searchsorted(grid, onsets), samples - 1)
     off = np.minimum(np.searchsorted(grid, onsets + durations), samples - 1)
     off = np.where((off == on) & (on < samples - 1), on + 1, off)
@@ -82,7 +96,7 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
 
         return since(on) - since(off)
 
-    position = (np.arange(volumes) * tr - EARLIEST) / step
+    position = (frames - EARLIEST) / step
     below = np.floor(position + 1e-9).astype(int)[:, None]
     weight = np.maximum(position[:, None] - below, 0.0)
     if weight.max() < 1e-6:
@@ -100,8 +114,8 @@ def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1
     ----------
     onsets, durations, volumes, tr
         As in `regressors`.
-    hrf : str or array
-        As in `kernels`.
+    hrf : str, array or function
+        As in `kernels`; or `"fir 12"` for twelve delays, see `fir`, where no duration counts.
     amplitudes : (events,) array or float
         Weight of each event.
 
@@ -109,6 +123,8 @@ def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1
     -------
     (volumes, k) array
     """
+    if delays := fir_delays(hrf):
+        return fir(onsets, volumes, tr, delays, amplitudes)
     weights = per_event(amplitudes, np.atleast_1d(onsets), "amplitudes")
     columns = np.stack(
         [regressors(onsets, durations, volumes, tr, row, oversampling) @ weights
@@ -120,7 +136,8 @@ def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1
     return columns
 
 
-def fir(onsets: np.ndarray, volumes: int, tr: float, delays: int) -> np.ndarray:
+def fir(onsets: np.ndarray, volumes: int | np.ndarray, tr: float, delays: int,
+        amplitudes: np.ndarray | float = 1.0) -> np.ndarray:
     """Finite impulse response: one free number per delay, no shape assumed.
 
     Column d is 1 in the volumes acquired between `d * tr` and `(d + 1) * tr` seconds after an
@@ -131,8 +148,12 @@ def fir(onsets: np.ndarray, volumes: int, tr: float, delays: int) -> np.ndarray:
     ----------
     onsets : (events,) array
         In seconds from the first volume.
+    volumes : int or (volumes,) array
+        As in `regressors`.
     delays : int
         Number of delays, each of one TR.
+    amplitudes : (events,) array or float
+        Weight of each event.
 
     Returns
     -------
@@ -149,12 +170,9 @@ def fir(onsets: np.ndarray, volumes: int, tr: float, delays: int) -> np.ndarray:
     if onsets.ndim != 1 or not np.isfinite(onsets).all():
         raise DataError("an onset is missing or infinite; expected seconds from the first volume: "
                         "leave that event out")
-    first = np.ceil(onsets / tr - 1e-9).astype(int)
-    design = np.zeros((volumes, delays))
-    for delay in range(delays):
-        rows = first + delay
-        np.add.at(design[:, delay], rows[(rows >= 0) & (rows < volumes)], 1.0)
-    return design
+    weights = per_event(amplitudes, onsets, "amplitudes")
+    delay = np.floor((frame_times(volumes, tr)[:, None] - onsets) / tr + 1e-9)
+    return weights @ (delay[:, :, None] == np.arange(delays))
 
 
 def peak_height(kernel: np.ndarray, duration: float, tr: float, oversampling: int = 50):

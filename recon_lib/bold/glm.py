@@ -17,7 +17,8 @@ from recon_lib.common.errors import DataError, as_numbers
 
 def single_trial_betas(bold: np.ndarray, onsets: np.ndarray, tr: float, hrf: Any = "spm",
                        durations: np.ndarray | float = 1.0, method: str = "lsa",
-                       confounds: np.ndarray | None = None, high_pass: float = 0.01) -> np.ndarray:
+                       confounds: np.ndarray | None = None,
+                       high_pass: float | str = 0.01) -> np.ndarray:
     """One beta per trial and voxel: how strongly the voxel answered that one picture, in percent.
 
     Parameters
@@ -25,11 +26,13 @@ def single_trial_betas(bold: np.ndarray, onsets: np.ndarray, tr: float, hrf: Any
     bold : (volumes, voxels) array
         One run, in scanner units.
     onsets : (trials,) array
-        Seconds from the first volume.
+        Seconds from the first volume; with slice timing corrected, from the time that this volume
+        stands for (take BIDS' `StartTime` off).
     tr : float
         Repetition time, in seconds.
-    hrf : str, (samples,) array or (voxels,) integer array
-        A name, a kernel sampled 50 times per TR, or for each voxel a row of `hrf.library`.
+    hrf : str, (samples,) array, function or (voxels,) integer array
+        A name, a kernel sampled 50 times per TR, what makes one as in `hrf.kernels`, or for each
+        voxel a row of `hrf.library`.
     durations : (trials,) array or float
         In seconds.
     method : "lsa" or "lss"
@@ -37,8 +40,9 @@ def single_trial_betas(bold: np.ndarray, onsets: np.ndarray, tr: float, hrf: Any
         with that trial against all others in one regressor (least squares, separate;
         Mumford et al. 2012, doi:10.1016/j.neuroimage.2011.08.076).
     confounds : (volumes, c) array, optional
-    high_pass : float
-        In Hz, see `design.cosine_drift`.
+        Those of bad volumes come from `censor`.
+    high_pass : float or str
+        As in `design.nuisance`.
 
     Returns
     -------
@@ -59,7 +63,8 @@ def fit_trials(series, onsets, tr, hrf="spm", durations=1.0, method="lsa", confo
                high_pass=0.01):
     """`single_trial_betas` of series that are not BOLD in scanner units: betas in their unit."""
     series = as_floats(series, "the series")
-    hrf, voxels = hrf if isinstance(hrf, str) else as_numbers(hrf, "the HRF"), series.shape[1]
+    hrf, voxels = responses.kernels(hrf, tr) if responses.makers(hrf) else hrf, series.shape[1]
+    hrf = hrf if isinstance(hrf, str) else as_numbers(hrf, "the HRF")
 
     def fit(kernel, columns):
         matrix = trial_estimator(
@@ -110,6 +115,41 @@ def percent_change(bold: np.ndarray) -> np.ndarray:
         )
     mean[mean <= 0] = np.nan  # its betas would change their sign
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
+
+
+def censor(bold: np.ndarray, kept: np.ndarray):
+    """Leave bad volumes out of everything that follows: what nilearn calls a sample mask.
+
+    A regressor of its own for a volume, a spike, takes that volume out of a GLM: in OLS exactly
+    as if it had not been measured, and in AR(1) with the gap in time kept.
+
+    Parameters
+    ----------
+    bold : (volumes, voxels) array
+        In scanner units.
+    kept : (volumes,) bool array, or indices of the good volumes
+
+    Returns
+    -------
+    bold : (volumes, voxels) array
+        Bad volumes hold each voxel's mean over the good ones, so that `percent_change` is in
+        percent of that.
+    spikes : (volumes, bad) array
+        To be among the confounds.
+
+    Raises
+    ------
+    DataError
+        If no volume is kept, or `kept` is of another run.
+    """
+    bold, kept = as_floats(bold), np.asarray(kept)
+    good = kept if kept.dtype == bool else np.isin(np.arange(len(bold)), kept)
+    if good.shape != (len(bold),) or not good.any() or (kept.dtype != bool and (
+            kept.dtype.kind not in "iu" or good.sum() != kept.size)):
+        raise DataError(f"the volumes kept are {kept.dtype} of shape {kept.shape}; expected True "
+                        f"or False for each of {len(bold)}, or indices of some")
+    out = np.where(good[:, None], bold, bold[good].mean(0, dtype=np.float64).astype(bold.dtype))
+    return out, np.eye(len(bold))[:, ~good]
 
 
 def trial_design(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray,
@@ -163,7 +203,7 @@ def trial_space(onsets, drift, tr, kernel, durations=1.0):
 
 
 def without_data(onsets: np.ndarray, volumes: int, tr: float, durations: np.ndarray | float = 1.0,
-                 high_pass: float = 0.01):
+                 high_pass: float | str = 0.01):
     """Trials whose response the end of the run cuts off, so that their beta is next to unknown.
 
     Returns
@@ -182,7 +222,8 @@ def without_data(onsets: np.ndarray, volumes: int, tr: float, durations: np.ndar
 
 def trial_estimator(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray,
                     durations: np.ndarray | float = 1.0, method: str = "lsa",
-                    confounds: np.ndarray | None = None, high_pass: float = 0.01) -> np.ndarray:
+                    confounds: np.ndarray | None = None,
+                    high_pass: float | str = 0.01) -> np.ndarray:
     """The matrix that turns a run's BOLD into single-trial betas.
 
     Both methods are linear in the BOLD, so each is one matrix, worked out once per run and

@@ -5,6 +5,7 @@ The canonical ones follow SPM and Glover (1999, doi:10.1006/nimg.1998.0419) and 
 nilearn's. Every response is causal: nothing happens before the picture.
 """
 
+import re
 from functools import cache
 
 import numpy as np
@@ -117,14 +118,27 @@ def dispersion_derivative(name, tr, oversampling=50):
     return (narrow - wide) / 0.01
 
 
+def makers(hrf):
+    """The functions that make kernels, where `hrf` is one or a list of them; else []."""
+    some = list(hrf) if isinstance(hrf, (list, tuple)) else [hrf]
+    return some if some and all(map(callable, some)) else []
+
+
+def fir_delays(hrf):
+    """The number of delays that "fir 12" asks for; 0 where `hrf` is something else."""
+    asked = re.fullmatch(r"fir ([1-9]\d*)", hrf) if isinstance(hrf, str) else None
+    return int(asked[1]) if asked else 0
+
+
 def kernels(hrf, tr, oversampling=50):
     """The kernels that a name stands for.
 
     Parameters
     ----------
-    hrf : str or array
+    hrf : str, array, function or list of functions
         `"spm"` or `"glover"`, alone or followed by `" + derivative"` or
-        `" + derivative + dispersion"`; or kernels already sampled, (samples,) or (k, samples).
+        `" + derivative + dispersion"`; kernels already sampled, (samples,) or (k, samples); or
+        what makes one from `tr` and `oversampling`, such as `glover_hrf`.
 
     Returns
     -------
@@ -135,6 +149,8 @@ def kernels(hrf, tr, oversampling=50):
     DataError
         If the name is unknown.
     """
+    if made := makers(hrf):
+        hrf = [make(tr, oversampling) for make in made]
     if not isinstance(hrf, str):
         hrf = np.atleast_2d(as_numbers(hrf, "the HRF"))
         return check(hrf, ("k", "samples"), what="the HRF").astype(float)
@@ -142,7 +158,7 @@ def kernels(hrf, tr, oversampling=50):
     if name not in SHAPES or extra not in ([], ["derivative"], ["derivative", "dispersion"]):
         raise DataError(
             f"unknown HRF {hrf!r}; expected 'spm' or 'glover', optionally followed by "
-            "' + derivative' or ' + derivative + dispersion'"
+            "' + derivative' or ' + derivative + dispersion', or in designs 'fir 12' (delays)"
         )
     rows = [kernel(tr, oversampling, **SHAPES[name])]
     if "derivative" in extra:
@@ -159,6 +175,7 @@ LIBRARY = [
     for peak in np.linspace(3.0, 7.0, 10)
     for width, ratio in ((0.7, 0.35), (1.3, 0.15))
 ]
+PEAKS = np.array([shape["delay"] - shape["dispersion"] for shape in LIBRARY])  # seconds
 
 
 def check_choice(hrf, voxels):

@@ -4,6 +4,7 @@ Arrays are `(volumes, voxels)`. Products run in the precision of the BOLD, so th
 small and fast; designs, their inverses and sums of squares are float64.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +18,18 @@ DEPENDENT = 1e-3  # of its length that a column must add to those before
 
 @dataclass
 class Contrast:
-    """A weighted sum of betas per voxel: its size, standard error, t and two-sided p."""
+    """A weighted sum of betas per voxel: its size, standard error, t, two-sided p, freedom."""
 
     effect: np.ndarray
     error: np.ndarray
     t: np.ndarray
     p: np.ndarray
+    df: int
+
+    @property
+    def z(self):
+        """(voxels,) array: the normal deviate that is as unlikely as t, at most 37 in size."""
+        return np.copysign(_deviate(self.p / 2), self.t)
 
 
 @dataclass
@@ -32,6 +39,15 @@ class FTest:
     f: np.ndarray
     p: np.ndarray
     df: int
+
+    @property
+    def z(self):
+        """(voxels,) array: the normal deviate that is as unlikely as F, at most 37."""
+        return _deviate(self.p)
+
+
+def _deviate(p):
+    return stats.norm.isf(np.maximum(p, 1e-300))
 
 
 @dataclass
@@ -83,6 +99,11 @@ class Fit:
                 rss[some][columns] = np.einsum("tv,tv->v", white, white)
         return rss / self.df
 
+    @property
+    def errors(self):
+        """(k, voxels) array: standard error of every beta."""
+        return np.sqrt(np.diagonal(self.covariance, axis1=1, axis2=2)[self.group].T * self.variance)
+
     @cached_property
     def r2(self):
         """(voxels,) array: share of the variance over time that the design explains."""
@@ -112,9 +133,7 @@ class Fit:
         effect = weights[0] @ self.betas
         scale = np.einsum("i,gij,j->g", weights[0], self.covariance, weights[0])[self.group]
         error = np.sqrt(scale * self.variance)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            t = np.where(self.constant, np.nan, effect / error)
-        return Contrast(effect, error, t, 2 * stats.t.sf(np.abs(t), self.df))
+        return _tested(np.where(self.constant, np.nan, effect), effect, error, self.df)
 
     def f_test(self, weights):
         """Test several weighted sums together: is any of them not zero?
@@ -144,6 +163,48 @@ class Fit:
         with np.errstate(divide="ignore", invalid="ignore"):
             f = np.where(self.constant, np.nan, f / (len(weights) * self.variance))
         return FTest(f, stats.f.sf(f, len(weights), self.df), len(weights))
+
+
+def _tested(known, effect, error, df):
+    """The `Contrast` of an effect; t is NaN where it is not known."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = known / error
+    return Contrast(effect, error, t, 2 * stats.t.sf(np.abs(t), df), df)
+
+
+def fixed_effects(contrasts: Sequence, weighted: bool = False) -> Contrast:
+    """One contrast of several runs (or subjects) taken together: fixed effects.
+
+    Parameters
+    ----------
+    contrasts : sequence of Contrast
+        The same contrast of each run, of the same voxels.
+    weighted : bool
+        Weigh each run by 1 / its variance in the voxel, instead of alike.
+
+    Returns
+    -------
+    Contrast
+        Equal to nilearn's `compute_fixed_effects`; degrees of freedom add up.
+
+    Raises
+    ------
+    DataError
+        If there is no contrast, or they are of different voxels.
+    """
+    if not contrasts or len({np.shape(one.effect) for one in contrasts}) > 1:
+        raise DataError(f"{len(contrasts)} contrasts of voxels "
+                        f"{[np.shape(one.effect) for one in contrasts]}; expected one of each run, "
+                        "of the same voxels")
+    effect, error, t = (np.stack([getattr(one, name) for one in contrasts]).astype(float)
+                        for name in ("effect", "error", "t"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weight = 1 / error**2 if weighted else np.ones_like(error)
+        weight = weight / weight.sum(0)
+    together = (weight * effect).sum(0)
+    known = np.where(np.isfinite(t).all(0), together, np.nan)
+    return _tested(known, together, np.sqrt((weight**2 * error**2).sum(0)),
+                   sum(one.df for one in contrasts))
 
 
 def ols(bold: np.ndarray, design: np.ndarray) -> Fit:

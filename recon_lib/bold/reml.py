@@ -42,6 +42,8 @@ class Shrinkage:
         AR(1) coefficient of the noise, to one digit.
     prior : (ratios,) array or None
         Share of the voxels at each of `RATIOS`; None where the ratio was given.
+    error : (trials, voxels) array
+        Standard error of each beta: of m + d, which varies itself, about its prediction.
     """
 
     betas: np.ndarray
@@ -49,10 +51,11 @@ class Shrinkage:
     ratio: np.ndarray
     rho: np.ndarray
     prior: np.ndarray | None
+    error: np.ndarray
 
 
 def reml_betas(runs: Sequence, tr: float, hrf: np.ndarray, confounds: Sequence | None = None,
-               durations: np.ndarray | float = 1.0, high_pass: float = 0.01,
+               durations: Sequence | float = 1.0, high_pass: float | str = 0.01,
                ratio: np.ndarray | float | None = None, prior: np.ndarray | None = None):
     """Single-trial betas that are shrunk to the voxel's mean response, not to 0.
 
@@ -65,10 +68,10 @@ def reml_betas(runs: Sequence, tr: float, hrf: np.ndarray, confounds: Sequence |
         A row of `hrf.library` each.
     confounds : list of (volumes, c) arrays, optional
         One per run.
-    durations : float
-        Seconds for which each picture was shown.
-    high_pass : float
-        In Hz.
+    durations : float, or list of float or (trials,) arrays
+        Seconds for which each picture was shown: all, or in each run.
+    high_pass : float or str
+        As in `design.nuisance`.
     ratio : (voxels,) array or float, optional
         t of each voxel; default: by REML, under a prior that all voxels share.
     prior : (ratios,) array, optional
@@ -94,8 +97,8 @@ def reml_betas(runs: Sequence, tr: float, hrf: np.ndarray, confounds: Sequence |
     if ratio.shape not in ((), rho.shape) or (ratio < 0).any():
         raise DataError(f"ratios of shape {ratio.shape}, the smallest {ratio.min(initial=0):.3g}; "
                         f"expected one of 0 or more for each of {len(rho)} voxels")
-    betas, mean = _predict(spaces, ratio)
-    return Shrinkage(betas, mean, np.broadcast_to(ratio, rho.shape), rho, prior)
+    betas, mean, error = _predict(spaces, ratio)
+    return Shrinkage(betas, mean, np.broadcast_to(ratio, rho.shape), rho, prior, error)
 
 
 def rotated(runs, tr, hrf, confounds=None, durations=1.0, high_pass=0.01):
@@ -104,19 +107,22 @@ def rotated(runs, tr, hrf, confounds=None, durations=1.0, high_pass=0.01):
     hrf, spaces = responses.check_choice(hrf, len(rho)), []
     for i, (bold, onsets) in enumerate(runs):
         series = percent_change(bold[:])
-        drift = nuisance_basis(len(series), tr, high_pass, confound_of(confounds, i))
+        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
         designs = {shape: trial_design(onsets, len(series), tr, responses.library(tr)[shape],
-                                       durations) for shape in np.unique(hrf)}
+                                       of_run(durations, i)) for shape in np.unique(hrf)}
         spaces.append(_rotate(series, drift, designs, hrf, rho))
     return spaces, rho
 
 
-def some_runs(runs, confounds=None):
+def some_runs(runs, confounds=None, durations=1.0):
     """Stop unless there are runs of the same voxels, and confounds for each or for none."""
     if len(runs) == 0 or (confounds is not None and len(confounds) != len(runs)):
         count = "no" if confounds is None else len(confounds)
         raise DataError(f"{len(runs)} runs with {count} sets of confounds; expected one run or "
                         "more, and confounds for each or for none")
+    if isinstance(durations, (list, tuple)) and len(durations) != len(runs):
+        raise DataError(f"{len(durations)} durations for {len(runs)} runs; expected a list of "
+                        "those of each run, or one number for all")
     voxels = [np.shape(bold)[1:] for bold, _ in runs]
     if len(set(voxels)) > 1:
         other = next(i for i, shape in enumerate(voxels) if shape != voxels[0])
@@ -124,9 +130,9 @@ def some_runs(runs, confounds=None):
                         "expected the same voxels in all: take those that all runs have")
 
 
-def confound_of(confounds, run):
-    """Those of one run, or None."""
-    return None if confounds is None else confounds[run]
+def of_run(values, run):
+    """What belongs to one run: its entry of a list, or the value that is the same for all."""
+    return values[run] if isinstance(values, (list, tuple)) or np.ndim(values) == 3 else values
 
 
 def autocorrelations(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
@@ -135,13 +141,13 @@ def autocorrelations(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     The residuals are those of the mean response: all trials in one regressor, of a middling shape.
     A voxel's coefficient depends on no other voxel.
     """
-    some_runs(runs, confounds)
+    some_runs(runs, confounds, durations)
     middle = responses.library(tr)[10]
     found = []
     for i, (bold, onsets) in enumerate(runs):
         series = percent_change(bold[:])
-        drift = nuisance_basis(len(series), tr, high_pass, confound_of(confounds, i))
-        response = trial_design(onsets, len(series), tr, middle, durations).sum(1)
+        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
+        response = trial_design(onsets, len(series), tr, middle, of_run(durations, i)).sum(1)
         model = np.column_stack([response, drift])
         found.append(autocorrelation(ols(series, model).residuals, model))
     known = np.isfinite(found)
@@ -238,13 +244,34 @@ def common_prior(likelihood):
 
 
 def _predict(spaces, ratio):
-    """Best linear unbiased prediction of m + d, and m."""
-    mean, _ = _mean_response(spaces, ratio)
-    tables = []
+    """Best linear unbiased prediction of m + d, m, and the prediction's standard error.
+
+    The error of d where m is known and that of m do not correlate, so that their squares add up.
+    """
+    mean, weight = _mean_response(spaces, ratio)
+    noise = _noise_variance(spaces, ratio, mean, weight)
+    tables, errors = [], []
     for s in spaces:
-        shrunk = ratio * (s.scores - s.values * s.load * mean) / (1 + ratio * s.values)
-        betas = np.empty_like(s.scores)
+        grown = 1 + ratio * s.values
+        shrunk = ratio * (s.scores - s.values * s.load * mean) / grown
+        betas, error = np.empty_like(s.scores), np.empty_like(s.scores)
         for mine, back in s.vectors:
             betas[:, mine] = mean[mine] + back @ shrunk[:, mine]
+            own = back**2 @ (np.broadcast_to(ratio, mean.shape)[mine] / grown[:, mine])
+            shared = (back @ (s.load[:, mine] / grown[:, mine])) ** 2 / weight[mine]
+            error[:, mine] = np.sqrt(noise[mine] * (own + shared))
         tables.append(betas)
-    return np.concatenate(tables), mean
+        errors.append(error)
+    return np.concatenate(tables), mean, np.concatenate(errors)
+
+
+def _noise_variance(spaces, ratio, mean, weight):
+    """s² of each voxel by REML, given the ratio: (voxels,)."""
+    rest, freedom = -weight * mean**2, -1
+    for s in spaces:
+        known = np.isfinite(s.power)
+        explained = (s.scores**2 / (1 + ratio * s.values)).sum(0, dtype=float)
+        rest = rest + np.where(known, s.power - ratio * explained, 0)
+        freedom = freedom + s.freedom * known
+    with np.errstate(invalid="ignore"):
+        return rest / freedom

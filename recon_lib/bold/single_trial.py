@@ -15,7 +15,7 @@ from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design
 from recon_lib.bold.regression import project_out, whiten
-from recon_lib.bold.reml import autocorrelations, confound_of, reml_betas
+from recon_lib.bold.reml import autocorrelations, of_run, reml_betas
 from recon_lib.common.errors import DataError, as_numbers
 
 
@@ -33,12 +33,15 @@ class Estimate:
         Variance of the trials' deviations from the mean response over that of the noise.
     prior : (ratios,) array
         How common each of `reml.RATIOS` is among the voxels.
+    r2 : (voxels,) array
+        Share of the whitened, drift-free variance that the mean response explains, see `hrf_fit`.
     """
 
     betas: np.ndarray
     hrf: np.ndarray
     ratio: np.ndarray
     prior: np.ndarray
+    r2: np.ndarray
 
 
 def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None):
@@ -51,10 +54,10 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
         Repetition time, in seconds.
     confounds : list of (volumes, c) arrays, optional
         One per run, for instance `noise_components`.
-    durations : float
-        Seconds for which each picture was shown.
-    high_pass : float
-        In Hz.
+    durations : float, or list of float or (trials,) arrays
+        Seconds for which each picture was shown: all, or in each run.
+    high_pass : float or str
+        As in `design.nuisance`.
     prior : (ratios,) array, optional
         As in `reml_betas`.
 
@@ -64,9 +67,10 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
     """
     settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
     runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
-    hrf = hrf_fit(runs, tr, **settings).argmax(0)
+    fit = hrf_fit(runs, tr, **settings)
+    hrf = fit.argmax(0)
     found = reml_betas(runs, tr, hrf, prior=prior, **settings)
-    return Estimate(found.betas, hrf, found.ratio, found.prior)
+    return Estimate(found.betas, hrf, found.ratio, found.prior, fit.max(0))
 
 
 def variance_prior(runs, tr, **settings):
@@ -74,8 +78,8 @@ def variance_prior(runs, tr, **settings):
     return estimate(runs, tr, **settings).prior
 
 
-def hrf_fit(runs: Sequence, tr: float, confounds: np.ndarray | None = None,
-            durations: np.ndarray | float = 1.0, high_pass: float = 0.01):
+def hrf_fit(runs: Sequence, tr: float, confounds: Sequence | None = None,
+            durations: Sequence | float = 1.0, high_pass: float | str = 0.01):
     """How well each response shape of the library explains each voxel's mean response.
 
     All trials of all runs share one regressor and one weight, and both sides are whitened with the
@@ -99,10 +103,10 @@ def hrf_fit(runs: Sequence, tr: float, confounds: np.ndarray | None = None,
     models, power = np.zeros_like(product), np.zeros(len(rho))  # squares of either
     for i, (bold, onsets) in enumerate(runs):
         series = percent_change(bold[:])
-        drift = nuisance_basis(len(series), tr, high_pass, confound_of(confounds, i))
+        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
         each = np.stack(
-            [trial_design(onsets, len(series), tr, s, durations).sum(1) for s in shapes], axis=1
-        )
+            [trial_design(onsets, len(series), tr, s, of_run(durations, i)).sum(1) for s in shapes],
+            axis=1)
         for level in np.unique(rho):
             mine = np.flatnonzero((rho == level) & np.isfinite(series).all(0))
             basis, _ = np.linalg.qr(whiten(drift, level))

@@ -92,7 +92,7 @@ def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     runs : sequence of (bold, onsets)
         See `spool`.
     path : str or Path
-        Gets the data sets `betas` (trials, voxels), `hrf` and `ratio` (voxels,), `prior`.
+        Gets the data sets `betas` (trials, voxels), `hrf`, `ratio` and `r2` (voxels,), `prior`.
     tr : float
         Repetition time, in seconds.
     block : int
@@ -174,6 +174,7 @@ def _join(parts, path, trials, blocks, job, beside=None):
         "betas": ((trials, voxels), np.float32, (trials, min(voxels, 64))),
         "hrf": ((voxels,), np.int16, True),
         "ratio": ((voxels,), np.float32, True),
+        "r2": ((voxels,), np.float32, True),
     }
     with writing(path), h5py.File(whole, "w", libver="v110") as file:
         file.attrs["job"] = json.dumps(job)
@@ -208,6 +209,7 @@ def read_estimate(path, voxels=slice(None)):
             read_dataset(file, "hrf", voxels),
             read_dataset(file, "ratio", voxels),
             read_dataset(file, "prior"),
+            read_dataset(file, "r2", voxels),
         )
 
 

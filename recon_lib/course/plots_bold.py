@@ -253,17 +253,48 @@ def shares(values: dict[str, dict], title: str | None = None):
 
 
 @styled
-def diagnosis(found, roi: np.ndarray, title: str | None = None):
-    """The page of a `bold.diagnosis.Diagnosis`: what is usual in six panels, so that oddities show.
+def mosaic(values: np.ndarray, ijk: np.ndarray, most: int = 8):
+    """Axial slices of a map side by side, from below: (rows, columns) array, NaN where no voxel is.
+
+    Parameters
+    ----------
+    values : (voxels,) array
+    ijk : (voxels, 3) int array
+        Places of the voxels; the third counts slices.
+    most : int
+        Slices to show, spread over those that hold voxels.
+    """
+    ijk = np.asarray(ijk) - np.min(ijk, 0)
+    box = np.full(ijk.max(0) + 1, np.nan)
+    box[tuple(ijk.T)] = values
+    held = np.unique(ijk[:, 2])
+    some = held[np.unique(np.linspace(0, len(held) - 1, most).round().astype(int))]
+    return np.concatenate([np.pad(box[:, ::-1, k].T, 1, constant_values=np.nan) for k in some], 1)
+
+
+def diagnosis(found, roi: np.ndarray, title: str | None = None, ijk: np.ndarray | None = None):
+    """The page of a `bold.diagnosis.Diagnosis`: what is usual in each panel, so that oddities show.
 
     Parameters
     ----------
     found : Diagnosis
     roi : (voxels,) str array
+    ijk : (voxels, 3) int array, optional
+        Places of the voxels, for maps of the variance explained and of the HRF's peak.
     """
-    fig, axes = panels(7, title, 3, 2)
+    fig, axes = panels(7 if ijk is None else 9.5, title, 3 if ijk is None else 5, 2,
+                       height_ratios=[1] * 3 if ijk is None else [1, 1, 1, 0.5, 0.5])
     voxels, area_of = found.voxels, areas_of(roi)
     areas = list(dict.fromkeys(area_of.tolist()))
+    if ijk is not None:
+        for row, key, text in ((3, "explained", "variance explained"), (4, "peak", "peak (s)")):
+            wide = axes[row, 0].get_gridspec()[row, :]
+            for ax in axes[row]:
+                ax.remove()
+            ax = fig.add_subplot(wide)
+            shown = ax.imshow(mosaic(voxels[key], ijk), aspect="equal", interpolation="nearest")
+            fig.colorbar(shown, ax=ax, label=text, pad=0.01)
+            ax.axis("off")
     for ax, key, text in zip(axes.flat, ("explained", "peak", "ratio"), (
             "variance the mean explains", "peak of the chosen HRF (s)",
             "variance of trials / of noise"), strict=False):

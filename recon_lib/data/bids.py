@@ -1,5 +1,6 @@
 """BOLD5000's raw runs in BIDS, as OpenNeuro ds001499 has them: BOLD, events, confounds."""
 
+import fnmatch
 import json
 import re
 import warnings
@@ -34,7 +35,8 @@ class Run:
     ijk : (voxels, 3) int array
         Place of each voxel in the volume.
     onsets, durations : (trials,) float arrays
-        In seconds from the first volume.
+        In seconds from the first volume, or from the time that it stands for where slice timing
+        was corrected (`StartTime`).
     names : list of str
         Picture of each trial, without `rep_`.
     tr : float
@@ -58,11 +60,12 @@ class Run:
 
 @dataclass
 class Events:
-    """When which picture was shown in a run: see `Run`."""
+    """When which picture was shown in a run: see `Run`; and the table of all other events."""
 
     onsets: np.ndarray
     durations: np.ndarray
     names: list
+    others: pandas.DataFrame
 
 
 def run_stem(subject: str, session: int, run: int):
@@ -122,7 +125,22 @@ def find_events(root, subject, session, run):
 
 
 def read_events(root, subject, session, run):
-    """Read the events of a run that show a picture, as `Events`.
+    """Read the events of a run that show a picture, as `Events`: see `events_in`."""
+    return events_in(find_events(root, subject, session, run))
+
+
+def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"):
+    """Read a file of events: those that show a picture, and the others.
+
+    Parameters
+    ----------
+    path : path
+    pictures : sequence of str
+        Columns that may name the pictures; the first that names any is taken.
+    where : str
+        Only rows with one of these values are trials: `"trial_type=image,scene"`.
+    then : str
+        What becomes of the other events, for the warning.
 
     Raises
     ------
@@ -135,13 +153,15 @@ def read_events(root, subject, session, run):
         If events are left out: without a picture or an onset, before the first volume, or twice;
         or if a duration is not known and taken for one second.
     """
-    path = find_events(root, subject, session, run)
     table = read_table(path, heading=True, dtype=str)
-    known = [c for c in ("stim_file", "ImgName") if c in table and table[c].notna().any()]
-    if "onset" not in table or not known:
-        raise DataError(f"{path}: columns {', '.join(table)}; expected onset, and ImgName or "
-                        "stim_file with the pictures")
+    known = [c for c in pictures if c in table and table[c].notna().any()]
+    column, _, values = where.partition("=")
+    if "onset" not in table or not known or (where and column not in table):
+        raise DataError(f"{path}: columns {', '.join(table)}; expected onset"
+                        f"{f', {column}' if where else ''} and {' or '.join(pictures[::-1])} with "
+                        "the pictures")
     names = table[known[0]].map(picture_name, na_action="ignore")
+    names = names.where(table[column].isin(values.split(","))) if where else names
     onsets = _seconds(path, table["onset"])
     durations = _seconds(path, table["duration"]) if "duration" in table else (
         pandas.Series(SHOWN, table.index))
@@ -149,18 +169,23 @@ def read_events(root, subject, session, run):
         raise DataError(f"{path}: a duration of {durations.min():g} s; expected 0 or more")
     out = {"without a picture": names.isna(), "without an onset": onsets.isna(),
            "before the first volume": onsets < 0,
-           "that are there twice": pandas.concat([names, onsets], axis=1).duplicated()}
+           "that are there twice": table.assign(onset=onsets, name=names)[["name", "onset"]]
+           .duplicated() & names.notna()}
     keep = ~np.logical_or.reduce(list(out.values()))
-    notes = [f"{rows.sum()} events {what} left out" for what, rows in out.items() if rows.any()]
+    notes = [f"{rows.sum()} events {what} {then if what == 'without a picture' else 'left out'}"
+             for what, rows in out.items() if rows.any()]
     if durations[keep].isna().any():
         notes.append(f"{durations[keep].isna().sum()} durations not known: {SHOWN:g} s each")
     if notes:
-        warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=2)
-    onsets = onsets[keep].to_numpy()
-    if not keep.any() or len(np.unique(onsets)) < len(onsets):
-        raise DataError(f"{path}: {len(onsets)} pictures at {len(np.unique(onsets))} times; "
+        warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=3)
+    if not keep.any() or onsets[keep].duplicated().any():
+        raise DataError(f"{path}: {keep.sum()} pictures at {onsets[keep].nunique()} times; "
                         "expected one picture at a time")
-    return Events(onsets, durations[keep].fillna(SHOWN).to_numpy(), names[keep].tolist())
+    kinds = table.get("trial_type", pandas.Series("other", table.index)).fillna("other")
+    others = pandas.DataFrame({"onset": onsets, "duration": durations.fillna(SHOWN),
+                               "trial_type": kinds})[names.isna() & onsets.notna()]
+    return Events(onsets[keep].to_numpy(), durations[keep].fillna(SHOWN).to_numpy(),
+                  names[keep].tolist(), others)
 
 
 def _seconds(path, cells):
@@ -191,23 +216,34 @@ def find_run(root, subject, session, run):
     return in_place[0] if made else find(root, f"{stem}_bold.nii.gz")
 
 
-def _repetition_time(root, path, image):
-    """Seconds between volumes: what the run's JSON says, else its header."""
+def timing(path, image, sidecar=None):
+    """Seconds between volumes, and the time that the first stands for: JSON first, then header.
+
+    Parameters
+    ----------
+    path : path
+        The run: a JSON of its name beside it is read.
+    image : nibabel image
+    sidecar : path, optional
+        Another JSON, where there is none beside it.
+    """
     header = float(image.header.get_zooms()[3])
     header = header / 1000 if header > 100 else header  # some converters write milliseconds
-    beside = path.with_name(path.name.replace(".nii.gz", ".json"))
-    sidecar = beside if beside.exists() else find_any(root, "task-5000scenes_bold.json")
+    beside = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
+    sidecar = beside if beside.exists() else sidecar
     if sidecar is None:
-        return header or TR
+        return header or TR, 0.0
     with readable(sidecar):
-        told = json.loads(sidecar.read_text(encoding="utf-8")).get("RepetitionTime", header or TR)
-        tr = float(told)
-    if not 0 < tr < 100:
-        raise DataError(f"{sidecar}: RepetitionTime {told}; expected seconds")
+        told = json.loads(sidecar.read_text(encoding="utf-8"))
+        tr = float(told.get("RepetitionTime", header or TR))
+        start = float(told.get("StartTime", 0.0))
+    if not (0 < tr < 100 and 0 <= start <= tr):
+        raise DataError(f"{sidecar}: RepetitionTime {tr}, StartTime {start}; expected seconds, and "
+                        "a start within the first volume")
     if abs(tr - header) > 1e-3:
         warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the header "
                       f"says {header:g} s", stacklevel=3)
-    return tr
+    return tr, start
 
 
 def read_run(root: str | Path, subject: str, session: int, run: int, rois: Sequence[str] = ROIS,
@@ -238,15 +274,16 @@ def read_run(root: str | Path, subject: str, session: int, run: int, rois: Seque
     path = find_run(root, subject, session, run)
     masks, image = masks or read_masks(root, subject, rois), load_volume(path)
     bold = voxels_at(path, image, masks)
-    events, tr = read_events(root, subject, session, run), _repetition_time(root, path, image)
+    events = read_events(root, subject, session, run)
+    tr, start = timing(path, image, find_any(root, "task-5000scenes_bold.json"))
     if events.onsets.max() > len(bold) * tr:
         raise DataError(
             f"{run_stem(subject, session, run)}_events.tsv: a trial at {events.onsets.max():.0f} "
             f"s, but {path.name} has {len(bold)} volumes ({len(bold) * tr:.0f} s); is the run "
             "truncated?"
         )
-    return Run(bold, masks.roi, masks.ijk, events.onsets, events.durations, events.names, tr,
-               session, run, path)
+    return Run(bold, masks.roi, masks.ijk, events.onsets - start, events.durations, events.names,
+               tr, session, run, path)
 
 
 def read_confounds(root: str | Path, subject: str, session: int, run: int,
@@ -257,14 +294,25 @@ def read_confounds(root: str | Path, subject: str, session: int, run: int,
     """
     stem = f"derivatives/fmriprep/{run_stem(subject, session, run)}"
     path = find(root, *(f"{stem}_{ending}.tsv" for ending in CONFOUNDS))
+    return confounds_in(path, columns).to_numpy(np.float32)
+
+
+def confounds_in(path, columns=MOTION):
+    """Columns of a table of fMRIPrep's confounds, by names or patterns (`a_comp_cor_0*`), NaN as 0.
+
+    Motion has its old names in the result, whichever the file has.
+    """
     table = read_table(path, heading=True)
     table = table.rename(columns=dict(zip(NEW_MOTION, MOTION, strict=True)))
-    absent = [column for column in columns if column not in table]
+    wanted = [dict(zip(NEW_MOTION, MOTION, strict=True)).get(name, name) for name in columns]
+    found = {name: fnmatch.filter(map(str, table.columns), name) for name in wanted}
+    absent = [name for name, there in found.items() if not there]
     if absent:
         raise DataError(f"{path}: no column {', '.join(absent)}; it holds "
                         f"{', '.join(map(str, table.columns[:8]))}")
+    table = table[list(dict.fromkeys(sum(found.values(), [])))]
     with readable(path):
-        return np.nan_to_num(table[list(columns)].to_numpy(np.float32))
+        return table.astype(np.float64).fillna(0.0)
 
 
 def list_runs(root: str | Path, subject: str):

@@ -1,11 +1,11 @@
-"""From a subject's raw runs to betas on disk: in the regions, as releases have them, or everywhere.
+"""From a subject's runs to betas on disk: in the regions, as releases have them, or everywhere.
 
 The betas of regions are estimated as the course does it (`glm.single_trial_betas`), those of the
 whole brain with an HRF for each voxel and shrunk to its mean response (`single_trial.estimate`).
 """
 
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +14,14 @@ from tqdm import tqdm
 
 from recon_lib.bold.diagnosis import diagnose
 from recon_lib.bold.glm import single_trial_betas, without_data
-from recon_lib.bold.whole_brain import estimate_to_file, spool
+from recon_lib.bold.hrf import PEAKS
+from recon_lib.bold.whole_brain import digest, estimate_to_file, read_estimate, spool
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.folders import mark_complete, withdraw_mark
 from recon_lib.common.paths import experiment_folder
-from recon_lib.data import bids, bold5000
+from recon_lib.data import bids, bold5000, fmriprep
 from recon_lib.data.release import BETAS, SUBJECT
-from recon_lib.data.volumes import read_brain_mask
+from recon_lib.data.volumes import Masks, read_brain_mask, read_masks, save_map
 
 
 def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
@@ -93,28 +94,65 @@ def _with_data(one):
                    names=[one.names[i] for i in kept]), lost
 
 
-def report(root=None, name=SUBJECT):
-    """A subject's raw runs diagnosed, see `bold.diagnosis`; writes two tables beside the betas.
+@dataclass
+class Scans:
+    """A subject's runs in memory, for `report`.
+
+    Attributes
+    ----------
+    runs : list of (bold, onsets)
+    tr : float
+    where : list of (session, run)
+    names, durations, confounds : list of one entry a run
+    masks : Masks
+    """
+
+    runs: list
+    tr: float
+    where: list
+    names: list
+    durations: list
+    confounds: list | None
+    masks: Masks
+
+
+def raw_scans(root=None, name=SUBJECT):
+    """BOLD5000's raw runs in the regions, as `Scans`."""
+    root = Path(experiment_folder() if root is None else root)
+    runs = [_with_data(one)[0] for one in bids.iter_runs(root, name)]
+    return Scans([(one.bold, one.onsets) for one in runs], runs[0].tr,
+                 [(one.session, one.run) for one in runs], [one.names for one in runs],
+                 [one.durations for one in runs], None, read_masks(root, name))
+
+
+def preprocessed_scans(runs, masks):
+    """fMRIPrep's runs, as `fmriprep.read_subject` gives them, with their voxels."""
+    return Scans([(fmriprep.read_voxels(one, masks), one.onsets) for one in runs], runs[0].tr,
+                 [(one.session, one.run) for one in runs], [one.names for one in runs],
+                 [one.durations for one in runs], [one.confounds for one in runs], masks)
+
+
+def report(scans, folder, name=SUBJECT):
+    """Runs diagnosed, see `bold.diagnosis`: writes two tables, and a map of each number a voxel.
 
     Returns
     -------
-    Diagnosis, (voxels,) str array, Path
-        The areas of the voxels; and the folder, of `NAME_voxels.csv` and `NAME_runs.csv`.
+    Diagnosis
+        The files are `NAME_voxels.csv`, `NAME_runs.csv`, `NAME_explained.nii.gz` and its like.
     """
-    root = Path(experiment_folder() if root is None else root)
-    runs = [_with_data(one)[0] for one in bids.iter_runs(root, name)]
-    lengths = np.unique(np.concatenate([one.durations for one in runs]))
-    found = diagnose([(one.bold, one.onsets) for one in runs], runs[0].tr,
-                     np.concatenate([one.names for one in runs]), float(np.median(lengths)))
-    folder = root / "derivatives/betas"
-    tables = {"voxels": {"area": runs[0].roi} | found.voxels,
-              "runs": {"session": [one.session for one in runs], "run": [one.run for one in runs]}
-              | found.runs}
+    found = diagnose(scans.runs, scans.tr, np.concatenate(scans.names), scans.durations,
+                     scans.confounds)
+    place = dict(zip("ijk", scans.masks.ijk.T, strict=True))
+    session, run = zip(*scans.where, strict=True)
+    tables = {"voxels": {"area": scans.masks.roi} | place | found.voxels,
+              "runs": {"session": session, "run": run} | found.runs}
     for table, columns in tables.items():
         with atomic_write(folder / f"{name}_{table}.csv") as partial:
             pandas.DataFrame(columns).to_csv(partial, index=False, float_format="%.4g",
                                              lineterminator="\n")
-    return found, runs[0].roi, folder
+    for key, values in found.voxels.items():
+        save_map(folder / f"{name}_{key}.nii.gz", values, scans.masks)
+    return found
 
 
 def _dated(*paths):
@@ -140,7 +178,7 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     -------
     Path
         `derivatives/betas/NAME_whole-brain.h5` under `root`: `betas` (trials, voxels) in % signal
-        change, `hrf` and `ratio` (voxels,) as `single_trial.estimate` chooses them, `ijk`
+        change, `hrf`, `ratio` and `r2` (voxels,) as `single_trial.estimate` chooses them, `ijk`
         (voxels, 3) places in the volume, `stimuli`, `session` and `run` of each trial.
 
     Raises
@@ -150,8 +188,7 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     """
     root = Path(experiment_folder() if root is None else root)
     path = Path(root, "derivatives/betas", f"{name}_whole-brain.h5")
-    if path.exists():
-        raise DataError(f"{path} is there already; remove it to estimate the betas anew")
+    refuse_there(path)
     masks = read_brain_mask(root, name)
     numbers = bids.list_runs(root, name)
 
@@ -162,24 +199,69 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
                             f"{bold5000.TR} s as in all of BOLD5000's runs")
         return one.bold, one.onsets
 
-    folder = path.with_suffix(".runs")
-    loaders = [lambda n=n: load(*n) for n in numbers]
     sources = [_dated(masks.path, bids.find_run(root, name, *n), bids.find_events(root, name, *n))
                for n in numbers]
-    runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder, sources)
     events = [bids.read_events(root, name, *n) for n in numbers]
-    lengths = np.unique(np.concatenate([one.durations for one in events]))
-    if len(lengths) > 1:
-        raise DataError(f"pictures of {lengths[0]:g} to {lengths[-1]:g} s; expected all to last as "
-                        "long: estimate the regions' betas, which need not")
-    trials = pandas.DataFrame([(*n, shown) for n, one in zip(numbers, events, strict=True)
-                               for shown in one.names], columns=["session", "run", "stimuli"])
-    beside = {"ijk": masks.ijk, "session": trials.session.to_numpy(), "run": trials.run.to_numpy(),
-              "stimuli": trials.stimuli.to_numpy("S")}
+    beside = {"ijk": masks.ijk} | _trials(numbers, [one.names for one in events])
+    _to_file(path, [lambda n=n: load(*n) for n in numbers], sources, bold5000.TR, block, beside,
+             durations=[one.durations for one in events])
+    return path
+
+
+def refuse_there(path):
+    """Stop, before any work, if a file of betas is there."""
+    if path.exists():
+        raise DataError(f"{path} is there already; remove it to estimate the betas anew")
+
+
+def _trials(where, names):
+    """Session, run and picture of each trial, as columns."""
+    table = pandas.DataFrame([(*n, shown) for n, mine in zip(where, names, strict=True)
+                              for shown in mine], columns=["session", "run", "stimuli"])
+    text = table.columns[[kind.kind not in "iu" for kind in table.dtypes]]
+    return {key: np.char.encode(table[key].to_numpy(str), "utf-8") if key in text
+            else table[key].to_numpy() for key in table}
+
+
+def _to_file(path, loaders, sources, tr, block, beside, **settings):
+    """Unpack runs beside `path`, and estimate their betas into it."""
+    folder = path.with_suffix(".runs")
+    runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder, sources)
     try:
-        estimate_to_file(runs, path, bold5000.TR, block, beside, durations=float(lengths[0]))
+        estimate_to_file(runs, path, tr, block, beside, **settings)
     finally:
         for bold, _ in runs:
             bold.file.close()
     shutil.rmtree(folder, ignore_errors=True)
-    return path
+
+
+def estimate_preprocessed(runs, masks, path, block=8192):
+    """Betas of fMRIPrep's runs, in little memory; killed, it goes on.
+
+    Parameters
+    ----------
+    runs, masks
+        Of `fmriprep.read_subject`.
+    path : Path
+        Gets what `estimate_whole_brain` writes, and `area` of each voxel, `affine` and `shape` of
+        the volume. Beside it lie the trials as a table, and maps of the variance explained
+        (`r2`), of the time of the HRF's peak and of the ratio of variances.
+    block : int
+        Voxels worked on at a time.
+    """
+    refuse_there(path)
+    where = [(one.session, one.run) for one in runs]
+    beside = {"ijk": masks.ijk, "area": masks.roi.astype("S"), "affine": masks.image.affine,
+              "shape": masks.image.shape[:3]} | _trials(where, [one.names for one in runs])
+    _to_file(path, [lambda one=one: (fmriprep.read_voxels(one, masks), one.onsets) for one in runs],
+             [f"{_dated(one.path)} {digest(masks.ijk, one.kept, one.onsets)}" for one in runs],
+             runs[0].tr, block, beside, durations=[one.durations for one in runs],
+             confounds=[one.confounds for one in runs])
+    with atomic_write(path.with_name(f"{path.stem}_trials.csv")) as partial:
+        pandas.DataFrame([(*place, name) for place, one in zip(where, runs, strict=True)
+                          for name in one.names], columns=["session", "run", "stim_file"]).to_csv(
+            partial, index=False, lineterminator="\n")
+    found = read_estimate(path)
+    maps = {"r2": found.r2, "peak": PEAKS[found.hrf], "ratio": found.ratio}
+    for key, values in maps.items():
+        save_map(path.with_name(f"{path.stem}_{key}.nii.gz"), values, masks)

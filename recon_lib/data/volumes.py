@@ -71,6 +71,13 @@ def save_volume(path, array, affine=AFFINE, tr=None, scaling=None):
         image.to_filename(partial)
 
 
+def save_map(path, values, masks):
+    """Write one number a voxel as a volume, NaN elsewhere."""
+    box = np.full(masks.image.shape[:3], np.nan, np.float32)
+    box[tuple(np.transpose(masks.ijk))] = values
+    save_volume(path, box, masks.image.affine)
+
+
 def load_volume(path: str | Path):
     """Open a NIfTI file; a compressed one is unpacked to its end, where its checksum stands."""
     with readable(path):
@@ -153,7 +160,7 @@ def read_masks(root: str | Path, subject: str, rois: Sequence[str] = ROIS):
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=0.01):
             raise DataError(f"{path}: grid {image.shape} at {_origin(image)}, the other masks have "
                             f"{first.shape} at {_origin(first)}; expected one grid")
-        ijk = np.argwhere(_inside(path, image))
+        ijk = np.argwhere(inside(path, image))
         if len(ijk) == 0:
             raise DataError(f"{path}: an empty mask; expected the voxels of {key}, fetch it again")
         names.append(np.full(len(ijk), key))
@@ -165,7 +172,7 @@ def read_brain_mask(root, subject):
     """Read release 2's mask of the whole brain, as `Masks` with one region, "brain"."""
     path = find(root, f"{subject}_brainmask.nii.gz")
     image = nibabel.squeeze_image(load_volume(path))
-    ijk = np.argwhere(_inside(path, image))
+    ijk = np.argwhere(inside(path, image))
     if len(ijk) == 0:
         raise DataError(f"{path}: an empty mask; expected the voxels of the brain, fetch it again")
     return Masks(np.full(len(ijk), "brain"), ijk, image, by_index=True, path=path)
@@ -175,7 +182,7 @@ def _origin(image):
     return f"{np.round(image.affine[:3, 3], 1).tolist()} mm"
 
 
-def _inside(path, image):
+def inside(path, image):
     """Where a mask is 1; an interpolated one counts from one half on, labels are refused."""
     with readable(path):
         values = np.nan_to_num(np.asanyarray(image.dataobj).astype(np.float32))

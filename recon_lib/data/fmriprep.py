@@ -1,0 +1,306 @@
+"""What fMRIPrep left of any experiment: preprocessed runs, confounds, and the events beside them.
+
+Only preprocessed runs are read, never a raw one in the place of one that is missing.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas
+
+from recon_lib.bold.events import condition_regressors
+from recon_lib.bold.glm import censor, without_data
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import find, read_table, readable
+from recon_lib.data.bids import CONFOUNDS, MOTION, confounds_in, events_in, timing
+from recon_lib.data.volumes import Masks, inside, load_volume, voxels_at
+
+BOLD = re.compile(r"(_desc-preproc_bold|_preproc)\.nii(\.gz)?$")  # since fMRIPrep 1.2, and before
+PLACED = ("space", "res", "den", "cohort", "desc", "echo", "part")  # which a raw run has not
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which of a subject's runs are meant, and which of their events are trials.
+
+    Attributes
+    ----------
+    task, session, run, space : str, optional
+        Labels as in the names of files ("rest", "01", "MNI152NLin2009cAsym").
+    mask : path, optional
+        A mask, or an atlas of whole-numbered areas (their names in a table `index`, `name` beside
+        it), in the same space, on any grid. Default: where fMRIPrep's brain masks of all runs are.
+    picture : str
+        The column of the events that names the pictures.
+    where : str
+        "trial_type=image": only such rows are trials.
+    confounds : tuple of str
+        Columns of fMRIPrep's confounds, or patterns such as "a_comp_cor_0*". Spikes among them
+        ("motion_outlier*") leave their volumes out, as volumes before the steady state always are.
+    """
+
+    task: str | None = None
+    session: str | None = None
+    run: str | None = None
+    space: str | None = None
+    mask: Path | None = None
+    picture: str = "stim_file"
+    where: str = ""
+    confounds: tuple = MOTION
+
+
+@dataclass
+class Preprocessed:
+    """A run as it goes into the GLM, but for its voxels: see `read_voxels`.
+
+    Attributes
+    ----------
+    path : Path
+    session, run : str
+        Labels; "1" where the name has none.
+    tr : float
+    onsets, durations : (trials,) arrays
+        Seconds from the time that the first volume stands for.
+    names : list of str
+    confounds : (volumes, c) array
+        Chosen ones, spikes of volumes left out, and the responses to events of no interest.
+    kept : (volumes,) bool array
+    others : (n,) array
+        The `trial_type` of each event of no interest.
+    lost : list of str
+        Trials left out as the run ends before their response.
+    """
+
+    path: Path
+    session: str
+    run: str
+    tr: float
+    onsets: np.ndarray
+    durations: np.ndarray
+    names: list
+    confounds: np.ndarray
+    kept: np.ndarray
+    others: np.ndarray
+    lost: list
+
+
+def entities(path):
+    """What the name of a BIDS file says: {"sub": "01", "task": "rest", ...}."""
+    return dict(re.findall(r"(?:^|_)([a-z]+)-([a-zA-Z0-9+]+)", Path(path).name))
+
+
+def find_runs(folder, subject, wanted):
+    """Preprocessed runs of a subject, in order of their names.
+
+    Raises
+    ------
+    DataError
+        If there is none, or a run is there in several spaces or resolutions, or several tasks are.
+    """
+    folder = find(folder, f"derivatives/fmriprep/sub-{subject}", f"fmriprep/sub-{subject}",
+                  f"sub-{subject}")
+    every = [path for path in sorted(folder.glob("**/func/*")) if BOLD.search(path.name)]
+    found = [path for path in every
+             if all(getattr(wanted, key) in (None, entities(path).get(name)) for key, name in (
+                 ("task", "task"), ("session", "ses"), ("run", "run"), ("space", "space")))]
+    there = {name: sorted({entities(path).get(name, "none") for path in every})
+             for name in ("task", "ses", "space", "res")}
+    told = "; ".join(f"{name} {', '.join(values)}" for name, values in there.items())
+    if not found:
+        raise DataError(f"{folder}: no preprocessed run as asked for; it holds "
+                        f"{f'runs of {told}' if every else 'no *_desc-preproc_bold.nii.gz'}")
+    for name in ("task", "space", "res"):
+        if len(values := {entities(path).get(name) for path in found}) > 1:
+            raise DataError(f"{folder}: runs of {name} {', '.join(sorted(map(str, values)))}; "
+                            f"expected one: choose it")
+    return found
+
+
+def raw_stem(path):
+    """The name that a preprocessed run had when it was raw, without its ending."""
+    name = re.sub(r"_bold$", "", BOLD.sub("", path.name).removesuffix("_bold"))
+    return "_".join(part for part in name.split("_")
+                    if part.partition("-")[0] not in PLACED and part != "bold")
+
+
+def find_beside(path):
+    """The confounds and the events of a preprocessed run; the events lie in the raw data set."""
+    stem = raw_stem(path)
+    confounds = find(path.parent, *(f"{stem}_{ending}.tsv" for ending in CONFOUNDS))
+    subject = next(p for p in path.parents if p.name.startswith("sub-"))
+    inner = path.parent.relative_to(subject.parent) / f"{stem}_events.tsv"
+    shared = f"task-{entities(path).get('task')}_events.tsv"
+    places = [root / name for name in (inner, shared) for root in list(subject.parents)[:4]]
+    events = next((place for place in places if place.exists()), None)
+    if events is None:
+        raise DataError(f"{inner}: no such file in {subject.parent} or the folders above; expected "
+                        "the events of the raw data set: put its folder there")
+    return confounds, events
+
+
+def describe(path, wanted):
+    """Read everything of a run but its voxels, as `Preprocessed`."""
+    image = load_header(path)
+    confounds_path, events_path = find_beside(path)
+    tr, start = timing(path, image)
+    events = events_in(events_path, (wanted.picture,), wanted.where, "modelled as of no interest")
+    columns = confounds_in(confounds_path, wanted.confounds)
+    steady = _spikes(confounds_in(confounds_path, ("*",)).filter(regex="(?i)^non_?steady_?state"))
+    kept = ~(steady | _spikes(columns))
+    if len(columns) != image.shape[3]:
+        raise DataError(f"{confounds_path}: {len(columns)} rows, but {path.name} has "
+                        f"{image.shape[3]} volumes; is it another run's?")
+    late = events.onsets - start
+    end = image.shape[3] * tr
+    if late.max() > end:
+        raise DataError(f"{events_path}: a trial at {late.max():.0f} s, but {path.name} ends at "
+                        f"{end:.0f} s; is the run truncated?")
+    gone = without_data(late, image.shape[3], tr, events.durations)
+    lost = [f"{events.names[i]} at {late[i]:.0f} of {end:.0f} s" for i in np.flatnonzero(gone)]
+    others = events.others[events.others.onset.between(start - 20, start + end)]
+    plain = columns.loc[:, [not _is_spike(column) for _, column in columns.items()]]
+    models = [condition_regressors(some.onset - start, some.duration, image.shape[3], tr)
+              for _, some in others.groupby("trial_type")]
+    spikes = np.eye(len(kept))[:, ~kept]
+    return Preprocessed(
+        path, entities(path).get("ses", "1"), entities(path).get("run", "1"), tr, late[~gone],
+        events.durations[~gone], [n for n, cut in zip(events.names, gone, strict=True) if not cut],
+        np.hstack([plain, spikes, *models]), kept, others.trial_type.to_numpy(str), lost)
+
+
+def load_header(path):
+    """A 4-D image, its values not read."""
+    with readable(path):
+        image = nibabel.load(path)
+        if len(image.shape) != 4:
+            raise DataError(f"{path}: shape {image.shape}; expected volumes over time")
+        return image
+
+
+def _is_spike(column):
+    return (column != 0).sum() == 1 and column.max() == 1
+
+
+def _spikes(columns):
+    """Volumes that some column, 1 there and 0 elsewhere, marks: (volumes,) bool."""
+    marked = np.zeros(len(columns), bool)
+    for _, column in columns.items():
+        marked |= (column.to_numpy() != 0) & _is_spike(column)
+    return marked
+
+
+def find_voxels(paths, mask=None):
+    """Which voxels to read of runs on one grid, as `Masks`; parameters as in `Selection`.
+
+    Raises
+    ------
+    DataError
+        If there is no mask, it is of no known kind, or no voxel is left.
+    """
+    image = load_header(paths[0])
+    if mask is None:
+        brains = [load_volume(find(path.parent, *_brain_masks(path))) for path in paths]
+        labels = np.logical_and.reduce([on_grid(inside(path, brain), brain, image)
+                                        for path, brain in zip(paths, brains, strict=True)])
+        names = {1: "brain"}
+    else:
+        labels, names = _labels(mask, image)
+    ijk = np.argwhere(labels)
+    if len(ijk) == 0:
+        raise DataError(f"{mask or paths[0]}: no voxel of the mask lies in the volume; expected a "
+                        "mask in the same space as the runs")
+    area = labels[tuple(ijk.T)].astype(int)
+    order = np.argsort(area, kind="stable")
+    roi = np.array([names.get(number, str(number)) for number in area[order].tolist()])
+    return Masks(roi, ijk[order], image.slicer[..., 0])
+
+
+def _brain_masks(path):
+    return [BOLD.sub(ending, path.name) for ending in (
+        "_desc-brain_mask.nii.gz", "_desc-brain_mask.nii", "_brainmask.nii.gz")]
+
+
+def _labels(mask, image):
+    """The label of each place of an image's grid, from a mask or an atlas, and their names."""
+    atlas = nibabel.squeeze_image(load_volume(mask))
+    with readable(mask):
+        values = np.nan_to_num(np.asanyarray(atlas.dataobj))
+    if values.ndim != 3 or (values.max() > 1.2 and (values != np.rint(values)).any()):
+        raise DataError(f"{mask}: shape {values.shape}, values from {values.min():.4g} to "
+                        f"{values.max():.4g}; expected one volume, of a mask or of whole labels")
+    names, table = {1: "mask"}, Path(re.sub(r"\.nii(\.gz)?$", ".tsv", str(mask)))
+    if values.max() <= 1.2:
+        values = inside(mask, atlas)
+    else:
+        names = {}
+        if table.exists():
+            told = read_table(table, heading=True)
+            if not {"index", "name"} <= set(told):
+                raise DataError(f"{table}: columns {', '.join(told)}; expected index and name")
+            names = dict(zip(told["index"], told["name"].astype(str), strict=True))
+    return on_grid(values, atlas, image), names
+
+
+def on_grid(values, here, image):
+    """Labels of a volume at the places of another image's grid: those of the nearest voxel.
+
+    Places outside the volume are 0. As nilearn's `resample_to_img` with "nearest".
+    """
+    with readable("the mask"):  # an affine may have no inverse
+        step = np.linalg.inv(here.affine) @ image.affine
+    places = np.indices(image.shape[:3]).reshape(3, -1)
+    at = np.floor(step[:3, :3] @ places + step[:3, 3:] + 0.5 + 1e-6).astype(int)
+    known = ((at >= 0) & (at < np.array(values.shape)[:, None])).all(0)
+    out = np.zeros(places.shape[1], values.dtype)
+    out[known] = values[tuple(at[:, known])]
+    return out.reshape(image.shape[:3])
+
+
+def read_voxels(run, masks):
+    """The BOLD of a run, (volumes, voxels); volumes left out hold the mean of the others."""
+    return censor(voxels_at(run.path, load_volume(run.path), masks), run.kept)[0]
+
+
+def read_subject(folder, subject, wanted):
+    """Everything of a subject but its voxels.
+
+    Returns
+    -------
+    list of Preprocessed
+    Masks
+
+    Raises
+    ------
+    DataError
+        Where files are missing, damaged or do not belong together, or runs have several TRs.
+    """
+    runs = [describe(path, wanted) for path in find_runs(folder, subject, wanted)]
+    if len(times := sorted({run.tr for run in runs})) > 1:
+        raise DataError(f"{runs[0].path.parent}: runs with a volume every {times} s; expected one "
+                        "TR: choose some of them")
+    return runs, find_voxels([run.path for run in runs], wanted.mask)
+
+
+def told(runs, masks, wanted):
+    """What was read, in a few lines."""
+    names, others = [n for run in runs for n in run.names], np.concatenate([r.others for r in runs])
+    areas, counts = np.unique(masks.roi, return_counts=True)
+    kinds = pandas.Series(others).value_counts()
+    bad, extra = sum((~run.kept).sum() for run in runs), [r.confounds.shape[1] for r in runs]
+    lines = [
+        f"{len(runs)} runs, from {runs[0].path} to {runs[-1].path.name}; a volume every "
+        f"{runs[0].tr:g} s",
+        f"{len(masks.roi)} voxels of {wanted.mask or 'the brain masks of all runs'}: "
+        + ", ".join(f"{a} {n}" for a, n in zip(areas[:8], counts, strict=False))
+        + (f" and {len(areas) - 8} areas more" if len(areas) > 8 else ""),
+        f"{len(names)} trials of {len(set(names))} pictures ({wanted.picture}"
+        f"{', ' + wanted.where if wanted.where else ''}); {len(others)} events of no interest"
+        + "".join(f", {kind} {n}" for kind, n in kinds.items()),
+        f"{min(extra)} to {max(extra)} confounds a run ({', '.join(wanted.confounds)}, events of "
+        f"no interest, spikes); {bad} volumes left out",
+    ]
+    return lines + [f"left out, as the run ends before its response: {one}"
+                    for run in runs for one in run.lost]
