@@ -5,28 +5,58 @@
 For each step: correlation over trials of estimated with true betas (both z-scored within
 session, mean over voxels), and the mean noise ceiling of one trial as `betas.noise_ceiling` reads
 it off the repeats, without the truth. Then the whole chain in scans of ten runs of other kinds:
-correlation, share of the mean response that is kept, and error in standard deviations of the truth.
+correlation, share of the mean response that is kept, and error in standard deviations of the truth;
+and how well each criterion chooses the HRF, in the library and out of it.
 """
 
 import time
+from unittest.mock import patch
 
 import _table
 import numpy as np
 
-from recon_lib.bold import single_trial
+from recon_lib.bold import hrf, reml, single_trial
 from recon_lib.bold.betas import correlate_columns, noise_ceiling, zscore_sessions
 from recon_lib.bold.glm import single_trial_betas
-from recon_lib.data.bold5000 import TR, VOXELS
+from recon_lib.data.bold5000 import TR, VOLUMES, VOXELS
 from recon_lib.world import scenes, subject, tuning
 from recon_lib.world.scan import simulate
 
 SESSIONS = 4
-KINDS = {  # of scan
-    "few repeats": dict(snr=0.03, dense=False, silent=0),
-    "all repeat": dict(snr=0.03, dense=True, silent=0),
-    "all repeat, SNR .2": dict(snr=0.2, dense=True, silent=0),
-    "all repeat, half silent": dict(snr=0.1, dense=True, silent=0.5),
+KINDS = {  # of scan: what is other than in the first
+    "few repeats": dict(),
+    "all repeat": dict(dense=True),
+    "all repeat, SNR .2": dict(dense=True, snr=0.2),
+    "HRFs of no library": dict(dense=True, outside=True),
+    "HRFs of no library, SNR .2": dict(dense=True, outside=True, snr=0.2),
+    "half silent": dict(dense=True, silent=0.5),
+    "half silent, noise in common": dict(dense=True, silent=0.5, shared=0.6),
+    "onsets off the grid, SNR .2": dict(dense=True, snr=0.2, jitter=1.8),
+    "HRFs of no library, half silent, odd drift": dict(
+        dense=True, snr=0.1, outside=True, silent=0.5, shared=0.4, odd_drift=True),
 }
+
+
+def half_cosines(seed=0, count=20):
+    """Responses of four half cosines (as in Woolrich et al. 2004): kernels (count, samples)."""
+    rng, t = np.random.default_rng(seed), np.linspace(0, hrf.LENGTH, round(hrf.LENGTH / TR * 50))
+    low, high = [0, 2.5, 3, 3], [1.5, 6, 6, 7]  # seconds: delay, rise, fall, return
+    shapes = []
+    for _ in range(count):
+        knots, dip = np.r_[0, np.cumsum(rng.uniform(low, high))], rng.uniform(0, 0.4)
+        levels = np.array([0, 0, 1, -dip, 0])
+        part = np.clip(np.searchsorted(knots, t, side="right") - 1, 0, 3)
+        share = np.clip((t - knots[part]) / np.diff(knots)[part], 0, 1)
+        shape = levels[part] + (levels[part + 1] - levels[part]) * (1 - np.cos(np.pi * share)) / 2
+        shapes.append(shape / shape.sum())
+    return np.stack(shapes)
+
+
+def odd_drifts(count=5):
+    """Drift that no few cosines make up: a line, a bend, a decay and two waves, (VOLUMES, 5)."""
+    t = (np.arange(VOLUMES) + 0.5) / VOLUMES
+    return np.stack([2 * t - 1, 2 * np.abs(t - 0.37), np.exp(-8 * t), np.sin(2.7 * np.pi * t + 0.4),
+                     np.sin(5.3 * np.pi * t)], 1)
 
 
 def noise_confounds(runs, count, share=0.3):
@@ -88,42 +118,68 @@ def rows():
     return made
 
 
-def scanned(snr, dense, silent):
-    """Ten runs: every picture four times or one trial in eleven a repeat; some voxels silent."""
-    design = subject.make_design(0, (10,), *((92, 370) if dense else (8, 32)))
-    person = subject.make_subject(VOXELS["CSI1"], 0, 1, snr)
-    quiet = np.random.default_rng(1).permutation(len(person.roi)) < silent * len(person.roi)
-    person.mean[quiet] = person.amplitude[quiet] = 0
-    factors = scenes.sample_factors(design.image.max() + 1, 0)
-    response = tuning.responses(scenes.draw(factors, 64), factors, VOXELS["CSI1"], 0)
-    truth = subject.true_betas(person, response, design)
-    runs, order = [], []
-    for _, _, trials, bold in subject.bold_runs(person, truth, design, 0):
-        runs.append((bold, design.onset[trials]))
-        order.append(trials)
-    return runs, truth[np.concatenate(order)], ~quiet
+def scanned(snr=0.03, dense=False, silent=0, outside=False, odd_drift=False, shared=subject.SHARED,
+            jitter=0):
+    """Ten runs: every picture four times or one trial in eleven a repeat; some voxels silent.
+
+    Returns
+    -------
+    runs, (trials, voxels) truth, (voxels,) which speak, (voxels, samples) true HRFs
+    """
+    shapes = half_cosines() if outside else hrf.library(TR)
+    with (patch.object(hrf, "library", lambda tr: shapes), patch.object(subject, "SHARED", shared),
+          patch.object(subject, "drifts", odd_drifts if odd_drift else subject.drifts)):
+        design = subject.make_design(0, (10,), *((92, 370) if dense else (8, 32)))
+        design.onset[:] += np.random.default_rng(99).uniform(0, jitter, len(design.onset))
+        person = subject.make_subject(VOXELS["CSI1"], 0, 1, snr)
+        quiet = np.random.default_rng(1).permutation(len(person.roi)) < silent * len(person.roi)
+        person.mean[quiet] = person.amplitude[quiet] = 0
+        factors = scenes.sample_factors(design.image.max() + 1, 0)
+        response = tuning.responses(scenes.draw(factors, 64), factors, VOXELS["CSI1"], 0)
+        truth = subject.true_betas(person, response, design)
+        runs, order = [], []
+        for _, _, trials, bold in subject.bold_runs(person, truth, design, 0):
+            runs.append((bold, design.onset[trials]))
+            order.append(trials)
+    return runs, truth[np.concatenate(order)], ~quiet, seen(shapes)[person.shape]
+
+
+def seen(shapes):
+    """The response of each kernel to one picture, in volumes, of length 1."""
+    columns = np.stack([subject.event_columns(np.zeros(1), shape)[:20, 0] for shape in shapes])
+    return columns / np.linalg.norm(columns, axis=1, keepdims=True)
 
 
 def kind_rows(name, **kind):
     """The whole chain, and LSA with SPM's HRF, in one kind of scan."""
-    runs, truth, speaks = scanned(**kind)
-    chain = single_trial.estimate(runs, TR, noise_confounds(runs, 5)).betas
+    runs, truth, speaks, true = scanned(**kind)
+    confounds = noise_confounds(runs, 5)
+    settings = {"confounds": confounds}
+    chain = single_trial.estimate(runs, TR, **settings)
     lsa = np.concatenate([single_trial_betas(bold, onsets, TR) for bold, onsets in runs])
+    chosen = {"mean response": single_trial.hrf_fit(runs, TR, **settings).argmax(0),
+              "likelihood": chain.hrf}
     truth = truth[:, speaks]
     r, kept, off = [], [], []
-    for betas in (chain[:, speaks], lsa[:, speaks]):
+    for betas in (chain.betas, reml.reml_betas(runs, TR, chosen["mean response"], confounds).betas,
+                  lsa):
+        betas = betas[:, speaks]
         r.append(correlate_columns(betas, truth))
         kept.append(np.polyfit(truth.mean(0), betas.mean(0), 1)[0])
         off.append(np.median(np.sqrt(((betas - truth) ** 2).mean(0)) / truth.std(0)))
-    gain = r[0] - r[1]
-    print(f"{name}: gain {gain.mean():.4f} ± {1.96 * gain.std() / len(gain) ** 0.5:.4f} "
-          "(95 %, over voxels)")
+    for other, peer in ((1, "with the HRF that explains the mean response best"), (2, "LSA")):
+        gain = r[0] - r[other]
+        print(f"{name}: gain over {peer} {gain.mean():.4f} ± "
+              f"{1.96 * gain.std() / len(gain) ** 0.5:.4f} (95 %, over voxels)")
+    match = [(seen(hrf.library(TR))[h] * true).sum(1)[speaks].mean() for h in chosen.values()]
     peer = "LSA, SPM's HRF"
     return [
-        _table.row(f"{name}: correlation with the truth", r[0].mean(), "r", r[1].mean(), peer,
+        _table.row(f"{name}: correlation with the truth", r[0].mean(), "r", r[2].mean(), peer,
                    better="more"),
-        _table.row(f"{name}: share of the mean response kept", kept[0], "x", kept[1], peer),
-        _table.row(f"{name}: error over sd of the truth", off[0], "x", off[1], peer),
+        _table.row(f"{name}: share of the mean response kept", kept[0], "x", kept[2], peer),
+        _table.row(f"{name}: error over sd of the truth", off[0], "x", off[2], peer),
+        _table.row(f"{name}: chosen HRF beside the true one", match[1], "cosine", match[0],
+                   "chosen by the mean response's fit", better="more"),
     ]
 
 

@@ -58,7 +58,8 @@ def write_run(root, session, run, task="images", old=False):
         parts = ("_bold_space-{}_preproc", "_bold_space-{}_brainmask") if old else (
             "_space-{}_desc-preproc_bold", "_space-{}_desc-brain_mask")
         bold, mask = (made / f"{stem}{part.format(space)}.nii.gz" for part in parts)
-        save(bold, series if space == spaces[0] else series + 100, tr=1.0)  # a header that lies
+        # a header of 1.0 lies: the JSON knows
+        save(bold, series if space == spaces[0] else series + 100, tr=TR if old else 1.0)
         save(mask, BRAIN)
         if not old:
             bold.with_name(bold.name.replace(".nii.gz", ".json")).write_text(json.dumps(
@@ -186,7 +187,7 @@ def test_betas_from_the_command_line(study, tmp_path):
 def test_old_names_and_never_the_raw_run(tmp_path):
     write_run(tmp_path, "a", "1", old=True)
     runs, masks = fmriprep.read_subject(tmp_path, "01", WANTED)
-    assert runs[0].tr == 1.0 and len(masks.ijk) == BRAIN.sum()  # no JSON: the header is believed
+    assert runs[0].tr == TR and len(masks.ijk) == BRAIN.sum()  # no JSON: the header is believed
     assert fmriprep.read_voxels(runs[0], masks).max() < 2000  # the raw ones are above 5000
     assert runs[0].confounds.shape[1] == 6 + 1 + 1
     for path in (tmp_path / "derivatives/fmriprep").glob("**/*preproc*"):

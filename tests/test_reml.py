@@ -66,22 +66,52 @@ def test_the_betas_solve_hendersons_mixed_model_equations(small, given):
         np.testing.assert_allclose(got.betas[:, v], mean + d, atol=1e-8)
 
 
+def log_likelihoods(small, shape, rho, v):
+    """-2 log L = (n - p) log yᵀPy + log|V| + log|FᵀV⁻¹F| for each of `RATIOS`, by hand."""
+    y, F, Z = textbook(*small[:2], shape, rho[v], v)
+    for ratio in reml.RATIOS:
+        V = np.eye(len(y)) + ratio * Z @ Z.T
+        inner = F.T @ np.linalg.solve(V, F)
+        P = np.linalg.inv(V) - np.linalg.solve(V, F) @ np.linalg.solve(
+            inner, np.linalg.solve(V, F).T)
+        yield -0.5 * ((len(y) - F.shape[1]) * np.log(y @ P @ y)
+                      + np.linalg.slogdet(V)[1] + np.linalg.slogdet(inner)[1])
+
+
 def test_the_likelihood_is_the_restricted_one(small):
-    """-2 log L = (n - p) log yᵀPy + log|V| + log|FᵀV⁻¹F|, up to a constant."""
     runs, confounds, shape = small
     spaces, rho = reml.rotated(runs, TR, shape, confounds)
     likelihood = np.log(reml.restricted_likelihood(spaces))
     for v in range(VOXELS):
-        y, F, Z = textbook(*small, rho[v], v)
-        want = []
-        for ratio in reml.RATIOS:
-            V = np.eye(len(y)) + ratio * Z @ Z.T
-            inner = F.T @ np.linalg.solve(V, F)
-            P = np.linalg.inv(V) - np.linalg.solve(V, F) @ np.linalg.solve(
-                inner, np.linalg.solve(V, F).T)
-            want.append(-0.5 * ((len(y) - F.shape[1]) * np.log(y @ P @ y)
-                                + np.linalg.slogdet(V)[1] + np.linalg.slogdet(inner)[1]))
-        np.testing.assert_allclose(likelihood[:, v], np.array(want) - np.max(want), atol=1e-7)
+        want = np.array(list(log_likelihoods(small, shape, rho, v)))
+        np.testing.assert_allclose(likelihood[:, v], want - want.max(), atol=1e-7)
+
+
+def test_the_likelihood_of_each_shape_can_be_compared(small):
+    runs, confounds, _ = small
+    rho, shapes = reml.autocorrelations(runs, TR, confounds), [2, 9, 18]
+    found = reml.shape_likelihood(runs, TR, confounds)[shapes]
+    for v in range(2):
+        want = np.array([list(log_likelihoods(small, np.full(VOXELS, k), rho, v)) for k in shapes])
+        np.testing.assert_allclose(found[..., v] - found[0, 0, v], want - want[0, 0], atol=1e-6)
+
+
+def test_hrf_and_ratio_are_chosen_together(small):
+    """The likeliest pair under a prior that all voxels share; betas are those of that pair."""
+    runs, confounds, _ = small
+    chain = single_trial.estimate(runs, TR, confounds)
+    likelihood = np.exp(reml.shape_likelihood(runs, TR, confounds))
+    posterior = likelihood * chain.prior[:, :, None]
+    posterior = posterior / posterior.sum((0, 1))
+    assert chain.prior.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(chain.hrf, posterior.sum(1).argmax(0))
+    for v in range(VOXELS):
+        mine = posterior[chain.hrf[v], :, v]
+        assert chain.ratio[v] == pytest.approx(mine @ reml.RATIOS / mine.sum())
+    same = reml.reml_betas(runs, TR, chain.hrf, confounds, ratio=chain.ratio)
+    np.testing.assert_allclose(chain.betas, same.betas)
+    fit = single_trial.hrf_fit(runs, TR, confounds)
+    np.testing.assert_allclose(chain.r2, fit[chain.hrf, np.arange(VOXELS)])
 
 
 def test_the_common_prior_is_the_likeliest(small):

@@ -224,11 +224,60 @@ def restricted_likelihood(spaces):
             explained, top, bottom = (np.einsum("tv,tv->v", p, weight) for p in parts)
             terms = s.power - ratio * explained, top, bottom, np.log(grown).sum(0)
             sums[:, i] += np.where(known, terms, 0)
+    out = _log_likelihood(sums, freedom)
+    return np.exp(out - out.max(0))
+
+
+def shape_likelihood(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
+    """Log restricted likelihood of each shape of `hrf.library` with each of `RATIOS`.
+
+    All shapes have a peak of 1, so that m and the deviations have the same unit under each, and
+    their likelihoods can be compared. Parameters as in `reml_betas`.
+
+    Returns
+    -------
+    (20, ratios, voxels) array
+        Up to a number that is the same for all shapes and ratios of a voxel.
+    """
+    rho = autocorrelations(runs, tr, confounds, durations, high_pass)
+    shapes = responses.library(tr)
+    sums, freedom = np.zeros((4, len(shapes), len(RATIOS), len(rho))), np.full(len(rho), -1)
+    for i, (bold, onsets) in enumerate(runs):
+        series = percent_change(bold[:])
+        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
+        designs = [trial_design(onsets, len(series), tr, shape, of_run(durations, i))
+                   for shape in shapes]
+        for level in np.unique(rho):
+            mine = np.flatnonzero((rho == level) & np.isfinite(series).all(0))
+            basis, _ = np.linalg.qr(whiten(drift, level))
+            white = project_out(basis, whiten(series[:, mine], level))
+            freedom[mine] += len(series) - drift.shape[1]
+            sums[..., mine] += np.stack([_sums(project_out(basis, whiten(design, level)), white)
+                                         for design in designs], axis=1)
+    return _log_likelihood(sums, freedom)
+
+
+def _sums(design, white):
+    """What a run adds to the four sums of the likelihood: (4, ratios, voxels)."""
+    values, back = np.linalg.eigh(design.T @ design)
+    values, load = np.maximum(values, 0), back.sum(0)
+    scores = (design @ back).T.astype(white.dtype) @ white
+    grown = 1 + RATIOS[:, None] * values  # (ratios, trials)
+    weight = (1 / grown).astype(white.dtype)
+    power = np.einsum("tv,tv->v", white, white, dtype=float)
+    out = np.empty((4, len(RATIOS), white.shape[1]))
+    out[0] = power - RATIOS[:, None] * (weight @ scores**2)
+    out[1] = (weight * load.astype(white.dtype)) @ scores
+    out[2] = (weight @ (load**2 * values))[:, None]
+    out[3] = np.log(grown).sum(1)[:, None]
+    return out
+
+
+def _log_likelihood(sums, freedom):
     rest, top, bottom, volume = sums
     with np.errstate(divide="ignore", invalid="ignore"):
         rest = rest - top**2 / bottom
-        out = -0.5 * (freedom * np.log(rest) + volume + np.log(bottom))
-    return np.exp(out - out.max(0))
+        return -0.5 * (freedom * np.log(rest) + volume + np.log(bottom))
 
 
 def common_prior(likelihood):

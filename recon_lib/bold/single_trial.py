@@ -15,7 +15,14 @@ from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design
 from recon_lib.bold.regression import project_out, whiten
-from recon_lib.bold.reml import autocorrelations, of_run, reml_betas
+from recon_lib.bold.reml import (
+    RATIOS,
+    autocorrelations,
+    common_prior,
+    of_run,
+    reml_betas,
+    shape_likelihood,
+)
 from recon_lib.common.errors import DataError, as_numbers
 
 
@@ -31,8 +38,8 @@ class Estimate:
         Row of `hrf.library`.
     ratio : (voxels,) array
         Variance of the trials' deviations from the mean response over that of the noise.
-    prior : (ratios,) array
-        How common each of `reml.RATIOS` is among the voxels.
+    prior : (20, ratios) array
+        How common each shape with each of `reml.RATIOS` is among the voxels.
     r2 : (voxels,) array
         Share of the whitened, drift-free variance that the mean response explains, see `hrf_fit`.
     """
@@ -47,6 +54,10 @@ class Estimate:
 def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None):
     """The whole chain: choose an HRF for each voxel, then give betas that are shrunk by REML.
 
+    HRF and ratio of variances are chosen together, by the restricted likelihood of each pair under
+    a prior that all voxels share. That chooses better than the fit of the mean response
+    (`hrf_fit`): what sets single trials apart has the shape of the response, too.
+
     Parameters
     ----------
     runs : sequence of (bold, onsets)
@@ -58,8 +69,8 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
         Seconds for which each picture was shown: all, or in each run.
     high_pass : float or str
         As in `design.nuisance`.
-    prior : (ratios,) array, optional
-        As in `reml_betas`.
+    prior : (20, ratios) array, optional
+        How common each pair is, for instance `Estimate.prior` of other voxels; default: in these.
 
     Returns
     -------
@@ -67,10 +78,17 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
     """
     settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
     runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
-    fit = hrf_fit(runs, tr, **settings)
-    hrf = fit.argmax(0)
-    found = reml_betas(runs, tr, hrf, prior=prior, **settings)
-    return Estimate(found.betas, hrf, found.ratio, found.prior, fit.max(0))
+    likelihood = shape_likelihood(runs, tr, **settings)
+    likelihood = np.exp(likelihood - likelihood.max((0, 1)))
+    pairs = likelihood.reshape(-1, likelihood.shape[-1])
+    prior = common_prior(pairs).reshape(len(likelihood), -1) if prior is None else prior
+    chance = likelihood * prior[:, :, None]  # (shapes, ratios, voxels)
+    hrf, voxel = chance.sum(1).argmax(0), np.arange(pairs.shape[1])
+    chance = chance[hrf, :, voxel]  # (voxels, ratios)
+    with np.errstate(invalid="ignore"):
+        ratio = chance @ RATIOS / chance.sum(1)
+    betas = reml_betas(runs, tr, hrf, ratio=np.nan_to_num(ratio), **settings).betas
+    return Estimate(betas, hrf, ratio, prior, hrf_fit(runs, tr, **settings)[hrf, voxel])
 
 
 def variance_prior(runs, tr, **settings):
