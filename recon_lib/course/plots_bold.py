@@ -3,6 +3,7 @@
 Like `recon_lib.course.plots`, each function returns a matplotlib Figure.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -285,16 +286,19 @@ def diagnosis(found, roi: np.ndarray, title: str | None = None, ijk: np.ndarray 
     fig, axes = panels(7 if ijk is None else 9.5, title, 3 if ijk is None else 5, 2,
                        height_ratios=[1] * 3 if ijk is None else [1, 1, 1, 0.5, 0.5])
     voxels, area_of = found.voxels, areas_of(roi)
-    areas = list(dict.fromkeys(area_of.tolist()))
+    largest = [area for area, _ in Counter(area_of.tolist()).most_common(12)]
+    areas = [area for area in dict.fromkeys(area_of.tolist()) if area in largest]
     if ijk is not None:
-        for row, key, text in ((3, "explained", "variance explained"), (4, "peak", "peak (s)")):
+        for row, key, text in ((3, "explained", "variance the mean explains"),
+                               (4, "peak", "peak of the chosen HRF (s)")):
             wide = axes[row, 0].get_gridspec()[row, :]
             for ax in axes[row]:
                 ax.remove()
             ax = fig.add_subplot(wide)
             shown = ax.imshow(mosaic(voxels[key], ijk), aspect="equal", interpolation="nearest")
-            fig.colorbar(shown, ax=ax, label=text, pad=0.01)
-            ax.axis("off")
+            fig.colorbar(shown, ax=ax, pad=0.01)
+            ax.set(xticks=[], yticks=[], facecolor=PALE)
+            ax.set_title(f"{text}: slices from below", fontsize=10, loc="left")
     for ax, key, text in zip(axes.flat, ("explained", "peak", "ratio"), (
             "variance the mean explains", "peak of the chosen HRF (s)",
             "variance of trials / of noise"), strict=False):
