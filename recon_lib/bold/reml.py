@@ -240,21 +240,28 @@ def shape_likelihood(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
         Up to a number that is the same for all shapes and ratios of a voxel.
     """
     rho = autocorrelations(runs, tr, confounds, durations, high_pass)
-    shapes = responses.library(tr)
-    sums, freedom = np.zeros((4, len(shapes), len(RATIOS), len(rho))), np.full(len(rho), -1)
+    order = np.argsort(rho, kind="stable")  # voxels of one level lie together
+    levels, starts = np.unique(rho[order], return_index=True)
+    slices = [slice(*ends) for ends in zip(starts, [*starts[1:], len(rho)], strict=True)]
+    shapes, freedom = responses.library(tr), np.full(len(rho), -1)
+    sums = np.zeros((4, len(shapes), len(RATIOS), len(rho)))
     for i, (bold, onsets) in enumerate(runs):
-        series = percent_change(bold[:])
+        series = percent_change(bold[:])[:, order]
+        known = np.isfinite(series).all(0)
+        series[:, ~known] = 0
         drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
         designs = [trial_design(onsets, len(series), tr, shape, of_run(durations, i))
                    for shape in shapes]
-        for level in np.unique(rho):
-            mine = np.flatnonzero((rho == level) & np.isfinite(series).all(0))
+        freedom += (len(series) - drift.shape[1]) * known
+        for level, some in zip(levels, slices, strict=True):
             basis, _ = np.linalg.qr(whiten(drift, level))
-            white = project_out(basis, whiten(series[:, mine], level))
-            freedom[mine] += len(series) - drift.shape[1]
-            sums[..., mine] += np.stack([_sums(project_out(basis, whiten(design, level)), white)
-                                         for design in designs], axis=1)
-    return _log_likelihood(sums, freedom)
+            white = project_out(basis, whiten(series[:, some], level))
+            for k, design in enumerate(designs):
+                sums[:, k, :, some] += known[some] * _sums(
+                    project_out(basis, whiten(design, level)), white)
+    out = np.empty(sums.shape[1:])
+    out[..., order] = _log_likelihood(sums, freedom)
+    return out
 
 
 def _sums(design, white):
@@ -264,9 +271,9 @@ def _sums(design, white):
     scores = (design @ back).T.astype(white.dtype) @ white
     grown = 1 + RATIOS[:, None] * values  # (ratios, trials)
     weight = (1 / grown).astype(white.dtype)
-    power = np.einsum("tv,tv->v", white, white, dtype=float)
     out = np.empty((4, len(RATIOS), white.shape[1]))
-    out[0] = power - RATIOS[:, None] * (weight @ scores**2)
+    out[0] = np.einsum("tv,tv->v", white, white, dtype=float) - RATIOS[:, None] * (
+        weight @ scores**2)
     out[1] = (weight * load.astype(white.dtype)) @ scores
     out[2] = (weight @ (load**2 * values))[:, None]
     out[3] = np.log(grown).sum(1)[:, None]
