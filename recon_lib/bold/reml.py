@@ -43,7 +43,8 @@ class Shrinkage:
     prior : (ratios,) array or None
         Share of the voxels at each of `RATIOS`; None where the ratio was given.
     error : (trials, voxels) array
-        Standard error of each beta: of m + d, which varies itself, about its prediction.
+        Standard error of each beta, of m + d about its prediction, as if HRF, rho and t were known:
+        in simulated scans with all three estimated, errors are 1.1 to 1.3 times as large.
     """
 
     betas: np.ndarray
