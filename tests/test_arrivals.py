@@ -498,6 +498,12 @@ def test_the_json_knows_the_repetition_time(raw, where):
     path.write_text('{"RepetitionTime": 2.0, "TaskName": "x"}')
     with pytest.warns(UserWarning, match="a volume every 2 s, as .*json says; the header says 1 s"):
         assert read(raw).tr == 2.0
+    path.write_text('{"RepetitionTime": 2.0, "StartTime": 0.75}')  # slice timing was corrected
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert np.allclose(read(raw).onsets, ONSETS - 0.75)
+    path.write_text('{"RepetitionTime": 2.0, "StartTime": 750}')
+    refuses(lambda: read(raw), "json: StartTime 750; expected seconds")
     path.write_text('{"RepetitionTime": 2000}')
     refuses(lambda: read(raw), "json: RepetitionTime 2000; expected seconds")
     path.write_text('{"RepetitionTime": ')

@@ -238,8 +238,8 @@ def timing(path, image, sidecar=None):
         tr = float(told.get("RepetitionTime", header or TR))
         start = float(told.get("StartTime", 0.0))
     if not (0 < tr < 100 and 0 <= start <= tr):
-        raise DataError(f"{sidecar}: RepetitionTime {tr}, StartTime {start}; expected seconds, and "
-                        "a start within the first volume")
+        key = "StartTime" if 0 < tr < 100 else "RepetitionTime"
+        raise DataError(f"{sidecar}: {key} {told.get(key)}; expected seconds")
     if abs(tr - header) > 1e-3:
         warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the header "
                       f"says {header:g} s", stacklevel=3)
