@@ -307,6 +307,8 @@ def _predict(spaces, ratio):
     """
     mean, weight = _mean_response(spaces, ratio)
     noise = _noise_variance(spaces, ratio, mean, weight)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of a voxel without data
+        of_mean = noise / weight
     tables, errors = [], []
     for s in spaces:
         grown = 1 + ratio * s.values
@@ -315,8 +317,8 @@ def _predict(spaces, ratio):
         for mine, back in s.vectors:
             betas[:, mine] = mean[mine] + back @ shrunk[:, mine]
             own = back**2 @ (np.broadcast_to(ratio, mean.shape)[mine] / grown[:, mine])
-            shared = (back @ (s.load[:, mine] / grown[:, mine])) ** 2 / weight[mine]
-            error[:, mine] = np.sqrt(noise[mine] * (own + shared))
+            shared = (back @ (s.load[:, mine] / grown[:, mine])) ** 2
+            error[:, mine] = np.sqrt(noise[mine] * own + of_mean[mine] * shared)
         tables.append(betas)
         errors.append(error)
     return np.concatenate(tables), mean, np.concatenate(errors)
