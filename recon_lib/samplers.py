@@ -34,7 +34,8 @@ def initial_noise(n: int, shape: tuple[int, ...], seed: int = 0, first: int = 0)
     return torch.stack([torch.randn(shape, generator=g) for g in noise_generators(n, seed, first)])
 
 
-def noise_generators(n, seed, first, stream=0):
+def noise_generators(n: int, seed: int, first: int, stream: int = 0) -> list[torch.Generator]:
+    """One generator for each of n samples, from number `first` on, whatever the batch size."""
     return [
         torch.Generator().manual_seed((int(seed) * 1_000_003 + first + i) * 2 + stream)
         for i in range(n)
