@@ -239,6 +239,7 @@ def simulate(
     images: Annotated[File, option("Your pictures: a folder, or an array file.")] = None,
 ):
     """Simulate a subject who looks at pictures: raw BOLD runs in BOLD5000's layout."""
+    from recon_lib.brain import encoders, features
     from recon_lib.data.arrays import load_pictures
     from recon_lib.world import experiment
     from recon_lib.world.subject import design_for
@@ -247,7 +248,10 @@ def simulate(
         experiment.build(out, seed)
     else:
         own = load_pictures(images, experiment.SIZE, 3).images
-        experiment.build(out, seed, own, **design_for(len(own)))
+        design = design_for(len(own))
+        net = encoders.load_encoder(encoders.PHOTOGRAPHS, encoders.ANSWERED)
+        say(f"higher areas answer to a layer of {net.name}, mixed at random")
+        experiment.build(out, seed, own, higher=features.embed(net, own), **design)
     say(f"the experiment is in {out}")
 
 
@@ -462,20 +466,55 @@ def reconstruct_arrays(
     train_steps: Annotated[int, option("Of a network in each fold; 0: the exact denoiser.",
                                        min=0, max=10**9)] = 0,
     model: Annotated[str | None, option("A ready conditional model.")] = None,
+    gallery: Annotated[File, option("More pictures that retrieval may find: a folder, or an array "
+                                    "file.")] = None,
     encoder: Encoder = "auto", seed: Seed = 0, device: Device = "auto",
 ):
     """Reconstruct every trial of your own pictures and betas, cross-validated."""
     from recon_lib import results
-    from recon_lib.data.arrays import load_trials
+    from recon_lib.data.arrays import load_pictures, load_trials
     from recon_lib.decoding.crossval import CrossValidation
 
     own = load_trials(images, betas, trials, groups, runs, size)
     say("\n".join(own.report))
     if groups is None and runs is not None:
         own.groups = own.runs
-    options = CrossValidation(folds, model, train_steps, encoder=encoder, device=device,
-                              sampling=drawing.sampling(), out_dir=out / "folds")
+    more = gallery and load_pictures(gallery, size, own.images.shape[-1]).images
+    options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(), gallery=more,
+                              device=device, out_dir=out / "folds", encoder=encoder)
     results.reconstruct_arrays(out, own, options, seed, say)
+
+
+@app.command()
+def decode_features(
+    features: Annotated[Path, option("A (pictures, d) file: each picture's embedding.")],
+    betas: Annotated[Path, option("Your betas: a (trials, voxels) file.")],
+    out: Annotated[Path, into("features")],
+    trials: Annotated[File, option("Picture of each trial: its row in --features, from 0.")] = None,
+    groups: Annotated[File, option("What to hold out together; default: picture.")] = None,
+    folds: Annotated[int | None, option("Number of folds; default: ten.", min=2)] = None,
+    permutations: Annotated[int, option("For p-values.", min=1, max=10**6)] = 1000,
+    seed: Seed = 0,
+):
+    """Which picture was seen, from embeddings of the pictures alone: no picture is needed."""
+    from recon_lib import results
+    from recon_lib.data.arrays import load_embedded
+    from recon_lib.decoding.embeddings import decode_embeddings
+    from recon_lib.scores import embeddings, report
+
+    own = load_embedded(features, betas, trials, groups)
+    say("\n".join(own.report))
+    decoded = decode_embeddings(own.betas, own.images, own.trial_image, own.groups, folds, seed,
+                                say)
+    table = embeddings.score_embeddings(decoded, permutations, seed)
+    table["info"] |= {"noise_ceiling": embeddings.ceilings(own.betas, own.trial_image)}
+    for name in ("single_trial", "averaged"):
+        say(f"\n{name.replace('_', ' ')}; top-1 of {table['info']['n_way']}\n"
+            + report.format_report(table[name], embeddings.SHOWN))
+    for name, percent in table["info"]["noise_ceiling"].items():
+        say(f"noise ceiling, {name.replace('_', ' ')}: {percent:.1f}")
+    results.write_scores(out, table)
+    say(f"\nscores: {out / 'scores.json'}")
 
 
 @app.command()

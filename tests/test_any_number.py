@@ -96,11 +96,14 @@ CASES = {  # function: call, then what it takes
     "brain.coarse_pixels": (brain.coarse_pixels, PICTURES),
     "brain.compare_rdms": (brain.compare_rdms, whole(5, 5), whole(5, 5)),
     "brain.decode": (lambda b: brain.decode(b, [0, 1, 2, 3] * 3), BETAS),  # floats: a regression
+    "brain.choose_encoder": (lambda x: brain.choose_encoder(x, "category-network").widths,
+                             PICTURES),
     "brain.embed": (lambda x: brain.embed(reader(), x), PICTURES),
     "brain.fit_decoder": (lambda b, t, g: brain.fit_decoder(b, t, g).vector(b),
                           BETAS, whole(12, 2), LABELS),
     "brain.fit_encoding_model": (lambda f, b: brain.fit_encoding_model(f, b).rank(b, f),
                                  whole(12, 2), BETAS),
+    "brain.fit_latent": (lambda x: vars(brain.fit_latent(x, reader(), 2, 2).pixels), PICTURES),
     "brain.fit_ridge": (lambda x, y, s: vars(brain.fit_ridge(x, y, strengths=s)),
                         BETAS, whole(12, 2), given(1, 10)),
     "brain.log_likelihood": (brain.log_likelihood, BETAS, whole(3, 4), given(1, 2, 3, 4)),
@@ -112,10 +115,15 @@ CASES = {  # function: call, then what it takes
     "data.create_loader": (lambda x, v: list(data.create_loader(16, 2, images=x, vectors=v)),
                            PICTURES, whole(4, 3)),
     "data.folds": (lambda g: data.folds(g, 2), LABELS),
+    "data.load_embedded": (lambda x, b, t: vars(data.load_embedded(x, b, t)),
+                           whole(4, 5), whole(6, 3), index(0, 1, 2, 3, 0, 1)),
     "data.load_trials": (lambda x, b, t: vars(data.load_trials(x, b, t, size=16)),
                          PICTURES, whole(6, 3), index(0, 1, 2, 3, 0, 1)),
     "data.refuse_leak": (data.refuse_leak, PICTURES, whole(4, 16, 16, 3, low=0, high=128)),
     "data.to_batch": (data.to_batch, PICTURES),
+    "decoding.decode_embeddings": (lambda b, f, i: [
+        vars(fold) for fold in decoding.decode_embeddings(b, f, i, folds=2)["averaged"]],
+        BETAS, whole(6, 3), index(*range(6), *range(6))),
     "decoding.like_embeddings": (decoding.like_embeddings, whole(3, 4), whole(5, 4), whole(6, 4)),
     "decoding.mean_image": (lambda x: decoding.mean_image(x, 3), PICTURES),
     "decoding.retrieval": (decoding.retrieval, whole(5, 3), whole(4, 3), PICTURES),
@@ -129,6 +137,7 @@ CASES = {  # function: call, then what it takes
                              BETAS, whole(12, 2), LABELS, whole(3, 4), index(0, 1, 7)),
     "scores.kid": (scores.kid, whole(200, 3), whole(200, 3)),
     "scores.memorised": (scores.memorised, PICTURES, PICTURES, PICTURES),
+    "scores.n_way_hits": (lambda p, t: scores.n_way_hits(p, t, 3), whole(5, 4), TARGET),
     "scores.n_way_top_k": (lambda p, t: scores.n_way_top_k(p, t, 3), whole(5, 4), TARGET),
     "scores.nearest_training_distance": (lambda a, b: vars(scores.nearest_training_distance(a, b)),
                                          whole(5, 4), whole(3, 4)),
@@ -148,15 +157,16 @@ ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or co
             "spm_hrf in_areas hrf.check_sampling hrf.fir_delays hrf.makers hrf.kernel "
             "hrf.library hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
             "single_trial.hrf_fit single_trial.noise_components",
-    "brain": "brain_log_likelihood feature_families load_factor_net vector_source",
+    "brain": "brain_log_likelihood feature_families load_encoder load_factor_net "
+             "vector_source",
     "data": "list_runs load_experiment load_subjects load_volume mask_path read_confounds read_run "
             "read_masks read_truth run_stem haxby_blocks",
     "decoding": "brain_guidance cross_validate embed_pictures fit_pretrained guided_denoiser "
                 "ideal_observer load_conditional load_pretrained sample_embeddings untrained "
                 "load_guidance_model map_pictures prior_pictures reconstruct_experiment "
                 "sample_prior training_pictures with_pseudo_trials",
-    "scores": "bits evaluation_space format_report literature_scores load_classifiers "
-              "load_independent_classifier quality_scores score score_blocks "
+    "scores": "bits ceilings evaluation_space format_report literature_scores load_classifiers "
+              "load_independent_classifier quality_scores score score_blocks score_embeddings "
               "score_cross_validated score_table two_way_null_sd",
     "world": "draw find_or_build ready real_event_related sample_factors simulate",
 }

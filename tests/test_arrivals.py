@@ -814,7 +814,8 @@ def test_a_likelihood_that_is_nan_leads_nowhere(spoil, sampling):
 
 def test_a_fold_that_was_stopped_goes_on(tmp_path, monkeypatch):
     own = load_trials(PICTURES, RNG.standard_normal((12, 5)), size=16)
-    options = crossval.CrossValidation(2, None, 4, 30, replace(PLAIN, steps=1), out_dir=tmp_path)
+    options = crossval.CrossValidation(2, None, 4, 30, replace(PLAIN, steps=1), out_dir=tmp_path,
+                                       encoder="category-network")
     usual, taken = loop.gradient_step, []
 
     def step(*args, last=6):

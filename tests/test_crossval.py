@@ -62,7 +62,8 @@ def grey(tmp_path_factory):
 @pytest.mark.slow
 def test_grey_pictures_stay_grey(grey):
     data, out = grey
-    assert set(out) == {"diffusion", "shuffled_brain", "ridge", "retrieval", "mean_image", "fold"}
+    assert set(out) == {"diffusion", "shuffled_brain", "ridge", "retrieval", "mean_image", "fold",
+                        "map_retrieval"}
     for name in set(out) - {"fold"}:
         assert out[name].shape == (48, 16, 16, 1) and out[name].dtype == np.uint8
         assert out[name].std() > 0

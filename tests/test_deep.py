@@ -46,7 +46,7 @@ def test_n_way_by_hand_and_at_chance():
     same = np.full((5, 1000), 1e-3)
     for n, k in ((50, 1), (100, 5), (2, 1)):
         assert n_way_top_k(same, np.arange(5), n, k) == pytest.approx(k / n)
-    with pytest.raises(DataError, match="5-way top-1 of 4 classes"):
+    with pytest.raises(DataError, match="5-way top-1 of 4 candidates"):
         n_way_top_k(p, [0], 5)
     with pytest.raises(DataError, match="no columns"):
         n_way_top_k(p, [4], 2)

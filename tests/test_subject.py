@@ -130,6 +130,24 @@ def test_pictures_without_factors_drive_every_area_by_what_they_show(pictures):
     assert (same(plain, responses(other, None, VOXELS, 0))[columns("LOC", "PPA")] < 0.95).all()
 
 
+def test_higher_areas_answer_to_the_layer_that_is_given_and_early_ones_do_not(pictures):
+    """A voxel follows the layer, but no linear readout of the layer is the voxel."""
+    images, _ = pictures
+    rng = np.random.default_rng(0)
+    layer = rng.normal(size=(len(images), 10))
+    first, again, other = (responses(images, None, VOXELS, 0, x)
+                           for x in (layer, layer.copy(), layer[::-1]))
+    assert np.array_equal(first, again)
+    moved = same(first, other)
+    assert (moved[columns("EarlyVis")] > 0.999).all()
+    assert np.abs(moved[columns("LOC", "PPA")]).mean() < 0.3
+    design = np.column_stack([layer, np.ones(len(layer))])
+    left = first - design @ np.linalg.lstsq(design, first, rcond=None)[0]
+    share = 1 - left[:, columns("LOC", "PPA")].var(0)
+    assert 0.3 < share.mean() < 0.95
+
+
+
 @pytest.mark.parametrize("rho", [0.1, 0.4, 0.8])
 def test_ar1_moments(rho):
     noise = ar1_noise(rho, 100, 20_000, np.random.default_rng(0)).astype(float)

@@ -161,7 +161,7 @@ def test_a_stopped_command_tells_the_shell(tmp_path, number, status):
     np.save(tmp_path / "betas.npy", rng.standard_normal((8, 5)))
     command = ["reconstruct-arrays", "--images", "pictures.npy", "--betas", "betas.npy",
                "--size", "16", "--folds", "2", "--train-steps", "100000", "--device", "cpu",
-               "--out", "out"]
+               "--encoder", "category-network", "--out", "out"]
     job = subprocess.Popen([sys.executable, "-m", "recon_lib", *command], cwd=tmp_path, text=True,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     log = tmp_path / "out" / "folds" / "fold_1" / "loss.csv"

@@ -28,6 +28,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and spread of 
 CLIP = ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758))
 LITE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+ANSWERED = ("_blocks.12",)  # by a simulated subject's higher areas: no layer that is decoded to
 NUMBERS = 2048  # at most of a layer: its places are averaged until they fit
 LOOKED_AT = 64  # pictures to guess by
 DRAWN_ALIKE = 0.6  # correlation with what the category network reads, drawn again

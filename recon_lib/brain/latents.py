@@ -78,8 +78,12 @@ class ImageLatent:
 
     def transform(self, images):
         """Latents (n, d) float32 of uint8 pictures (n, H, W, C)."""
-        seen = self.features.transform(embed(self.encoder, images))
-        return np.concatenate([self.pixels.transform(coarse_pixels(images)), seen], axis=1)
+        return self.project(coarse_pixels(images), embed(self.encoder, images))
+
+    def project(self, coarse, features):
+        """Latents of pictures whose coarse pixels and features are there already."""
+        return np.concatenate([self.pixels.transform(coarse), self.features.transform(features)],
+                              axis=1)
 
     def on(self, device):
         """The same latent with a copy of the encoder on a device, for `encode` there."""

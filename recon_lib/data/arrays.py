@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_numbers, check
 from recon_lib.common.files import (
     arrays_in,
     find_array,
@@ -37,6 +37,7 @@ class ArrayData:
     Attributes
     ----------
     images : (n, size, size, C) uint8 array
+        Or, from `load_embedded`, (n, d) numbers.
     betas : (trials, voxels) float32 array
         As given: z-score them on training trials.
     trial_image : (trials,) int array
@@ -428,7 +429,36 @@ def load_trials(images: str | Path | np.ndarray, betas: str | Path | np.ndarray,
     UserWarning
         For pictures skipped, trials and voxels dropped, and all that was assumed.
     """
-    pictures, values = load_pictures(images, size, channels), load_betas(betas)
+    return paired(load_pictures(images, size, channels), images, betas, trial_image, groups, runs)
+
+
+def load_embedded(features: str | Path | np.ndarray, betas: str | Path | np.ndarray,
+                  trial_image: Any = None, groups: Any = None) -> ArrayData:
+    """The same where there is a vector for each picture, such as CLIP's embedding, and no picture.
+
+    Parameters
+    ----------
+    features : path or array
+        (pictures, d): .npy, .npz, .mat, .h5 or a table, or an array.
+    betas, trial_image, groups
+        As for `load_trials`; pictures are named by their row, from 0.
+
+    Returns
+    -------
+    ArrayData
+        Its `images` are the vectors.
+    """
+    vectors = features
+    if isinstance(features, str | Path):
+        vectors = read_array(features, ("features", "embeddings"), ndim=(2,))
+    vectors = check(vectors, ("pictures", "d"), what="the features")
+    whole = Pictures(vectors, np.ones(len(vectors), bool))
+    return paired(whole, features, betas, trial_image, groups, None)
+
+
+def paired(pictures, source, betas, trial_image, groups, runs):
+    """Pictures and responses in one shape; `source` is where the pictures are from."""
+    values = load_betas(betas)
     trials = len(values)
     labels = None if trial_image is None else read_labels(trial_image, "trial_image")
     told = len(pictures.kept if labels is None else labels)
@@ -445,7 +475,7 @@ def load_trials(images: str | Path | np.ndarray, betas: str | Path | np.ndarray,
     seen = pictures.kept[shown[useful]]
     if not seen.all():
         warnings.warn(f"{(~seen).sum()} of {trials} trials dropped: their picture cannot be read",
-                      stacklevel=2)
+                      stacklevel=3)
         useful = useful[seen]
     if len(useful) < 2:
         raise DataError(f"{len(useful)} usable trials; expected two or more")
@@ -455,7 +485,7 @@ def load_trials(images: str | Path | np.ndarray, betas: str | Path | np.ndarray,
         f"betas: {len(useful)} of {trials} trials, {len(voxels)} of {values.shape[1]} voxels"
         + (f", from {betas}" if isinstance(betas, str | Path) else ""),
         f"pictures: {len(pictures.images)} of {len(pictures.kept)}"
-        + (f", from {images}" if isinstance(images, str | Path) else "")
+        + (f", from {source}" if isinstance(source, str | Path) else "")
         + f"; {len(np.unique(index[useful]))} were shown; the first trial saw "
         + (names[first] if names else f"picture {first}"),
     )

@@ -4,6 +4,7 @@ from recon_lib.decoding import haxby
 from recon_lib.decoding.baselines import (
     ideal_observer, mean_image, retrieval, ridge_to_pixels, shuffled_brain)
 from recon_lib.decoding.crossval import CrossValidation, cross_validate
+from recon_lib.decoding.embeddings import decode_embeddings
 from recon_lib.decoding.posterior import Posterior
 from recon_lib.decoding.pretrained import (
     Pretrained, PretrainedSampling, embed_pictures, fit_pretrained, like_embeddings,

@@ -18,7 +18,7 @@ from recon_lib.bold.betas import zscore
 from recon_lib.bold.whole_brain import digest
 from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.encoders import choose_encoder
-from recon_lib.brain.features import FactorNet
+from recon_lib.brain.features import FactorNet, coarse_pixels, embed
 from recon_lib.brain.latents import fit_latent
 from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.common.paths import results_folder
@@ -28,7 +28,7 @@ from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
 from recon_lib.decoding.reconstruct import ready_sampler
-from recon_lib.decoding.retrieval_prior import refuse_trained_on
+from recon_lib.decoding.retrieval_prior import map_retrieval, refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
@@ -54,8 +54,6 @@ class CrossValidation:
     pool : int, optional
         Pictures after `cut_and_paste`; larger sets are left as they are. Default: 4000, or 1000
         where a large network looks at them.
-    encoder : str
-        Which network gives features, see `encoders.choose_encoder`; a ready model has its own.
     sampling : Sampling
         For a ready model; without one only `steps` counts.
     device : {"cpu", "cuda"}
@@ -65,17 +63,22 @@ class CrossValidation:
         ``partial(fit_pretrained, net, embeddings)``, with a row of embeddings for each picture.
     out_dir : path
         Where training writes; default: `own` in `paths.results_folder()`.
+    encoder : str
+        Which network gives features, see `encoders.choose_encoder`; a ready model has its own.
+    gallery : (m, size, size, C) uint8 array, optional
+        Pictures that MAP retrieval may find beside the training pictures; none that is to be read.
     """
 
     folds: int | None = None
     model_path: str | Path | None = None
     train_steps: int = 0
     pool: int | None = None
-    encoder: str = "auto"
     sampling: Sampling = SAMPLING
     device: str = "cpu"
     fit: Callable | None = None
     out_dir: str | Path = field(default_factory=lambda: results_folder() / "own")
+    encoder: str = "auto"
+    gallery: np.ndarray | None = None
 
 
 def cut_and_paste(images, n, seed, shift=0.06):
@@ -241,6 +244,18 @@ def fit_fold(data, train, betas, known, options, seed):
     return pool, latent, Training(betas, shown, seen, latents, decoder, seed)
 
 
+def retriever(training, latent, gallery=None, seen=()):
+    """A decoder of trials: the likeliest of the training pictures and of a gallery.
+
+    `seen` are the coarse pixels and the features of the gallery's pictures.
+    """
+    pictures, codes = training.pictures, training.latents
+    if gallery is not None:
+        pictures = np.concatenate([pictures, gallery])
+        codes = np.concatenate([codes, latent.project(*seen)])
+    return lambda trials: pictures[map_retrieval(training.decoder, codes, trials.vectors)]
+
+
 def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed: int = 0,
                    say: Callable = print) -> dict[str, np.ndarray]:
     """Cross-validated reconstructions of every trial of `arrays.ArrayData`.
@@ -256,8 +271,8 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
     Returns
     -------
     dict of str to (trials, size, size, C) uint8 array
-        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`; and under `fold`
-        the number of each trial's fold.
+        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`, `map_retrieval`; and
+        under `fold` the number of each trial's fold.
     """
     options = options or CrossValidation()
     groups, shown = np.asarray(data.groups), data.images[data.trial_image]
@@ -274,6 +289,10 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
     out = {"fold": np.zeros(len(groups), int)}
     splits = make_folds(groups, k, seed)
     known = ready.latent if ready else choose_encoder(data.images, options.encoder, say)
+    gallery, seen = options.gallery, ()
+    if gallery is not None:
+        refuse_leak(gallery, data.images)
+        seen = coarse_pixels(gallery), embed(known.encoder if ready else known, gallery)
     for number, (train, test) in enumerate(splits):
         say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
         refuse_leak(shown[train], shown[test])
@@ -297,6 +316,7 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
         trials = Trials(held, decoder.vector(held), once, others)
         decoders = {"diffusion": draw, "shuffled_brain": lambda trials, draw=draw: draw(
             trials.shuffled)} | {k: fit(training) for k, fit in DRAWING.items()}
+        decoders["map_retrieval"] = retriever(training, latent, gallery, seen)
         for name, decode in decoders.items():
             part = decode(trials)
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part

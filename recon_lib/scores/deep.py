@@ -14,12 +14,11 @@ from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import hypergeom
 
 from recon_lib.brain.patterns import similarity, unit_rows
 from recon_lib.common.errors import DataError
 from recon_lib.data.pictures import squared, uint8_pictures
-from recon_lib.scores.identification import bootstrap_interval, checked, two_way_wins
+from recon_lib.scores.identification import bootstrap_interval, n_way_hits, two_way_wins
 from recon_lib.scores.metrics import pixel_correlation, ssim
 
 # Network, layer, side of its pictures: as in MindEye (Scotti et al. 2023, arXiv:2305.18274).
@@ -44,7 +43,7 @@ def n_way_top_k(probabilities: np.ndarray, target: np.ndarray, n: int = 50, k: i
 
     MinD-Vis (Chen et al. 2023, arXiv:2211.06956) draws n - 1 wrong classes at random and looks
     whether the true one is among the first k, a thousand times. Here all draws are counted at
-    once: with g classes above the true one, the number drawn of them is hypergeometric.
+    once, see `identification.n_way_hits`.
 
     Parameters
     ----------
@@ -59,15 +58,7 @@ def n_way_top_k(probabilities: np.ndarray, target: np.ndarray, n: int = 50, k: i
     float
         In [0, 1]; chance k / n. Ties count as a random order.
     """
-    p, target = checked(probabilities, target)
-    classes = p.shape[1]
-    if not 1 <= k <= n <= classes:
-        raise DataError(f"{n}-way top-{k} of {classes} classes; expected 1 <= k <= n <= {classes}")
-    own = p[np.arange(len(p)), target][:, None]
-    above, equal = (p > own).sum(1), (p == own).sum(1) - 1
-    scores = [hypergeom.cdf(k - 1, classes - 1, a + np.arange(e + 1), n - 1).mean()
-              for a, e in zip(above, equal, strict=True)]
-    return float(np.mean(scores))
+    return float(n_way_hits(probabilities, target, n, k).mean())
 
 
 def prepared(images, side, mean=MEAN, spread=SPREAD):

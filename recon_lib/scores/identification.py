@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.stats import hypergeom
 
 from recon_lib.common.errors import DataError, check, one_label_each
 
@@ -35,6 +36,31 @@ def top_k_hits(similarity: ArrayLike, target: ArrayLike, k: int = 1) -> np.ndarr
     below, equal, rivals = _against_rivals(similarity, target)
     above = rivals - below - equal
     return np.clip((k - above) / (equal + 1), 0, 1)
+
+
+def n_way_hits(similarity: ArrayLike, target: ArrayLike, n: int, k: int = 1) -> np.ndarray:
+    """How probable it is that the right candidate is among the first k of n, for each trial.
+
+    The n - 1 wrong candidates are drawn at random from all; with g of them above the right one, the
+    number drawn of these is hypergeometric, so that all draws are counted at once.
+
+    Parameters
+    ----------
+    similarity, target
+        As for `top_k`.
+    n, k : int
+
+    Returns
+    -------
+    ndarray (trials,)
+        Ties count as a random order; chance k / n.
+    """
+    below, equal, rivals = _against_rivals(similarity, target)
+    if not 1 <= k <= n <= rivals.min() + 1:
+        raise DataError(f"{n}-way top-{k} of {rivals.min() + 1} candidates; expected 1 <= k <= n "
+                        f"<= {rivals.min() + 1}")
+    return np.array([hypergeom.cdf(k - 1, m, m - b - e + np.arange(e + 1), n - 1).mean()
+                     for b, e, m in zip(below, equal, rivals, strict=True)])
 
 
 def bootstrap_interval(values: ArrayLike, target: ArrayLike, level: float = 0.95, n: int = 2000,

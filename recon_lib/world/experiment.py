@@ -39,7 +39,7 @@ def pictures_digest(images):
     return hashlib.sha1("".join(fingerprints(images)).encode()).hexdigest()
 
 
-def build(root=None, seed=0, images=None, voxels=None, **design_options):
+def build(root=None, seed=0, images=None, voxels=None, higher=None, **design_options):
     """Simulate the experiment, once: a second call finds it whole and returns at once.
 
     It is built in a folder beside `root` that takes its name when all is written.
@@ -55,6 +55,8 @@ def build(root=None, seed=0, images=None, voxels=None, **design_options):
         `subject.design_for`. The first are used.
     voxels : dict, optional
         Voxels per area; default: CSI1's.
+    higher : (n, p) array, optional
+        What higher areas answer to in pictures of your own, see `tuning.responses`.
     **design_options
         For `subject.make_design`: a smaller experiment.
 
@@ -76,6 +78,8 @@ def build(root=None, seed=0, images=None, voxels=None, **design_options):
             "trials": len(design.image), "pictures": int(n), "voxels": {SUBJECT: voxels},
             "own pictures": images is not None and pictures_digest(images)}
     info |= {"design": design_options} if design_options else {}
+    info |= {} if higher is None else {
+        "higher": hashlib.sha1(np.ascontiguousarray(higher[:n])).hexdigest()}
     if images is not None:
         if len(images) < n:
             raise DataError(
@@ -84,10 +88,10 @@ def build(root=None, seed=0, images=None, voxels=None, **design_options):
             )
         images = images[:n]
     return build_whole(root, info, lambda partial: write_experiment(
-        partial, design, images, voxels, seed))
+        partial, design, images, voxels, seed, None if higher is None else higher[:n]))
 
 
-def write_experiment(root, design, images, voxels, seed):
+def write_experiment(root, design, images, voxels, seed, higher=None):
     """Write pictures, lists, masks, runs and the truth of one subject; return how many files."""
     n = design.image.max() + 1
     factors = None
@@ -97,7 +101,7 @@ def write_experiment(root, design, images, voxels, seed):
     names = picture_names(n, seed)
     stimuli.write_images(root, names, images)
     stimuli.write_repeated(root, [names[i] for i in design.repeated])
-    response = tuning.responses(images, factors, voxels, seed)
+    response = tuning.responses(images, factors, voxels, seed, higher)
     person = subject.make_subject(voxels, seed, sessions=design.session.max())
     betas = scan(root, SUBJECT, person, design, response, names, seed)
     with atomic_write(root / "truth.h5") as partial, h5py.File(partial, "w") as file:

@@ -110,23 +110,36 @@ def generic(maps, voxels, rng):
     return h.numpy() @ rng.normal(size=(h.shape[1], voxels)).astype(np.float32)
 
 
+def mixed(features, voxels, rng):
+    """Higher areas for photographs: each voxel adds a few random directions of a network's layer.
+
+    A direction is rectified, so that no voxel is a linear function of the features.
+    """
+    x = ((features - features.mean(0)) / features.std()).astype(np.float32)
+    h = np.maximum(x @ rng.normal(size=(x.shape[1], 256)).astype(np.float32), 0)  # (n, 256)
+    return h @ (rng.normal(size=(256, voxels)) * (rng.random((256, voxels)) < 0.1))
+
+
 def unit(responses):
     """Zero mean and unit variance over pictures, for each voxel."""
     return (responses - responses.mean(0)) / (responses.std(0) + 1e-9)
 
 
-def responses(images, factors, voxels, seed):
+def responses(images, factors, voxels, seed, higher=None):
     """How strongly each voxel answers each picture.
 
     Parameters
     ----------
     images : (n, H, W, 3) uint8 array
     factors : structured array (n,) or None
-        TinyScenes factors. None: any pictures; higher areas use generic image features.
+        TinyScenes factors. None: any pictures; higher areas answer to `higher`.
     voxels : dict of {"LHEarlyVis": int, …}
         Number of voxels in each area.
     seed : int
         The subject: same seed, same tuning.
+    higher : (n, p) array, optional
+        What higher areas answer to, mixed at random, in pictures without factors: a layer of a
+        network, and none that betas will be decoded to. Default: random features of the maps.
 
     Returns
     -------
@@ -141,7 +154,7 @@ def responses(images, factors, voxels, seed):
         if name == "EarlyVis":
             part = early(maps, count, hemisphere, rng)
         elif factors is None:
-            part = generic(maps, count, rng)
+            part = generic(maps, count, rng) if higher is None else mixed(higher, count, rng)
         elif name == "LOC":
             part = objects(factors, count, rng)
         else:
