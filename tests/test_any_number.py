@@ -96,8 +96,6 @@ CASES = {  # function: call, then what it takes
     "brain.coarse_pixels": (brain.coarse_pixels, PICTURES),
     "brain.compare_rdms": (brain.compare_rdms, whole(5, 5), whole(5, 5)),
     "brain.decode": (lambda b: brain.decode(b, [0, 1, 2, 3] * 3), BETAS),  # floats: a regression
-    "brain.choose_encoder": (lambda x: brain.choose_encoder(x, "category-network").widths,
-                             PICTURES),
     "brain.embed": (lambda x: brain.embed(reader(), x), PICTURES),
     "brain.fit_decoder": (lambda b, t, g: brain.fit_decoder(b, t, g).vector(b),
                           BETAS, whole(12, 2), LABELS),
@@ -157,8 +155,8 @@ ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or co
             "spm_hrf in_areas hrf.check_sampling hrf.fir_delays hrf.makers hrf.kernel "
             "hrf.library hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
             "single_trial.hrf_fit single_trial.noise_components",
-    "brain": "brain_log_likelihood feature_families load_encoder load_factor_net "
-             "vector_source",
+    "brain": "brain_log_likelihood choose_encoder feature_families load_encoder "
+             "load_factor_net vector_source",
     "data": "list_runs load_experiment load_subjects load_volume mask_path read_confounds read_run "
             "read_masks read_truth run_stem haxby_blocks",
     "decoding": "brain_guidance cross_validate embed_pictures fit_pretrained guided_denoiser "

@@ -10,6 +10,10 @@ import numpy as np
 import pytest
 from conftest import DESIGN, VOXELS
 from matplotlib.figure import Figure
+from PIL import Image
+
+from recon_lib.brain.features import load_factor_net
+from recon_lib.world import scenes
 
 HERE = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -419,6 +423,36 @@ def test_no_picture_of_the_combination_seen_is_found(shared, monkeypatch, miniat
     assert (world.kind[found.index] != world.kind[0]).all()
     made = unseen.rows(False, 8, tiny_model, replace(unseen.SAMPLING, steps=1))
     assert len(made) == 3 and "drawn - MAP retrieval" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_photographs_benchmark_holds_out_its_test_pictures(shared, monkeypatch, tmp_path,
+                                                               capsys):
+    """On scenes in the place of photographs, by the category network in the place of both."""
+    import photographs
+
+    from recon_lib.brain.features import coarse_pixels
+
+    assert photographs.rows(tmp_path / "none") == []
+    assert "no photographs in" in capsys.readouterr().out
+    network = load_factor_net("feature_encoder")
+    monkeypatch.setattr(photographs, "load_encoder", lambda *which: network)
+    monkeypatch.setattr(photographs, "judged", coarse_pixels)
+    monkeypatch.setattr(photographs, "recordings", list)
+    monkeypatch.setattr(photographs, "VOXELS", {"CSI1": VOXELS})
+    pictures = scenes.draw(scenes.sample_factors(60, 3), 64)
+    for i, picture in enumerate(pictures):
+        Image.fromarray(picture).save(tmp_path / f"{i:02d}.png")
+    world = photographs.World(pictures, test=12, runs_per_session=(4, 4), test_trials=36)
+    assert set(world.image[world.test]) == set(range(12)) and world.test.sum() == 36
+    assert set(world.image[~world.test]) == set(range(12, 60))
+    made = photographs.rows(tmp_path, 12, runs_per_session=(4, 4), test_trials=36)
+    assert len(made) == 6 and {r["peer"] for r in made} >= {photographs.GOAL}
+    told = capsys.readouterr().out
+    for name in ("shuffled brain", "voxels permuted", "best picture there is", "mean of the"):
+        assert f"averaged, {name}" in told
+    equal = [line for line in told.splitlines() if " - category network, all" in line]
+    assert len(equal) == 4 and all("0.000 (0.000 to 0.000)" in line for line in equal)
 
 
 def test_the_first_picture_is_seen_while_the_command_runs(shared):

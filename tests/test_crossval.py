@@ -100,6 +100,20 @@ def test_ridge_reads_a_linear_brain(grey):
     assert table["chance"] == {"top1": 1 / 24, "two_way": 0.5}
 
 
+def test_retrieval_finds_what_is_in_the_gallery():
+    """Copies of the pictures seen, one grey level brighter, are what is likeliest of all."""
+    data = world(n=100, noise=0.05)
+    near = (data.images.astype(int) + 1).clip(0, 255).astype(np.uint8)
+    options = CrossValidation(2, pool=60, sampling=ONE_STEP, encoder="category-network")
+    plain = cross_validate(data, options, say=len)["map_retrieval"]
+    found = cross_validate(data, replace(options, gallery=near), say=len)["map_retrieval"]
+    seen = near[data.trial_image]
+    assert not (plain == seen).all((1, 2, 3)).any()
+    assert (found == seen).all((1, 2, 3)).mean() > 0.3  # of 150 candidates
+    with pytest.raises(DataError, match="test pictures are in the training set"):
+        cross_validate(data, replace(options, gallery=data.images[:3]), say=len)
+
+
 @pytest.mark.slow
 def test_a_ready_model_needs_no_training(tiny_model, tmp_path):
     data = world(n=12, side=64, repeats=1)

@@ -77,7 +77,7 @@ def decode_embeddings(betas: Any, features: Any, trial_image: Any, groups: Any =
         If the arrays do not fit, or a fold holds out fewer than two pictures.
     """
     image = one_label_each(trial_image)
-    betas = check(betas, (len(image), "voxels"), what="the array of betas")
+    betas = check(betas, (len(image), "voxels"), what="the array of betas").astype(np.float32)
     features = check(features, ("pictures", "d"), what="the features").astype(np.float32)
     if image.dtype.kind not in "iu" or image.min() < 0 or image.max() >= len(features):
         raise DataError(f"trial_image does not hold rows of {len(features)} features; expected "
