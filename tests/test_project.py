@@ -92,6 +92,22 @@ def test_readme_names_targets_and_notebooks_that_exist():
     assert notebooks <= set(re.findall(r"\w+\.ipynb", readme))
 
 
+def test_the_paper_has_the_journals_sections_and_cites_what_its_bibliography_has():
+    """What the Journal of Open Source Education asks of a learning module's paper."""
+    head, paper = read("paper.md").split("---\n")[1:3]
+    for section in ("Summary", "Statement of need", "Learning objectives and content",
+                    "Instructional design", "Story of the project, and experience of use",
+                    "References"):
+        assert f"\n# {section}\n" in paper, section
+    authors = re.findall(r"^  - name: (.*)$", read("CITATION.cff"), re.M)
+    assert re.findall(r"^  - name: (.*)\n    affiliation", head, re.M) == authors
+    assert len(paper.split()) <= 1000
+    cited = set(re.findall(r"@([\w:]+)", paper))
+    entries = dict(re.findall(r"@\w+\{([\w:]+),(.*?)\n\}", read("paper.bib"), re.S))
+    assert cited == entries.keys()
+    assert all("doi = " in entry or r"\url{https://" in entry for entry in entries.values())
+
+
 def test_the_map_of_the_library_is_the_package():
     mapped = set()
     row = re.compile(r"^\| (\S.*?) \| .* \| (`\w+\.py`.*) \|$", re.M)
