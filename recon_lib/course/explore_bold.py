@@ -54,10 +54,12 @@ def draw_hrf(fig, numbers):
     one, many = fig.axes
     one.plot(numbers["t"], numbers["response"], color=BLUE)
     one.plot(numbers["peak_time"], 1, "o", color=BLUE)
-    one.set(title="one picture", xlabel="seconds", ylabel="response", xlim=(0, 30))
+    one.set(title="one picture", xlabel="seconds", ylabel="response", xlim=(0, 30),
+            xticks=(0, 10, 20, 30))  # few ticks: they are what takes time to draw
+    one.locator_params("y", nbins=4)
     many.plot(numbers["t"], numbers["train"], color=RED)
     many.plot(numbers["onsets"], np.full(len(numbers["onsets"]), -0.45), "|", color=INK)
-    many.set(title=f"{len(numbers['onsets'])} pictures", xlabel="seconds")
+    many.set(title=f"{len(numbers['onsets'])} pictures", xlabel="seconds", xticks=(0, 20, 40, 60))
     for ax in (one, many):
         ax.axhline(0, color=GREY, linewidth=0.8)
     low, high = min(-0.5, numbers["train"].min()), max(1.2, numbers["train"].max())
@@ -120,12 +122,15 @@ def draw_glm(fig, numbers):
     left, right = fig.axes
     left.plot(numbers["time"], numbers["bold"], color=GREY, linewidth=1, label="BOLD")
     left.plot(numbers["time"], numbers["fit"], color=BLUE, linewidth=1.5, label="fit")
-    left.set(title="first 120 s", xlabel="seconds", ylabel="% signal change", xlim=(0, 120))
+    left.set(title="first 120 s", xlabel="seconds", ylabel="% signal change", xlim=(0, 120),
+             xticks=(0, 40, 80, 120))
     left.legend(loc="upper left", ncols=2)
     right.plot(numbers["truth"], numbers["estimate"], "o", color=BLUE, markersize=4)
     right.plot([-1, 3], [-1, 3], color=INK, linestyle="--", linewidth=1)
     low, high = min(-2, numbers["estimate"].min() - 0.2), max(4, numbers["estimate"].max() + 0.2)
     right.set(title="betas (%)", xlabel="truth", ylabel="estimate", xlim=(-1, 3), ylim=(low, high))
+    for ax in (left, right):
+        ax.locator_params("y", nbins=5)
     fig.subplots_adjust(0.09, 0.17, 0.99, 0.91, wspace=0.3)
 
 

@@ -84,7 +84,7 @@ def draw_chance(fig, numbers):
     scores = numbers["scores"]
     wide = max(4 * numbers["null_sd"], np.abs(scores - 0.5).max())
     at = np.linspace(max(0.5 - wide, 0), min(0.5 + wide, 1), 400)
-    ax.hist(scores, 40, density=True, color=PALE, label="experiments")
+    ax.hist(scores, 40, density=True, histtype="stepfilled", color=PALE, label="experiments")
     for name, key, style in (("permuting", "null_sd", {"color": BLUE}),
                              ("the binomial", "binomial_sd", {"color": RED, "linestyle": "--"})):
         ax.plot(at, stats.norm.pdf(at, 0.5, numbers[key]), label=f"what {name} expects", **style)
