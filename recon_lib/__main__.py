@@ -479,7 +479,7 @@ def reconstruct_arrays(
     say("\n".join(own.report))
     if groups is None and runs is not None:
         own.groups = own.runs
-    more = gallery and load_pictures(gallery, size, own.images.shape[-1]).images
+    more = load_pictures(gallery, size, own.images.shape[-1]).images if gallery else None
     options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(), gallery=more,
                               device=device, out_dir=out / "folds", encoder=encoder)
     results.reconstruct_arrays(out, own, options, seed, say)

@@ -118,7 +118,7 @@ def split_half_reliability(betas: np.ndarray, labels: np.ndarray, splits: int = 
     return total / splits
 
 
-def noise_ceiling(betas: np.ndarray, labels: np.ndarray, repeats: int = 1) -> np.ndarray:
+def noise_ceiling(betas: np.ndarray, labels: np.ndarray, repeats: float = 1) -> np.ndarray:
     """The share of a voxel's variance that the best model could explain, in percent.
 
     Betas must be z-scored, so that signal and noise variance add up to 1. The noise is the
@@ -130,7 +130,7 @@ def noise_ceiling(betas: np.ndarray, labels: np.ndarray, repeats: int = 1) -> np
     betas : (trials, voxels) array
         Z-scored. Only pictures shown twice or more count.
     labels : (trials,) array
-    repeats : int
+    repeats : float
         n: how many trials are averaged before the model is compared with them.
 
     Returns

@@ -124,7 +124,8 @@ def fit_latent(train_images: np.ndarray, encoder: torch.nn.Module, pixels: int =
         If there are other numbers of components than layers.
     """
     layers = len(encoder.widths)
-    each = [features // layers] * layers if np.ndim(features) == 0 else list(features)
+    each = [features // layers] * layers if isinstance(features, int | np.integer) else list(
+        features)
     if len(each) != layers:
         raise DataError(f"components of {len(each)} layers for an encoder of {layers}; expected "
                         "one number, or one for each layer")

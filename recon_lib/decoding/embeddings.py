@@ -85,7 +85,8 @@ def decode_embeddings(betas: Any, features: Any, trial_image: Any, groups: Any =
     groups = image if groups is None else one_label_each(groups)
     refuse_divided(groups, image)
     folds = folds or max(2, min(10, len(np.unique(groups)) // 2))
-    splits, out = make_folds(groups, folds, seed), {"single_trial": [], "averaged": []}
+    splits = make_folds(groups, folds, seed)
+    out: dict = {"single_trial": [], "averaged": []}
     for number, (train, test) in enumerate(splits):
         say(f"fold {number + 1} of {len(splits)}: {len(train)} training, {len(test)} test trials")
         known, held = zscore(betas[train], betas[test])

@@ -32,13 +32,14 @@ def score_embeddings(decoded: dict, permutations: int = 1000, seed: int = 0) -> 
         share named right among ``n_way`` candidates, all draws of rivals counted at once.
     """
     least = min(len(fold.picture) for fold in decoded["averaged"])
-    n, tables = min(N_WAY, least), {}
+    n = min(N_WAY, least)
+    tables: dict = {}
     for name, folds in decoded.items():
         picture = np.concatenate([fold.picture[fold.target] for fold in folds])
         tables[name] = {}
         for key in folds[0].rankings:
             parts = [(fold.rankings[key], fold.target) for fold in folds]
-            row = {}
+            row: dict = {}
             for metric, score in (("top1", lambda m, t: n_way_hits(m, t, n)),
                                   ("two_way", two_way_wins)):
                 hits = np.concatenate([score(*part) for part in parts])
@@ -84,7 +85,7 @@ def ceilings(betas: np.ndarray, trial_image: np.ndarray) -> dict:
     again = counts[which] > 1
     z = (betas - betas.mean(0)) / np.maximum(betas.std(0), 1e-12)
     mean = float(counts[counts > 1].mean())
-    found = {}
+    found: dict = {}
     for name, repeats in (("one_trial", 1), ("averaged", mean)):
         percent = noise_ceiling(z[again], np.asarray(trial_image)[again], repeats)
         found |= {f"{name}_median": float(np.median(percent)),
