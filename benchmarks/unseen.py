@@ -14,7 +14,6 @@ search, not whether a network can invent what it never saw.
 """
 
 import sys
-from functools import partial
 
 import _table
 import numpy as np
@@ -30,6 +29,7 @@ from recon_lib.decoding.sampling import MODEL, SAMPLING, load_conditional
 from recon_lib.scores.report import Criteria, evaluation_space, load_classifiers, named_right
 from recon_lib.world import experiment, scenes
 
+HELD = "held" in sys.argv[1:]
 HUES, ACROSS, DOWN = 6, 3, 2  # bins of hue, and of places across and down
 
 
@@ -107,7 +107,7 @@ class World:
         return {"MAP retrieval": self.named(found), "drawn": self.named(drawn)}
 
 
-def rows(held=False, few=None, model=MODEL, sampling=SAMPLING, seed=0):
+def rows(held=HELD, few=None, model=MODEL, sampling=SAMPLING, seed=0):
     """The rows of the table; `few` trials instead of all."""
     world = World(release.load_experiment(experiment.ready()), held, model, few)
     trials, n = world.trials, len(world.shown)
@@ -130,4 +130,4 @@ def rows(held=False, few=None, model=MODEL, sampling=SAMPLING, seed=0):
 
 
 if __name__ == "__main__":
-    _table.main(partial(rows, held="held" in sys.argv[1:]))
+    _table.main(rows)

@@ -123,7 +123,8 @@ def read_notebook(name, text, pages, explorers):
 
 def read_glossary(text, names):
     """The glossary with an anchor at each term, and the numbers of notebooks as links."""
-    text = re.sub(r"\((\d\d)\)$", lambda m: f"([{m[1]}]({names[m[1]]}.ipynb))", text, flags=re.M)
+    text = re.sub(r"\((\d\d)\)$", lambda m: (
+        f"([{m[1]}]({names[m[1]]}.ipynb))" if m[1] in names else m[0]), text, flags=re.M)
     return re.sub(r"^- \*\*(.+?)\*\*", lambda m: f'- <b id="{anchor(m[1])}"></b>**{m[1]}**', text,
                   flags=re.M)
 

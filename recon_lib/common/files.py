@@ -235,14 +235,14 @@ def read_dict(path):
     return held
 
 
-INDEX = ("", "index", "idx", "id", "row", "trial", "trials", "trial_index", "trial_id")
+INDEX = ("index", "idx", "id", "row", "trial", "trials", "trial_index", "trial_id")
 
 
 def read_table(path, heading=None, spaces=False, **options):
     """Read a text table: tabs, semicolons or commas between its cells; quotes are understood.
 
-    A first column that counts 0, 1, 2, ... and has no name, or one of `INDEX`, is taken for an
-    index and left out.
+    A first column that counts 0, 1, 2, ... is taken for an index and left out if it has no name, or
+    one of `INDEX` before columns of numbers.
 
     Parameters
     ----------
@@ -287,8 +287,9 @@ def read_table(path, heading=None, spaces=False, **options):
                                 header=0 if heading else None, skip_blank_lines=False, **options)
     if table.empty:
         raise DataError(f"{path}: a heading and no rows; expected one row for each entry")
-    unnamed = not heading or head[0][0].strip().lower() in INDEX
-    if table.shape[1] > 1 and unnamed and counts(table.iloc[:, 0]):
+    name = head[0][0].strip().lower() if heading else ""
+    numbers = name in INDEX and all(kind.kind in "iuf" for kind in table.dtypes)
+    if table.shape[1] > 1 and (not name or numbers) and counts(table.iloc[:, 0]):
         warnings.warn(f"{path}: the first column counts 0, 1, 2, ...: left out as an index",
                       stacklevel=2)
         table = table.iloc[:, 1:]
