@@ -221,7 +221,7 @@ def draw_release(out, seen, averaged):
         unsure = np.kron(averaged["posterior"]["spread"][show], np.ones((side, side)))
         unsure = np.repeat((unsure.clip(0, 0.25) * 1020).astype(np.uint8)[..., None],
                            seen.shape[3], 3)
-        rows["how unsure, at each place"] = unsure
+        rows["expected error"] = unsure
     figure = plots.reconstructions(rows | {"shuffled brain": pictures["shuffled_brain"][show]})
     save_figure(out / "reconstructions.png", figure)
     many = spread(len(seen), 48)
