@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -129,15 +130,21 @@ class Rows:
     """
 
     def __init__(self, experiment, sampling, drawn, say):
-        x, self.drawn, self.say = experiment, drawn, say
+        x = self.experiment = experiment
+        self.drawn, self.say = drawn, say
         self.target = {"single_trial": x.target, "averaged": np.arange(len(x.test_index))}
         each = {"diffusion": sampling.candidates, "conditional": 1}
         self.left = {f"{name}.{key}": len(target) * count  # pictures that are still to be drawn
                      for name, target in self.target.items() for key, count in each.items()}
         self.seconds, self.done = 0.0, 0
+
+    @cached_property
+    def criteria(self):
+        """What scores a part's pictures; made with the first row, after the first figure."""
+        x = self.experiment
         space = report.evaluation_space(x.train_pictures, report.load_classifiers()[""])
-        self.criteria = {name: report.Criteria(x.images[x.test_index], target, space)
-                         for name, target in self.target.items()}
+        return {name: report.Criteria(x.images[x.test_index], target, space)
+                for name, target in self.target.items()}
 
     def keep(self, name, draw):
         """The pictures of this name, see `Drawn.keep`; says how they score."""
