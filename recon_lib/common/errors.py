@@ -35,24 +35,9 @@ class Interrupted(Exception):
 def as_numbers(x, what, ndim=None):
     """An array of real numbers in this machine's byte order, whatever came: a list, a table, bools.
 
-    Parameters
-    ----------
-    x : array_like
-    what : str
-        Its name in the error.
-    ndim : int, optional
-        How many axes it must have.
-
-    Returns
-    -------
-    array
-        Of the type that came, but float32 for bool and float16 and float64 for Python objects.
-        What a masked array masks is NaN.
-
-    Raises
-    ------
-    DataError
-        If it holds text, complex numbers or anything else that is not a real number.
+    Its type is the one that came, but float32 for bool and float16, and float64 for Python objects;
+    what a masked array masks is NaN. Text, complex numbers and other than `ndim` axes are a
+    `DataError`, in which the array is called `what`.
     """
     try:
         if np.ma.isMaskedArray(x):
@@ -71,13 +56,7 @@ def as_numbers(x, what, ndim=None):
 
 
 def as_count(x, what, least=0):
-    """A whole number that counts something, as a Python int.
-
-    Raises
-    ------
-    DataError
-        If it is no whole number, or below `least`.
-    """
+    """A whole number that counts something, as an int; others, or below `least`, a `DataError`."""
     try:
         number = operator.index(x)
     except TypeError:
@@ -90,28 +69,10 @@ def as_count(x, what, least=0):
 def check(x, shape=None, finite=True, what="the array"):
     """The first line of a public function: `x` as an array of real numbers that fits, or a refusal.
 
-    Parameters
-    ----------
-    x : array_like
-    shape : tuple of int, str or None, optional
-        What is expected of each axis: a number, or a name for a length that is free.
-    finite : bool
-        Refuse NaN and infinite values.
-    what : str
-        Its name in the error.
+    `shape` says what is expected of each axis: a number, or a name for a length that is free.
+    Another shape, values that are no numbers (`as_numbers`) or, with `finite`, not finite are a
+    `DataError`, in which the array is called `what`.
 
-    Returns
-    -------
-    array
-        See `as_numbers`.
-
-    Raises
-    ------
-    DataError
-        If it is not made of real numbers, has another shape, or is not finite.
-
-    Examples
-    --------
     >>> check([[1, 2, 3]], ("trials", 3), what="betas").shape
     (1, 3)
     """
@@ -150,13 +111,7 @@ NO_MEMORY = re.compile("out of memory|can't allocate memory|not enough memory|ba
 
 @contextmanager
 def enough_memory(lower):
-    """Turn running out of memory, of the machine or of the GPU, into one line.
-
-    Parameters
-    ----------
-    lower : str
-        What the user may lower to need less.
-    """
+    """Running out of memory, of machine or GPU, as one line that says what to `lower`."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # PyTorch raises the second
@@ -167,23 +122,11 @@ def enough_memory(lower):
 
 @contextmanager
 def atomic_write(path):
-    """Write beside the target, then rename: `path` is never half written.
+    """Write beside the target, then rename: `path` is never half written. Its folder is made.
 
-    Parameters
-    ----------
-    path : str or Path
-        The file to make. Its folder is created when missing.
-
-    Yields
-    ------
-    Path
-        A temporary file in the same folder, with the same suffixes. It takes the
-        place of `path` when the block ends well, and is removed when it does not.
-
-    Raises
-    ------
-    DataError
-        If the folder cannot be made or written, or the disk is full.
+    Yields the path of a temporary file in the same folder, with the same suffixes, which takes the
+    place of `path` when the block ends well and is removed when it does not. A folder that cannot
+    be made or written, or a full disk, is a `DataError`.
     """
     path = Path(path)
     with writing(path):
@@ -207,10 +150,7 @@ def atomic_write(path):
 def one_label_each(groups):
     """Labels of trials as an array: all text or all numbers, so that none is taken for another.
 
-    Raises
-    ------
-    DataError
-        If they are not a list of such labels, or a number is missing.
+    Anything but a list of such labels, none of them missing, is a `DataError`.
     """
     kinds = {isinstance(label, str) for label in groups} if np.iterable(groups) else set()
     try:

@@ -87,13 +87,10 @@ def _npy_header(stream):
 
 
 def arrays_in(path):
-    """Name, shape and type of what a .npy, .npz, .h5 or .mat file holds, without reading it.
+    """Name -> (shape, type) of what a .npy, .npz, .h5 or .mat file holds, without reading it.
 
-    Returns
-    -------
-    dict of str to (tuple, numpy.dtype or str)
-        A .npy file has one array, called "". What is not an array of numbers or text has the
-        name of its kind ("cell", "struct", ...) in place of a type.
+    A .npy file has one array, called "". What is not an array of numbers or text has the name of
+    its kind ("cell", "struct", ...) in place of a type.
     """
     path, found = Path(path), {}
     with readable(path):
@@ -139,13 +136,7 @@ def is_own(item):
 
 
 def dataset(file, name):
-    """A data set of an open HDF5 file, nothing of it read yet.
-
-    Raises
-    ------
-    DataError
-        If it is missing, or leads to another file of this machine.
-    """
+    """A data set of an open HDF5 file, nothing of it read yet; none that leads to another file."""
     parts = name.split("/")
     links = [file.get("/".join(parts[: i + 1]), getlink=True) for i in range(len(parts))]
     if not all(isinstance(link, h5py.HardLink) for link in links) or not is_own(file[name]):
@@ -165,14 +156,7 @@ def read_dataset(file, name, key=()):
 
 
 def read_npz(path, names=None):
-    """Read arrays of an .npz into a dict, after making sure that together they fit in memory.
-
-    Parameters
-    ----------
-    path : path
-    names : sequence of str, optional
-        Default: all of them.
-    """
+    """Arrays of an .npz (default: all) as a dict, once it is sure that they fit in memory."""
     held = arrays_in(path)
     names = list(held) if names is None else names
     missing = [name for name in names if name not in held]
@@ -219,10 +203,7 @@ class _ArraysOnly(pickle.Unpickler):
 def read_dict(path):
     """Read an .npy file that holds a dict of arrays, as GLMsingle writes; no code is run.
 
-    Raises
-    ------
-    DataError
-        If it holds anything but plain containers, numbers, text and arrays.
+    Anything but plain containers, numbers, text and arrays is a `DataError`.
     """
     with readable(path), open(path, "rb") as stream:
         shape, dtype = _npy_header(stream)
@@ -239,34 +220,13 @@ INDEX = ("index", "idx", "id", "row", "trial", "trials", "trial_index", "trial_i
 
 
 def read_table(path, heading=None, spaces=False, **options):
-    """Read a text table: tabs, semicolons or commas between its cells; quotes are understood.
+    """Read a text table as a DataFrame: tabs, semicolons or commas between cells, and quotes.
 
-    A first column that counts 0, 1, 2, ... is taken for an index and left out if it has no name, or
-    one of `INDEX` before columns of numbers.
-
-    Parameters
-    ----------
-    path : path
-    heading : bool, optional
-        Whether the first row names the columns; default: unless it is a row of numbers.
-    spaces : bool
-        Whether spaces may stand between cells too.
-    **options
-        For `pandas.read_csv`, such as `dtype`.
-
-    Returns
-    -------
-    DataFrame
-
-    Raises
-    ------
-    DataError
-        If the file is missing, empty or not text, or a row is not as wide as the first.
-
-    Warns
-    -----
-    UserWarning
-        If a column or a row is left out as an index or a heading of numbers.
+    `heading` says whether the first row names the columns; by default it does unless it is a row of
+    numbers. With `spaces`, spaces may stand between cells too. `options` are those of
+    `pandas.read_csv`. A first column that counts 0, 1, 2, ... is taken for an index and left out,
+    with a warning, if it has no name, or one of `INDEX` before columns of numbers. A file that is
+    missing, empty or not text, or a row that is not as wide as the first, is a `DataError`.
     """
     lines = read_lines(path, around=" ")
     mark = next((mark for mark in "\t;," if mark in lines[0]), " " if spaces else "\t")
@@ -343,7 +303,7 @@ def read_numbers(path):
 def find_array(path, prefer=(), ndim=None, text=False):
     """Which array of a file is meant: its own path, and its name inside ("" in an .npy file).
 
-    Parameters as in `read_array`.
+    See `read_array`.
     """
     match = WITH_KEY.fullmatch(str(path))
     path, key = (Path(match[1]), match[2]) if match else (Path(path), None)
@@ -373,29 +333,12 @@ def find_array(path, prefer=(), ndim=None, text=False):
 
 
 def read_array(path, prefer=(), ndim=None, text=False):
-    """Read one array from a file of any supported type.
+    """Read one array from a .npy, .npz, .h5 or .mat file or a text table.
 
-    Parameters
-    ----------
-    path : path
-        .npy, .npz, .h5, .mat or a text table. `file.npz:name` picks one array of several.
-    prefer : sequence of str
-        Names to look for first in a file of several arrays. The first that is there is taken, or
-        refused if it is of another kind: whatever else the file holds is something else.
-    ndim : sequence of int, optional
-        How many axes the array may have.
-    text : bool
-        Whether it may hold text.
-
-    Returns
-    -------
-    array
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, too large, of unknown type, or holds several arrays
-        that would do.
+    `file.npz:name` picks one array of several. Otherwise the first of the names in `prefer` that is
+    there is taken, or refused if it is of another kind: whatever else the file holds is something
+    else. `ndim` lists how many axes it may have; `text`: it may hold text. A file that is missing,
+    damaged, too large, of unknown type, or with several arrays that would do, is a `DataError`.
     """
     if Path(path).suffix in (".csv", ".tsv", ".txt"):
         return read_numbers(path)
@@ -407,13 +350,7 @@ def read_array(path, prefer=(), ndim=None, text=False):
 
 
 def read_lines(path, around=None):
-    """Read the lines of a text file: any line ends, no blank lines, nothing of `around` around.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, empty or not text.
-    """
+    """Lines of a text file, at least one: any ends, no blank ones, nothing of `around` around."""
     with readable(path):
         check_sizes(path, "its text needs", [((4 * os.path.getsize(path),), np.uint8)])
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -433,13 +370,9 @@ def visible(root, pattern):
 def find(root, *paths):
     """Find the first of these files of a release, whichever level of the release `root` is.
 
-    Looks for `root/a/b/c`, `root/b/c`, `root/c`, then one folder further down; a hidden folder
-    may be unfinished, and is not looked into.
-
-    Raises
-    ------
-    DataError
-        If none is anywhere; names the place where the first was expected.
+    Looks for `root/a/b/c`, `root/b/c`, `root/c`, then one folder further down; a hidden folder may
+    be unfinished, and is not looked into. If none is anywhere, a `DataError` names the place of the
+    first.
     """
     found = find_any(root, *paths)
     if found is None:
@@ -461,10 +394,7 @@ def find_any(root, *paths):
 
 
 def sealed(whole):
-    """Bytes of a safetensors file with a checksum of all the rest put into its metadata.
-
-    The metadata are sorted by name, so that the same model is the same file.
-    """
+    """Bytes of a safetensors file with its metadata sorted, and a checksum put into them."""
     header, body = _parts(whole)
     header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
     header["__metadata__"]["sha256"] = _checksum(header, body)
@@ -474,13 +404,7 @@ def sealed(whole):
 
 
 def refuse_broken_seal(whole):
-    """Hold the bytes of a safetensors file against the checksum that `sealed` gave it, if any.
-
-    Raises
-    ------
-    ValueError
-        If they differ.
-    """
+    """ValueError if a safetensors file's bytes do not fit the checksum by `sealed`, if any."""
     header, body = _parts(whole)
     told = header.get("__metadata__", {}).pop("sha256", None)
     if told is not None and told != _checksum(header, body):

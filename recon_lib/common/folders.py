@@ -21,22 +21,9 @@ NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # what some network file
 def only_one(path, busy=None):
     """Hold the lock file `path` within the block. The system lets go of it when a process dies.
 
-    Parameters
-    ----------
-    path : path
-        Made when missing, empty, and left there.
-    busy : str, optional
-        Raise this at once when another process holds it; default: wait.
-
-    Yields
-    ------
-    bool
-        False where the file system has no locks.
-
-    Raises
-    ------
-    DataError
-        If it is held and `busy` was given, or the file cannot be made.
+    The file is made when missing, empty, and left there. When another process holds it, `busy` is
+    raised as a `DataError`; without `busy` it is waited for. Yields False where the file system has
+    no locks.
     """
     path, locked = Path(path), True
     lock = FileLock(path, timeout=0 if busy else -1)
@@ -87,13 +74,9 @@ def files_in(root):
 def mark_complete(root, info):
     """Write `root/COMPLETE.json` last of all: from now on the folder counts as whole.
 
-    Parameters
-    ----------
-    root : path
-    info : dict
-        What was written and from which settings. `info["voxels"]`, a dict of subject to
-        {ROI: count}, lets the readers notice swapped files. The files that are there are listed
-        beside it, see `lost`.
+    `info` says what was written and from which settings; its "voxels", subject -> {ROI: count},
+    lets the readers notice swapped files. The files that are there are listed beside it, see
+    `lost`.
     """
     with atomic_write(Path(root) / MARK) as partial:
         text = json.dumps({**info, "files": files_in(root)}, indent=1, sort_keys=True)
@@ -107,13 +90,7 @@ def withdraw_mark(root):
 
 
 def completed(root):
-    """Return the dict that `mark_complete` stored, or None when there is none.
-
-    Raises
-    ------
-    DataError
-        If the mark is damaged.
-    """
+    """The dict that `mark_complete` stored, or None; a damaged mark is a `DataError`."""
     path = Path(root) / MARK
     if not path.exists():
         return None
@@ -161,25 +138,11 @@ def refuse_other(root):
 
 
 def build_whole(root, info, write):
-    """Build a folder beside `root`, which takes its name when all is written.
+    """Build a folder beside `root`, which takes its name when all is written; returns `root`.
 
-    Parameters
-    ----------
-    root : path
-    info : dict
-        What it is made from; a folder that is whole and made from the same stays as it is.
-    write : function
-        Takes the path of an unfinished folder, fills it, and returns how many files it wrote.
-
-    Returns
-    -------
-    Path
-        `root`.
-
-    Raises
-    ------
-    DataError
-        If `root` holds something else, or cannot be written.
+    A folder that is whole and made from the same `info` stays as it is; another one is a
+    `DataError`. `write` takes the path of an unfinished folder, fills it, and returns how many
+    files it wrote.
     """
     place = Path(root).resolve()  # a link stays a link
     if is_complete(place, info):

@@ -23,14 +23,7 @@ def shipped(name):
 
 
 def data_folder():
-    """Folder of simulated and fetched data.
-
-    Returns
-    -------
-    Path
-        $RECON_LIB_DATA where that is set; else `data/` of the checkout; for an installed package
-        `recon_lib_data` in the user's home.
-    """
+    """Folder of simulated and fetched data: see above."""
     own = "~/recon_lib_data" if INSTALLED.is_dir() else PACKAGE.parent / "data"
     return Path(os.path.abspath(os.path.expanduser(os.environ.get(FOLDER) or own)))
 
@@ -52,13 +45,7 @@ def on_colab():
 
 
 def use_drive():
-    """Mount the user's Drive (it asks for leave) and keep data there from now on.
-
-    Returns
-    -------
-    Path
-        The folder on the Drive.
-    """
+    """Mount the user's Drive (it asks for leave) and keep data there from now on: a folder."""
     from google.colab import drive
 
     drive.mount(str(DRIVE))

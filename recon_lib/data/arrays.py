@@ -96,21 +96,11 @@ class GLMsingle:
 
 
 def load_pictures(source, size, channels=None):
-    """Read a folder of pictures, an array file or an array, as squares of one size.
+    """Read a folder of pictures, an array file or an array as `Pictures`, `size` pixels square.
 
-    Parameters
-    ----------
-    source : path or array
-        A folder; a .npy, .npz, .mat or .h5 file (`file.npz:name` picks one array); or
-        (n, H, W) or (n, H, W, C) numbers of any type (see `pictures.as_uint8`).
-    size : int
-        Side in pixels.
-    channels : {None, 1, 3}
-        None keeps grey as grey.
-
-    Returns
-    -------
-    Pictures
+    `source` is a folder, a .npy, .npz, .mat or .h5 file (`file.npz:name` picks one array), or (n,
+    H, W) or (n, H, W, C) numbers of any type (see `pictures.as_uint8`). `channels`: 1, 3, or None,
+    which keeps grey as grey.
     """
     if isinstance(source, str | Path) and Path(source).is_dir():
         paths = picture_files(source)
@@ -125,10 +115,7 @@ def load_pictures(source, size, channels=None):
 def read_labels(source, what):
     """One label a trial, from a list, an array, a text file (one a line), a table or array file.
 
-    Returns
-    -------
-    (trials,) array
-        As they came: "3" in a text file is text.
+    They are a (trials,) array of what came: "3" in a text file is text.
     """
     if isinstance(source, str | Path):
         table = Path(source).suffix in TABLES
@@ -181,10 +168,7 @@ def load_labels(source, what):
 
 
 def load_betas(source):
-    """Read a (trials, voxels) array from a file or array, as float32; infinities become NaN.
-
-    What GLMsingle writes is read too, see `read_glmsingle`.
-    """
+    """(trials, voxels) float32 from a file, GLMsingle's too, or array; infinities become NaN."""
     name = source if isinstance(source, str | Path) else "betas"
     if isinstance(source, str | Path) and Path(source).suffix not in TABLES:
         if _is_dict(Path(source)):
@@ -220,15 +204,7 @@ def _is_dict(path):
 def read_glmsingle(path, key=None):
     """Read a result of GLMsingle, its .npy, .hdf5 or .mat file of one of the types A to D.
 
-    Parameters
-    ----------
-    path : path
-    key : str, optional
-        Name of the betas inside; default: `betasmd` (Python) or `modelmd` (MATLAB).
-
-    Returns
-    -------
-    GLMsingle
+    `key` is the name of the betas inside, by default `betasmd` (Python) or `modelmd` (MATLAB).
     """
     path = Path(path)
     if _is_dict(path):
@@ -248,13 +224,7 @@ def read_glmsingle(path, key=None):
 
 
 def drop_useless(betas):
-    """Find trials without any value, then voxels with a missing or a constant value; say how many.
-
-    Returns
-    -------
-    trials, voxels : int arrays
-        Those worth keeping.
-    """
+    """Indices of the trials and of the voxels worth keeping; a warning says what is not."""
     trials = ~np.isnan(betas).all(axis=1)
     missing = np.isnan(betas[trials]).any(axis=0)
     constant = ~missing & (np.ptp(betas[trials], axis=0) == 0) if trials.any() else missing
@@ -276,21 +246,11 @@ def drop_useless(betas):
 def match_trials(labels, trials, pictures):
     """Index of the picture of each trial, from indices, from names, or from equal numbers.
 
-    Text that fits names is taken for names, even if it looks like a number.
-
-    Parameters
-    ----------
-    labels : (trials,) array or None
-        See `read_labels`.
-    trials : int
-    pictures : Pictures
-
-    Raises
-    ------
-    DataError
-        If there are not as many as trials, a picture does not exist, a name fits two pictures,
-        text could be names as well as other pictures' indices, indices may count from 1, or the
-        pictures have more than one natural order.
+    `labels` are those of `read_labels`, or None; `pictures` are `Pictures`. Text that fits names is
+    taken for names, even if it looks like a number. It is a `DataError` if there are not as many
+    labels as trials, a picture does not exist, a name fits two pictures, text could be names as
+    well as other pictures' indices, indices may count from 1, or the pictures have more than one
+    natural order.
     """
     count, names = len(pictures.kept), pictures.names
     if labels is None:
@@ -356,8 +316,8 @@ def in_one_order(shown, names):
 def _by_name(given, names):
     """Index of the picture of each name (-1: none), and the names without one.
 
-    Folders that lead to the pictures, case and `rep_` are overlooked where the name as it stands
-    is no picture's.
+    Folders before pictures, case and `rep_` are overlooked where the name as it stands is no
+    picture's.
     """
     places, found, moved = {}, {}, {}
     for i, name in enumerate(names):

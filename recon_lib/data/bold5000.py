@@ -87,12 +87,7 @@ class Betas:
 def write_r1(root, betas, tr="34"):
     """Write release 1: `ROIs/CSI1/{h5,mat}/CSI1_ROIs_TR34.{h5,mat}` and its picture list.
 
-    Parameters
-    ----------
-    root : path
-    betas : Betas
-    tr : str
-        Which time point this is: "1" to "5", or "34".
+    `tr` says which time point this is: "1" to "5", or "34".
     """
     folder, name = Path(root, "ROIs", betas.subject), f"{betas.subject}_ROIs_TR{tr}"
     with atomic_write(folder / f"h5/{name}.h5") as partial, h5py.File(partial, "w") as file:
@@ -139,15 +134,9 @@ def read_r1(root, subject, tr="34", rois=ROIS):
 
 
 def write_r2(root, betas, kind="D"):
-    """Write release 2's ROI betas, one .npy a region, and `CSI1_imgnames.txt`.
+    """Write release 2's ROI betas (% signal change), one .npy a region, and `CSI1_imgnames.txt`.
 
-    Parameters
-    ----------
-    root : path
-    betas : Betas
-        In % signal change.
-    kind : {"A", "B", "C", "D"}
-        The version of the GLM, see `R2_TYPES`.
+    `kind` is the version of the GLM, one of `R2_TYPES`.
     """
     for key, values in betas.regions().items():
         name = f"{betas.subject}_GLMbetas-{R2_TYPES[kind]}_allses_{key}.npy"

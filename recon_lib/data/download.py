@@ -45,13 +45,7 @@ class Remote:
 
 
 def ask(url, **parameters):
-    """The bytes that a host answers.
-
-    Raises
-    ------
-    Refused
-        If it does not, or with far more than a list of files can have.
-    """
+    """The bytes that a host answers; `Refused` if none, or far more than a list of files has."""
     body = b""
     try:
         with requests.get(url, params=parameters or None, timeout=TIMEOUT, stream=True) as answer:
@@ -129,14 +123,7 @@ def single(url, name):
 
 
 class Resume:
-    """A downloader for pooch that keeps what it has, and goes on from there the next time.
-
-    Parameters
-    ----------
-    part : path
-        Where the unfinished file is kept between two attempts.
-    remote : Remote
-    """
+    """A downloader for pooch that keeps what it has in `part`, to go on from there next time."""
 
     def __init__(self, part, remote):
         self.part, self.remote = Path(part), remote
@@ -197,10 +184,7 @@ class Resume:
 def fetch_file(remote, target):
     """Fetch a file to `target`, checked against its published checksum; skip it when it is there.
 
-    Raises
-    ------
-    DataError
-        If the host refuses, the connection keeps breaking, or the checksum is another one.
+    A host that refuses, a connection that keeps breaking and another checksum are a `DataError`.
     """
     target = Path(target)
     try:

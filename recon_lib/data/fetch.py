@@ -100,13 +100,7 @@ def is_here(part, subject, root):
 
 
 def remote_files(part, subject):
-    """What the host has of a part: a list of Remote, names relative to the data set.
-
-    Raises
-    ------
-    DataError
-        If the host refuses, or does not have it.
-    """
+    """What the host has of a part, at least one `Remote`; names are relative to the data set."""
     patterns = [pattern.format(s=subject) for pattern in PARTS[part].files]
     if part == "images":
         return [single(IMAGES, "BOLD5000_Images.zip")]  # the lists' archive has the same name
@@ -200,16 +194,10 @@ class Wanted:
 
 
 def plan(subjects, parts, out):
-    """List the files to fetch, as the hosts have them now.
+    """The files to fetch, as the hosts have them now: a list of `Wanted`.
 
-    Returns
-    -------
-    list of Wanted
-
-    Raises
-    ------
-    DataError
-        If a host refuses (it tells the way by hand), or names a file that leads elsewhere.
+    If a host refuses, a `DataError` tells the way by hand; a name that leads elsewhere is refused
+    too.
     """
     wanted = []
     for part in dict.fromkeys(parts):

@@ -152,22 +152,11 @@ class BatchLoader:
 
 
 def batch_of(item):
-    """Pictures and brain vectors of what any loader yields.
+    """Pictures (b, C, H, W) in [-1, 1] and brain vectors (b, d) or None of what any loader yields.
 
-    Parameters
-    ----------
-    item : Tensor, or tuple that starts with one
-        (b, C, H, W), from -1 to 1; then perhaps brain vectors (b, d). Class numbers are left out.
-
-    Returns
-    -------
-    images : Tensor (b, C, H, W)
-    vectors : Tensor (b, d), or None
-
-    Raises
-    ------
-    DataError
-        For anything else, values far from that range, or vectors that are not finite.
+    An item is pictures, or a tuple that begins with them and perhaps vectors; class numbers are
+    left out. Anything else, values far from that range, and vectors that are not finite are a
+    `DataError`.
     """
     images, vectors = (*item, None)[:2] if isinstance(item, tuple | list) else (item, None)
     if not isinstance(images, torch.Tensor) or images.ndim != 4:

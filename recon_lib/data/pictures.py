@@ -28,25 +28,13 @@ LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression b
 
 
 def as_uint8(array):
-    """Bring picture values of any type to 0–255.
+    """Bring picture values of any type to 0–255; the range is judged over the whole array.
 
-    Parameters
-    ----------
-    array : (...) array
-        One whole set of pictures: the range is judged over all of them together.
-
-    Returns
-    -------
-    (...) uint8 array
-        Whole numbers: 0–1 is multiplied by 255, 0–255 is kept, 0–65535 is divided by 257.
-        Fractions: 0–1 is multiplied by 255, −1–1 is shifted first, 0–255 is rounded; what
-        overshoots by a tenth of the range or less is cut off. Values far beyond all of these
-        (z-scores, say) are stretched from the smallest to the largest, with a warning.
-
-    Raises
-    ------
-    DataError
-        If the values are not finite numbers, or lie between two ranges.
+    Whole numbers: 0–1 is multiplied by 255, 0–255 is kept, 0–65535 is divided by 257. Fractions:
+    0–1 is multiplied by 255, −1–1 is shifted first, 0–255 is rounded; what overshoots by a tenth of
+    the range or less is cut off. Values far beyond all of these (z-scores, say) are stretched from
+    the smallest to the largest, with a warning. Values that are not finite, or lie between two
+    ranges, are a `DataError`.
     """
     array = check(array, what="pictures")
     if array.size == 0:
@@ -79,22 +67,10 @@ def as_uint8(array):
 
 
 def uint8_pictures(images):
-    """Pictures on the scale of 0-255 as uint8; any other scale or shape is refused, not guessed.
+    """Pictures (n, H, W, 1 or 3) of 0–255 as uint8; another scale or shape is refused.
 
-    Parameters
-    ----------
-    images : (n, H, W, 1 or 3) array_like
-        uint8, or whole numbers from 0 to 255 of another type.
-
-    Returns
-    -------
-    (n, H, W, 1 or 3) uint8 array
-        The very array that came, if it was uint8.
-
-    Raises
-    ------
-    DataError
-        For other shapes, channels or values: pictures from 0 to 1 would all turn black.
+    uint8 comes back as it is, whole numbers from 0 to 255 of another type are cast; all else is a
+    `DataError`: pictures from 0 to 1 would all turn black.
     """
     images = as_numbers(images, "pictures")
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
@@ -124,20 +100,11 @@ def square(picture, size):
 
 
 def square_arrays(images, size, channels=None):
-    """Square and resize pictures that are already an array.
+    """Square and resize pictures that are already an array: (n, size, size, channels) uint8.
 
-    Parameters
-    ----------
-    images : (n, H, W), (n, H, W, C) or (n, C, H, W) array
-        Grey, colour, or colour with alpha; any number type (see `as_uint8`).
-    size : int
-        Side of the result in pixels; 0 keeps pictures that are square already.
-    channels : {None, 1, 3}
-        None keeps grey as grey and colour as colour.
-
-    Returns
-    -------
-    (n, size, size, channels) uint8 array
+    `images` are (n, H, W), (n, H, W, C) or (n, C, H, W), grey, colour, or colour with alpha, of any
+    number type (see `as_uint8`). `size` 0 keeps pictures that are square already. `channels`: 1, 3,
+    or None, which keeps grey as grey and colour as colour.
     """
     if size < 0:
         raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
@@ -203,18 +170,10 @@ def to_pillow(picture):
 
 
 def read_picture(path, size):
-    """Read one file as a square picture.
+    """One file as a square picture, (size, size[, 3]) uint8, and whether it is animated.
 
-    Returns
-    -------
-    picture : (size, size) or (size, size, 3) uint8 array
-    animated : bool
-        Whether only the first of several frames was kept.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, empty, broken, far too large, or not a picture.
+    Of several frames the first is kept. A file that is missing, empty, broken, far too large or not
+    a picture is a `DataError`.
     """
     path = Path(path)
     try:
@@ -258,24 +217,9 @@ def picture_files(folder):
 def read_pictures(paths, size, channels=None):
     """Read picture files; skip, count and name those that cannot be read.
 
-    Parameters
-    ----------
-    paths : sequence of path
-    size : int
-        Side of the result in pixels.
-    channels : {None, 1, 3}
-        None gives 1 when every picture is stored as grey, else 3.
-
-    Returns
-    -------
-    images : (n, size, size, channels) uint8 array
-    kept : (len(paths),) bool array
-        False where a file was skipped.
-
-    Raises
-    ------
-    DataError
-        If not one of the files can be read, or the side is below one pixel.
+    Returns (n, size, size, channels) uint8, and (len(paths),) bool: False where a file was skipped.
+    `channels` None gives 1 when every picture is stored as grey, else 3. It is a `DataError` if not
+    one of the files can be read.
     """
     if size < 1:
         raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")

@@ -27,27 +27,14 @@ from recon_lib.data.volumes import Masks, read_brain_mask, read_masks, save_map
 def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
     """Estimate single-trial betas from the raw runs and write them as the releases do.
 
-    Release 2's form holds the betas in % signal change, release 1's the signal itself at some
-    time after onset, also in % signal change.
+    Release 2's form holds the betas in % signal change, release 1's the signal itself at some time
+    `points` after onset, also in % signal change: "1" is the first volume after onset, "2" the
+    second, …, "34" the mean of the third and the fourth, 4 to 8 s after onset. `options` are those
+    of `glm.single_trial_betas`; `root` is by default the embedded experiment.
 
-    Parameters
-    ----------
-    root : path, optional
-        Default: the embedded experiment.
-    name : str
-        The subject.
-    points : sequence of {"1", …, "5", "34"}
-        Time points of release 1: the first volume after onset, the second, …; 34: the mean of the
-        third and the fourth, 4 to 8 s after onset.
-    **options
-        For `glm.single_trial_betas`.
-
-    Returns
-    -------
-    str
-        What was read, in a line. Trials whose response the end of a run cuts off
-        (`glm.without_data`) are named there and left out: nobody downstream could tell their betas,
-        of many times the usual spread, from large responses.
+    Returns a line of what was read. Trials whose response the end of a run cuts off
+    (`glm.without_data`) are named there and left out: nobody downstream could tell their betas, of
+    many times the usual spread, from large responses.
     """
     root, lost = Path(experiment_folder() if root is None else root), []
     values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
@@ -135,10 +122,7 @@ def preprocessed_scans(runs, masks):
 def report(scans, folder, name=SUBJECT):
     """Runs diagnosed, see `bold.diagnosis`: writes two tables, and a map of each number a voxel.
 
-    Returns
-    -------
-    Diagnosis
-        The files are `NAME_voxels.csv`, `NAME_runs.csv`, `NAME_explained.nii.gz` and its like.
+    The files are `NAME_voxels.csv`, `NAME_runs.csv`, `NAME_explained.nii.gz` and its like.
     """
     found = diagnose(scans.runs, scans.tr, np.concatenate(scans.names), scans.durations,
                      scans.confounds)
@@ -163,28 +147,12 @@ def _dated(*paths):
 def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     """Estimate betas of every voxel of the brain mask, in little memory; killed, it goes on.
 
-    While it works the runs lie unpacked in a folder beside the file (4 bytes a volume and voxel).
-
-    Parameters
-    ----------
-    root : path, optional
-        Default: the embedded experiment.
-    name : str
-        The subject.
-    block : int
-        Voxels worked on at a time.
-
-    Returns
-    -------
-    Path
-        `derivatives/betas/NAME_whole-brain.h5` under `root`: `betas` (trials, voxels) in % signal
-        change, `hrf`, `ratio` and `r2` (voxels,) as `single_trial.estimate` chooses them, `ijk`
-        (voxels, 3) places in the volume, `stimuli`, `session` and `run` of each trial.
-
-    Raises
-    ------
-    DataError
-        If the file is there already, or a run's TR is not BOLD5000's.
+    Returns the path `derivatives/betas/NAME_whole-brain.h5` under `root` (by default the embedded
+    experiment): `betas` (trials, voxels) in % signal change, `hrf`, `ratio` and `r2` (voxels,) as
+    `single_trial.estimate` chooses them, `ijk` (voxels, 3) places in the volume, `stimuli`,
+    `session` and `run` of each trial. While it works, on `block` voxels at a time, the runs lie
+    unpacked in a folder beside the file (4 bytes a volume and voxel). A file that is there already,
+    or a run whose TR is not BOLD5000's, is a `DataError`.
     """
     root = Path(experiment_folder() if root is None else root)
     path = Path(root, "derivatives/betas", f"{name}_whole-brain.h5")
@@ -236,18 +204,11 @@ def _to_file(path, loaders, sources, tr, block, beside, **settings):
 
 
 def estimate_preprocessed(runs, masks, path, block=8192):
-    """Betas of fMRIPrep's runs, in little memory; killed, it goes on.
+    """Betas of fMRIPrep's runs (`fmriprep.read_subject`), in little memory; killed, it goes on.
 
-    Parameters
-    ----------
-    runs, masks
-        Of `fmriprep.read_subject`.
-    path : Path
-        Gets what `estimate_whole_brain` writes, and `area` of each voxel, `affine` and `shape` of
-        the volume. Beside it lie the trials as a table, and maps of the variance explained
-        (`r2`), of the time of the HRF's peak and of the ratio of variances.
-    block : int
-        Voxels worked on at a time.
+    `path` gets what `estimate_whole_brain` writes, and `area` of each voxel, `affine` and `shape`
+    of the volume. Beside it lie the trials as a table, and maps of the variance explained (`r2`),
+    of the time of the HRF's peak and of the ratio of variances.
     """
     refuse_there(path)
     where = [(one.session, one.run) for one in runs]

@@ -126,12 +126,7 @@ def read_release(root, name, release, rois):
 
 
 def refuse_unfinished(root):
-    """Stop if a simulated experiment's betas are half written, by two methods, or have gone.
-
-    Raises
-    ------
-    DataError
-    """
+    """Stop if a simulated experiment's betas are half written, by two methods, or have gone."""
     betas = Path(root, BETAS)
     if "simulator" in (completed(root) or {}) and betas.is_dir() and not is_complete(betas):
         gone = [betas / name for name in lost(betas)] or [betas / MARK]
@@ -150,17 +145,8 @@ def trial_categories(data, factors=None):
 def repeated_pictures(root, names, image):
     """Those of a subject's pictures that are on the list of repeated ones, however it spells them.
 
-    Parameters
-    ----------
-    root : path
-    names : (n,) str array
-    image : (trials,) int array
-        Index into `names`.
-
-    Raises
-    ------
-    DataError
-        If pictures of the list are missing while others are shown again: they would be trained on.
+    `image` (trials,) indexes `names` (n,). If pictures of the list are missing while others are
+    shown again, that is a `DataError`: they would be trained on.
     """
     found, missing = stimuli.listed(stimuli.read_repeated(root), names.tolist())
     again = sorted(set(names[np.bincount(image) > 1].tolist()) - set(found))
@@ -268,34 +254,16 @@ def load_subjects(root: str | Path | None = None, names: Sequence[str] = ("CSI1"
 
 
 def unique_pictures(subjects):
-    """The pictures of all subjects' training trials, each once, in the order of their names.
-
-    Parameters
-    ----------
-    subjects : sequence of Experiment
-
-    Returns
-    -------
-    (n, H, W, C) uint8 array
-    """
+    """Pictures of all subjects' training trials, each once, by name: (n, H, W, C) uint8."""
     found = {str(x.names[i]): x.images[i] for x in subjects for i in np.unique(x.image[~x.test])}
     return np.stack([found[name] for name in sorted(found)])
 
 
 def subjects_source(sources):
-    """One function for `create_loader(vectors=…)` from one for each subject.
+    """One function for `create_loader(vectors=…)` from a `decoder.vector_source` a subject.
 
-    Each picture of a batch is shown to a subject drawn at random: the network learns to read all
-    of them.
-
-    Parameters
-    ----------
-    sources : sequence of functions
-        See `decoder.vector_source`; all give vectors of one length.
-
-    Returns
-    -------
-    function (index (b,), generator) -> Tensor (b, d)
+    Each picture of a batch is shown to a subject drawn at random: the network learns to read all of
+    them.
     """
     if len(sources) == 1:
         return sources[0]

@@ -24,23 +24,9 @@ def composed(name):
 
 
 def split_by_group(groups, test_groups):
-    """Split trials so that every trial of the chosen groups is test.
+    """Indices of training and test trials, every trial of `test_groups` being test.
 
-    Parameters
-    ----------
-    groups : (trials,) array or list
-        Picture, category or run of each trial.
-    test_groups : collection
-        The groups to hold out.
-
-    Returns
-    -------
-    train, test : index arrays
-
-    Raises
-    ------
-    DataError
-        If one side would be empty, or the groups are no labels.
+    `groups` (trials,) holds the picture, category or run of each. An empty side is a `DataError`.
     """
     labels, wanted = one_label_each(groups).tolist(), set(test_groups)
     held = np.array([label in wanted for label in labels], bool)
@@ -53,20 +39,10 @@ def split_by_group(groups, test_groups):
 
 
 def some_categories(categories, fraction=0.1, seed=0):
-    """A random share of the categories, never "" (no single category, as in COCO).
+    """A random share of the categories (of each trial), never "" (no single category, as in COCO).
 
-    Parameters
-    ----------
-    categories : sequence
-        Of each trial.
-    fraction : float
-        Share to hold out: at least one, and not all.
-    seed : int
-
-    Raises
-    ------
-    DataError
-        If there are fewer than two, or the share is not between 0 and 1.
+    At least one is held out, and not all; fewer than two, or a share not between 0 and 1, is a
+    `DataError`.
     """
     names = np.unique([c for c in one_label_each(categories).tolist() if c != ""])
     if not 0 < fraction < 1:
@@ -160,13 +136,7 @@ def _to_255(images):
 
 
 def refuse_divided(groups, image):
-    """Stop if a picture has trials in several groups: with one held out, it would be trained on.
-
-    Parameters
-    ----------
-    groups, image : (trials,) arrays
-        What is held out together, and the picture of each trial.
-    """
+    """Stop if a picture has trials in several groups: with one held out, it would train."""
     pairs = {(one, i) for one, i in zip(np.asarray(groups).tolist(), image.tolist(), strict=True)}
     shown = {i for _, i in pairs}
     if len(pairs) > len(shown):

@@ -50,12 +50,7 @@ class Trials:
 
 
 def trial_runs(subject, trials):
-    """Session and run of every trial in the published order, for the first `trials` of them.
-
-    Returns
-    -------
-    session, run : (trials,) int arrays
-    """
+    """Session and run, (trials,) each, of the first `trials` trials in the published order."""
     runs = RUNS_PER_SESSION.get(subject, RUNS_PER_SESSION["CSI1"])
     session = np.repeat(np.arange(1, len(runs) + 1), np.array(runs) * TRIALS_PER_RUN)
     run = np.concatenate([np.repeat(np.arange(1, n + 1), TRIALS_PER_RUN) for n in runs])
@@ -71,18 +66,9 @@ def picture_name(line):
 
 
 def listed(wanted, names):
-    """Which of `names` a list means; case, endings and spelling of accents are overlooked.
+    """Which of `names` a list means, and which of `wanted` are none of them.
 
-    Parameters
-    ----------
-    wanted, names : sequence of str
-
-    Returns
-    -------
-    found : list of str
-        Some of `names`.
-    missing : list of str
-        The wanted ones that are none of them.
+    Case, endings and spelling of accents are overlooked.
     """
     same = {}
     for name in names:
@@ -200,12 +186,7 @@ def picture_folder(name):
 def write_images(root, names, images):
     """Write pictures by name into `Scene_Stimuli/Presented_Stimuli/{COCO,ImageNet,Scene}`.
 
-    Parameters
-    ----------
-    root : path
-    names : sequence of str
-        Their endings choose the format; JPEG is stored at quality 95, full colour.
-    images : (n, H, W, C) uint8 array
+    Endings of names choose the format; JPEG is stored at quality 95, full colour.
     """
     folders = {place: Path(root, PRESENTED, place) for place in set(map(picture_folder, names))}
     for folder in folders.values():
@@ -228,23 +209,9 @@ def write_images(root, names, images):
 
 
 def read_images(root, names, size):
-    """Read pictures by name.
+    """Read pictures by name, with or without `rep_`: (n, size, size, 3) uint8.
 
-    Parameters
-    ----------
-    root : path
-    names : sequence of str
-        With or without `rep_`; a name that comes twice is read once.
-    size : int
-
-    Returns
-    -------
-    (n, size, size, 3) uint8 array
-
-    Raises
-    ------
-    DataError
-        If one is missing or broken: a trial without its picture cannot be used.
+    If one is missing or broken, that is a `DataError`: a trial without its picture cannot be used.
     """
     names = [plain_name(name) for name in names]
     unique = sorted(set(names))
