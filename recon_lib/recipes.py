@@ -92,23 +92,12 @@ def train_readers(out):
 def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **options):
     """Train the unconditional or the conditional diffusion model on an experiment, or the guide.
 
-    The guide is an unconditional model of few weights and few steps, see `guidance.guided`.
-    With several subjects, each has its own decoder from its voxels to the latent; the diffusion
-    model is shared.
-
-    Parameters
-    ----------
-    stage : {"guide", "unconditional", "conditional"}
-    experiment : Experiment, or sequence of Experiment
-    out : path
-        Gets `model.safetensors` and what `loop.train` writes; for the conditional model
-        also `latent.safetensors`, without which it is of no use: latent and retrieval prior.
-    extra : int, optional
-        See `retrieval_prior.training_pictures`.
-    encoder : str
-        What gives the features of the conditional model's latent, see `encoders.choose_encoder`.
-    seed, options
-        See `fit`.
+    The guide is an unconditional model of few weights and few steps, see `guidance.guided`. With
+    several subjects, each has its own decoder from its voxels to the latent; the diffusion model is
+    shared. `out` gets `model.safetensors` and what `loop.train` writes; for the conditional model
+    also `latent.safetensors`, without which it is of no use: latent and retrieval prior. For
+    `extra` see `retrieval_prior.training_pictures`, for `encoder` `encoders.choose_encoder`, for
+    all else `fit`.
     """
     subjects = several(experiment)
     pictures = training_pictures(subjects, extra)
@@ -142,20 +131,11 @@ def plan_cost(machine):
 
 
 def train_own(pictures, out, size=64, stage="unconditional", say=print, **options):
-    """Train the unconditional diffusion model, or its guide, on pictures of one's own.
+    """Train the unconditional diffusion model, or its guide (`stage`), on pictures of one's own.
 
-    Parameters
-    ----------
-    pictures : path or array
-        A folder of pictures of any kind, an array or an array file; see `arrays.load_pictures`.
-    out : path
-    size : int
-        Side to which they are cut and resized, divisible by 16.
-    stage : {"unconditional", "guide"}
-    say : function
-        Told what was read.
-    options
-        See `fit`.
+    They are a folder of pictures of any kind, an array or an array file, see
+    `arrays.load_pictures`, cut and resized to `size`, divisible by 16. `say` is told what was read;
+    for `options` see `fit`.
     """
     source, pictures = pictures, load_pictures(pictures, size).images
     where = source if isinstance(source, str | Path) else "an array"
@@ -165,27 +145,14 @@ def train_own(pictures, out, size=64, stage="unconditional", say=print, **option
 
 def fit(pictures, vectors, out, info, start=None, network=NETWORK, batch=32, mirror=False,
         **options):
-    """Train a network on pictures, with or without brain vectors.
+    """Train a network on pictures (n, size, size, C) uint8, with or without brain vectors.
 
-    Parameters
-    ----------
-    pictures : (n, size, size, C) uint8 array
-    vectors : array, function or None
-        See `loader.create_loader`. None: the unconditional model.
-    out : path
-        Gets what `run.Run` writes.
-    info : dict
-        Stored with the model.
-    start : path, optional
-        A checkpoint to resume, or a model whose weights to start from.
-    network : dict
-        Arguments of `UNet`, such as those of `PLANS`.
-    batch : int
-        Pictures in a step, of each process.
-    mirror : bool
-        See `loader.BatchLoader`.
-    options
-        `device`, and those of `options.Training`; where nothing is said, as in `TRAINING`.
+    `vectors` are an array or function as for `loader.create_loader`, or None for the unconditional
+    model. `out` gets what `run.Run` writes; `info` is stored with the model. `start` is a
+    checkpoint to resume, or a model whose weights to start from; `network` holds arguments of
+    `UNet`, such as those of `PLANS`; `batch` counts pictures in a step of each process; for
+    `mirror` see `loader.BatchLoader`. `options` are `device`, and those of `options.Training`;
+    where nothing is said, as in `TRAINING`.
     """
     options = TRAINING | options
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors,
@@ -222,26 +189,13 @@ def score_samples(model, info, vectors, seed, sampling, guidance):
 
 
 def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", guide=None):
-    """Scores of samples without a brain, for the card of a model of TinyScenes.
+    """Scores of `n` samples without a brain, for the card of a TinyScenes model; the samples.
 
-    Parameters
-    ----------
-    path : path, or the name of a shipped model
-        A conditional model draws without its condition.
-    n : int
-        Samples, and as many new scenes to compare with.
-    steps : int
-        Of DPM-Solver++(2M).
-    guide : path, or the name of a shipped model, optional
-        Then the samples move away from this guidance model, see `guidance.guided`.
-
-    Returns
-    -------
-    scores : dict
-        {"samples": scores, "new scenes": scores}, see `quality.quality_scores`: the second row is
-        what a perfect model of the scenes would get. Both are compared with `n` further new scenes.
-    pictures : (n, H, W, 3) uint8 array
-        The samples.
+    The model is a path or the name of a shipped one; a conditional model draws without its
+    condition, in so many steps of DPM-Solver++(2M). With `guide`, the samples move away from this
+    guidance model, see `guidance.guided`. The scores are {"samples": …, "new scenes": …}, see
+    `quality.quality_scores`: the second row is what a perfect model of the scenes would get. Both
+    are compared with `n` further new scenes.
     """
     sampling, guidance = replace(PLAIN, steps=steps), None
     if guide is not None:

@@ -79,12 +79,8 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
 class Drawn:
     """What a reconstruction has drawn so far, so that one that was stopped does not begin anew.
 
-    Parameters
-    ----------
-    folder : path
-    made_of : sequence of bytes
-        All that the pictures depend on. What was drawn of something else is removed.
-    say : function
+    `made_of` are bytes, all that the pictures depend on: what was drawn of something else is
+    removed.
     """
 
     def __init__(self, folder, made_of, say):
@@ -119,15 +115,7 @@ class Drawn:
 
 
 class Rows:
-    """The table as it grows: how each decoder scores as soon as it has drawn, and a time to go.
-
-    Parameters
-    ----------
-    experiment : Experiment
-    sampling : sampling.Sampling
-    drawn : Drawn
-    say : function
-    """
+    """The table as it grows: how each decoder scores as soon as it has drawn, and a time to go."""
 
     def __init__(self, experiment, sampling, drawn, say):
         x = self.experiment = experiment
@@ -270,13 +258,7 @@ def save_arrays(path, **arrays):
 
 
 def load_arrays(path):
-    """Read an .npz that `reconstruct_release` or `cross_validate` wrote, its settings as a dict.
-
-    Raises
-    ------
-    DataError
-        If it is missing, damaged or something else.
-    """
+    """An .npz that `reconstruct_release` or `cross_validate` wrote, its settings as a dict."""
     if not path.exists():
         raise DataError(f"no file {path}; run `python -m recon_lib reconstruct` first")
     arrays = read_npz(path)

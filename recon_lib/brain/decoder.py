@@ -43,17 +43,9 @@ class BrainDecoder:
     def vector(self, betas, repeats=1):
         """Brain vectors (n, d + 1) float32 of betas (n, voxels).
 
-        Parameters
-        ----------
-        betas : array (n, voxels)
-            Each row a trial, or the average of `repeats` trials of one picture.
-        repeats : int or (n,) array
-            Above 0.
-
-        Raises
-        ------
-        DataError
-            If the voxels are not those of the fit, or betas or repeats are no such numbers.
+        Each row is a trial, or the average of `repeats` trials (one number, or (n,), above 0) of
+        one picture. Voxels that are not those of the fit, or betas or repeats that are no such
+        numbers, are a `DataError`.
         """
         betas = check(betas, ("trials", len(self.ridge.x_mean)),
                       what="the array of betas (of the subject and areas of the decoder)")
@@ -65,17 +57,9 @@ class BrainDecoder:
         return np.column_stack([self.ridge.predict(betas), level]).astype(np.float32)
 
     def simulate(self, latents, repeats, generator):
-        """Brain vectors that pictures could have evoked, with fresh errors.
+        """Brain vectors (b, d + 1) that pictures could have evoked, with fresh errors.
 
-        Parameters
-        ----------
-        latents : Tensor (b, d)
-        repeats : Tensor (b,)
-        generator : torch.Generator
-
-        Returns
-        -------
-        Tensor (b, d + 1)
+        `latents` (b, d) and `repeats` (b,) are tensors.
         """
         model = self.forward
         weights, x_mean, y_mean, noise_cholesky = (

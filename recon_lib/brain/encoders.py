@@ -65,34 +65,15 @@ def from_transformers(kind, name):
 
 @dataclass(frozen=True)
 class Card:
-    """A feature encoder that can be had by name.
+    """A feature encoder that can be had by name."""
 
-    Attributes
-    ----------
-    make : function -> nn.Module
-        With its weights.
-    layers : tuple of str
-        Submodules whose outputs are the features.
-    side : int
-        Of the pictures that it is shown.
-    colours : (mean, spread)
-        By which colours are standardised, as in its training.
-    licence : str
-        Of the weights.
-    packages : str
-        What has to be installed.
-    tried : bool
-        Whether it was run with its weights when this was written. Of the others only the loading
-        and the layers were tested, with random weights.
-    """
-
-    make: Callable
-    layers: tuple
-    side: int = 224
-    colours: tuple = IMAGENET
-    licence: str = "BSD-3-Clause, trained on ImageNet"
-    packages: str = "torchvision"
-    tried: bool = False
+    make: Callable  # gives an nn.Module with its weights
+    layers: tuple  # names of the submodules whose outputs are the features
+    side: int = 224  # of the pictures that it is shown
+    colours: tuple = IMAGENET  # (mean, spread) to standardise colours by, as in its training
+    licence: str = "BSD-3-Clause, trained on ImageNet"  # of the weights
+    packages: str = "torchvision"  # what has to be installed
+    tried: bool = False  # with its weights; else loading and layers were tested with random weights
 
 
 ENCODERS = {
@@ -111,15 +92,7 @@ ENCODERS = {
 
 
 class LayerNet(nn.Module):
-    """Several layers of a network as one row of features a picture.
-
-    Parameters
-    ----------
-    name : str
-        Of `ENCODERS`.
-    layers : tuple of str, optional
-        Other submodules than those of its card.
-    """
+    """Layers of one of `ENCODERS`, by default its card's, as a row of features a picture."""
 
     def __init__(self, name, layers=None):
         super().__init__()

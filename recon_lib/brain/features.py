@@ -94,26 +94,11 @@ def noisy(x, generator):
 
 def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, kind=FactorNet,
                      spoil=noisy):
-    """Fit a network to pictures with known factors.
+    """Fit a network to pictures (n, 64, 64, 3) uint8 with known `scenes.FACTORS` (n,).
 
-    Parameters
-    ----------
-    images : (n, 64, 64, 3) uint8 array
-    factors : structured array (n,)
-        See `scenes.FACTORS`.
-    seed : int
-        Of the initial weights, the order and the noise on the pictures.
-    epochs, batch_size : int
-    lr : float
-        Peak learning rate of a one-cycle schedule.
-    kind : class
-        `FactorNet`, or another with the same answers.
-    spoil : function (pictures (b, 3, 64, 64), generator) -> pictures
-        What is done to the pictures of each batch, so that imperfect ones can be read too.
-
-    Returns
-    -------
-    kind, in evaluation mode
+    `lr` is the peak of a one-cycle schedule, `kind` the class: `FactorNet`, or another with the
+    same answers. `spoil` takes the pictures (b, 3, 64, 64) of a batch and a generator, and makes
+    them worse, so that imperfect ones can be read too.
     """
     generator = torch.Generator().manual_seed(int(seed))
     with torch.random.fork_rng(devices=[]):

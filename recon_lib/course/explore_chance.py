@@ -18,22 +18,11 @@ def binomial_sd(n):
 
 
 def simulated_two_way(pictures, information, tries, experiments=EXPERIMENTS, seed=0):
-    """Two-way identification of many experiments whose reconstructions know little or nothing.
+    """Two-way identification of many `experiments` whose reconstructions know little or nothing.
 
-    A reconstruction's likeness to the picture seen is N(information, 1), to any other N(0, 1).
-    Of `tries` reconstructions the one most like the picture seen is kept.
-
-    Parameters
-    ----------
-    pictures : int
-        Test pictures, each with one reconstruction; at least 2.
-    information : float
-        d', in standard deviations.
-    tries : int
-
-    Returns
-    -------
-    ndarray (experiments,)
+    A reconstruction's likeness to the picture seen is N(information, 1), to any of the others, two
+    `pictures` at least, N(0, 1). Of `tries` reconstructions the one most like the picture seen is
+    kept.
     """
     rng = np.random.default_rng(seed)
     # the largest of k uniform numbers is a uniform number to the power 1 / k

@@ -17,21 +17,11 @@ SAMPLERS = {"DPM-Solver++": dpm_solver, "DDIM": ddim, "DDPM": ddpm}
 
 @dataclass
 class Trajectory:
-    """All that a sampler passes through.
+    """All that a sampler passes through."""
 
-    Attributes
-    ----------
-    times : (steps,) int array
-        t of each evaluation, falling.
-    x_t : Tensor (steps + 1, b, C, H, W)
-        Before each evaluation; the last is the sample.
-    x0 : Tensor (steps + 1, b, C, H, W)
-        The estimate of the clean picture at each; the last is the sample again.
-    """
-
-    times: np.ndarray
-    x_t: torch.Tensor
-    x0: torch.Tensor
+    times: np.ndarray  # (steps,) t of each evaluation, falling
+    x_t: torch.Tensor  # (steps + 1, b, C, H, W) before each evaluation; the last is the sample
+    x0: torch.Tensor  # as x_t: the estimate of the clean picture; the last is the sample again
 
 
 def trajectory(sampler: Callable, denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int):

@@ -23,16 +23,9 @@ class Explorer(ipywidgets.VBox):
     several at once, `box.reset.click()` puts all back. `box.numbers` and `box.figure` are the
     latest; end a notebook cell with the figure.
 
-    Parameters
-    ----------
-    controls : dict of str to ipywidgets control
-        Their values are the arguments of `compute`.
-    compute : function
-        `compute(**values)` gives a dict: all that the figure shows.
-    draw : function
-        `draw(numbers, fig=None)` gives a matplotlib Figure, see `sheet`.
-    readout : function
-        `readout(numbers)` gives one line of text.
+    The values of `controls`, a dict of ipywidgets, are the arguments of `compute`, which gives a
+    dict, all that the figure shows. `draw(numbers, fig=None)` gives a matplotlib Figure, see
+    `sheet`, and `readout(numbers)` one line of text.
     """
 
     def __init__(self, controls, compute, draw, readout):
@@ -104,15 +97,9 @@ def tooltip(control, text):
 def sheet(height, lay=Figure.subplots):
     """Decorate `draw(fig, numbers)`: it becomes `draw(numbers, fig=None)`, which returns a figure.
 
-    It draws on new axes, or on those of the figure it returned last, with everything on them taken
-    off: axes and their ticks are what takes time to make, and old figures are slow to clear away.
-
-    Parameters
-    ----------
-    height : float
-        Inches.
-    lay : function
-        `lay(figure)` makes the axes of a new figure.
+    It draws on new axes, made by `lay(figure)` on a sheet of so many inches, or on those of the
+    figure it returned last, with everything on them taken off: axes and their ticks are what takes
+    time to make, and old figures are slow to clear away.
     """
 
     def decorate(draw):

@@ -257,13 +257,8 @@ def shares(values: dict[str, dict], title: str | None = None):
 def mosaic(values: np.ndarray, ijk: np.ndarray, most: int = 8):
     """Axial slices of a map side by side, from below: (rows, columns) array, NaN where no voxel is.
 
-    Parameters
-    ----------
-    values : (voxels,) array
-    ijk : (voxels, 3) int array
-        Places of the voxels; the third counts slices.
-    most : int
-        Slices to show, spread over those that hold voxels.
+    `ijk` (voxels, 3) says where the `values` (voxels,) lie; the third counts slices. At `most` so
+    many are shown, spread over those that hold voxels.
     """
     ijk = np.asarray(ijk) - np.min(ijk, 0)
     box = np.full(ijk.max(0) + 1, np.nan)
@@ -276,12 +271,7 @@ def mosaic(values: np.ndarray, ijk: np.ndarray, most: int = 8):
 def diagnosis(found, roi: np.ndarray, title: str | None = None, ijk: np.ndarray | None = None):
     """The page of a `bold.diagnosis.Diagnosis`: what is usual in each panel, so that oddities show.
 
-    Parameters
-    ----------
-    found : Diagnosis
-    roi : (voxels,) str array
-    ijk : (voxels, 3) int array, optional
-        Places of the voxels, for maps of the variance explained and of the HRF's peak.
+    With the places `ijk` (voxels, 3) come maps of the variance explained and of the HRF's peak.
     """
     fig, axes = panels(7 if ijk is None else 9.5, title, 3 if ijk is None else 5, 2,
                        height_ratios=[1] * 3 if ijk is None else [1, 1, 1, 0.5, 0.5])

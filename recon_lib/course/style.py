@@ -72,18 +72,7 @@ def start_notebook(drive: bool = False) -> torch.device:
 def panels(height, title=None, rows=1, columns=1, **options):
     """A figure of the course's width, and its axes: one, or an array of them with a common title.
 
-    Parameters
-    ----------
-    height : float
-        Inches.
-    title : str, optional
-    rows, columns : int
-    **options
-        Of `Figure.subplots`.
-
-    Returns
-    -------
-    Figure, Axes or ndarray of Axes
+    The height is in inches; `options` are those of `Figure.subplots`.
     """
     fig = Figure(figsize=(WIDTH, height), layout="constrained")
     axes = fig.subplots(rows, columns, **options)

@@ -62,37 +62,20 @@ class ArrayData:
 
 @dataclass
 class Pictures:
-    """Pictures of one size, and which they are.
+    """Pictures of one size, and which they are."""
 
-    Attributes
-    ----------
-    images : (n, size, size, channels) uint8 array
-    kept : (pictures,) bool array
-        False where a file of the folder could not be read: it is not among `images`.
-    names : list of str, or None
-        Paths inside the folder, for all of `kept`.
-    """
-
-    images: np.ndarray
-    kept: np.ndarray
-    names: list | None = None
+    images: np.ndarray  # (n, size, size, channels) uint8
+    kept: np.ndarray  # (pictures,) bool: False where a file could not be read; not in `images`
+    names: list | None = None  # paths inside the folder, for all of `kept`
 
 
 @dataclass
 class GLMsingle:
-    """What GLMsingle left of a subject; voxels of a volume are in C order.
+    """What GLMsingle left of a subject; voxels of a volume are in C order."""
 
-    Attributes
-    ----------
-    betas : (trials, voxels) float32 array
-        % signal change, in the order of the trials; NaN where a voxel has none.
-    hrf, r2 : (voxels,) array or None
-        Index of each voxel's HRF in GLMsingle's library, and variance explained, in percent.
-    """
-
-    betas: np.ndarray
-    hrf: np.ndarray | None
-    r2: np.ndarray | None
+    betas: np.ndarray  # (trials, voxels) float32, % signal change; NaN where a voxel has none
+    hrf: np.ndarray | None  # (voxels,) index of each voxel's HRF in GLMsingle's library
+    r2: np.ndarray | None  # (voxels,) variance explained, in percent
 
 
 def load_pictures(source, size, channels=None):

@@ -46,31 +46,15 @@ R2_TYPES = {
 
 @dataclass
 class Betas:
-    """One subject's responses, trial by trial.
+    """One subject's responses, trial by trial."""
 
-    Attributes
-    ----------
-    values : (trials, voxels) float32 array
-        Release 1: signal at the chosen time; release 2: % signal change.
-    roi : (voxels,) str array
-        Where each voxel lies, as "LHPPA".
-    stimuli : list of str
-        Picture shown in each trial, without `rep_`.
-    session, run : (trials,) int array
-        Counted from 1; runs start anew in each session.
-    subject : str
-    path : Path, optional
-        The first file that was read.
-    """
-
-    values: np.ndarray
-    roi: np.ndarray
-    stimuli: list
-    session: np.ndarray
-    run: np.ndarray
+    values: np.ndarray  # (trials, voxels) float32; release 1: signal at a time, 2: % signal change
+    roi: np.ndarray  # (voxels,) str: where each voxel lies, as "LHPPA"
+    stimuli: list  # picture shown in each trial, without `rep_`
+    session: np.ndarray  # (trials,) int, counted from 1
+    run: np.ndarray  # (trials,) int, counted from 1 anew in each session
     subject: str
-    path: Path | None = None
-
+    path: Path | None = None  # the first file that was read
 
     def __post_init__(self):
         self.values = check(self.values, (len(self.stimuli), len(self.roi)), False, "betas")

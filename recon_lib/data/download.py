@@ -26,22 +26,12 @@ class Refused(DataError):
 
 @dataclass
 class Remote:
-    """A file on a host.
-
-    Attributes
-    ----------
-    url, name : str
-        `name` is its path below the place where the host keeps the data set.
-    size : int or None
-        Bytes, where the host says so.
-    md5 : str or None
-        Checksum, where one is published.
-    """
+    """A file on a host."""
 
     url: str
-    name: str
-    size: int | None = None
-    md5: str | None = None
+    name: str  # its path below the place where the host keeps the data set
+    size: int | None = None  # bytes, where the host says so
+    md5: str | None = None  # checksum, where one is published
 
 
 def ask(url, **parameters):

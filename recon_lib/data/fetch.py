@@ -22,33 +22,15 @@ SPARE = 1e9  # bytes to leave free
 
 @dataclass(frozen=True)
 class Part:
-    """Something worth fetching by itself.
-
-    Attributes
-    ----------
-    purpose : str
-    gigabytes : float
-        What has to be fetched for one subject; the host tells the true size beforehand.
-    estimated : bool
-        True where that was reckoned (from the size of one session, run or picture, times their
-        number) rather than published.
-    page : str
-        Where to find it with a browser.
-    files : tuple of str
-        Patterns of file names; {s} stands for the subject.
-    sign : str
-        A file that is here once the part has been fetched (as in a shell, not a regex).
-    inside : str
-        Pattern of the wanted names inside an archive.
-    """
+    """Something worth fetching by itself; in patterns {s} stands for the subject."""
 
     purpose: str
-    gigabytes: float
-    estimated: bool
-    page: str
-    files: tuple
-    sign: str
-    inside: str = ""
+    gigabytes: float  # to fetch for one subject; the host tells the true size beforehand
+    estimated: bool  # reckoned (size of one session, run or picture, times their number)
+    page: str  # where to find it with a browser
+    files: tuple  # patterns of file names
+    sign: str  # a file that is here once the part has been fetched (as in a shell, not a regex)
+    inside: str = ""  # pattern of the wanted names inside an archive
 
     def size(self):
         """The size in words: "4.21 GB", or "about 23 GB, estimated"."""

@@ -83,20 +83,11 @@ def _with_data(one):
 
 @dataclass
 class Scans:
-    """A subject's runs in memory, for `report`.
+    """A subject's runs in memory, for `report`; lists have an entry a run."""
 
-    Attributes
-    ----------
-    runs : list of (bold, onsets)
-    tr : float
-    where : list of (session, run)
-    names, durations, confounds : list of one entry a run
-    masks : Masks
-    """
-
-    runs: list
+    runs: list  # (bold, onsets) of each
     tr: float
-    where: list
+    where: list  # (session, run) of each
     names: list
     durations: list
     confounds: list | None

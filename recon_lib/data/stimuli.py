@@ -31,22 +31,12 @@ REPEATED = "Scene_Stimuli/repeated_stimuli_113_list.txt"
 
 @dataclass
 class Trials:
-    """What a subject saw when.
+    """What a subject saw when."""
 
-    Attributes
-    ----------
-    stimuli : list of str
-        Picture of each trial, without `rep_`.
-    session, run : (trials,) int arrays
-        Counted from 1; runs start anew in each session.
-    path : Path
-        The list that was read.
-    """
-
-    stimuli: list
-    session: np.ndarray
-    run: np.ndarray
-    path: Path
+    stimuli: list  # picture of each trial, without `rep_`
+    session: np.ndarray  # (trials,) int, counted from 1
+    run: np.ndarray  # (trials,) int, counted from 1 anew in each session
+    path: Path  # the list that was read
 
 
 def trial_runs(subject, trials):

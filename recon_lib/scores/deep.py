@@ -107,12 +107,8 @@ def torchvision_network(name, weights="DEFAULT"):
 def layer_features(name: str, weights: str | None = "DEFAULT", device: str = "cpu") -> Callable:
     """Features at one of `LAYERS`: a function images (n, H, W, 3) -> (n, d).
 
-    Parameters
-    ----------
-    weights : "DEFAULT" or None
-        Those of ImageNet, fetched on first use (AlexNet 244 MB, Inception 109 MB), or random
-        ones.
-    device : str
+    `weights`: "DEFAULT", those of ImageNet, fetched on first use (AlexNet 244 MB, Inception 109
+    MB), or None, random ones.
     """
     from torchvision.models.feature_extraction import create_feature_extractor
 

@@ -27,18 +27,11 @@ WIDTH, EMBEDDING = 256, 128
 
 
 def edges_and_colours(x):
-    """What a `HogNet` is told of pictures.
+    """What a `HogNet` is told of pictures (n, 3, 64, 64) in [-1, 1]: (n, DIRECTIONS + 3, 16, 16).
 
-    Parameters
-    ----------
-    x : (n, 3, 64, 64) tensor in [-1, 1]
-
-    Returns
-    -------
-    (n, DIRECTIONS + 3, 16, 16) tensor
-        For each cell, how strong its edges of each direction are (square root of the mean over
-        its pixels, the colours added), and its mean colour. Direction k is that of a brightness
-        that changes along k · 180 / `DIRECTIONS` degrees, clockwise from the right.
+    For each cell, how strong its edges of each direction are (square root of the mean over its
+    pixels, the colours added), and its mean colour. Direction k is that of a brightness that
+    changes along k · 180 / `DIRECTIONS` degrees, clockwise from the right.
     """
     padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
     dx = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]  # (n, 3, 64, 64)

@@ -56,29 +56,14 @@ def kid(real: np.ndarray, made: np.ndarray) -> tuple:
 
 
 def precision_recall(real, made, k=3):
-    """Do samples look real, and is all that is real among them?
+    """Do samples (m, d) look real, and is all that is real (n, d) among them? Two shares.
 
     A set covers the balls around its members that reach to their k-th neighbours. Precision is the
     share of samples that the real pictures cover; recall the share of real pictures that the
     samples cover (Kynkäänniemi et al. 2019, arXiv 1904.06991). A model that draws one perfect
-    picture again and again has the first and not the second.
-
-    Parameters
-    ----------
-    real : (n, d) array
-    made : (m, d) array
-        Of about the same number: balls shrink as their set grows.
-    k : int
-        1 or more.
-
-    Returns
-    -------
-    precision, recall : float
-
-    Raises
-    ------
-    DataError
-        If k is below 1, a set has no k-th neighbours, widths differ, or something is not finite.
+    picture again and again has the first and not the second. Give about as many of both: balls
+    shrink as their set grows. Sets without k-th neighbours, of two widths or not finite are a
+    `DataError`.
     """
     if not k >= 1:
         raise DataError(f"k is {k}; expected the number of a neighbour, 1 or more")
@@ -91,21 +76,10 @@ def precision_recall(real, made, k=3):
 
 
 def read_confidently(images, classifier, sure=SURE):
-    """Share of pictures in which a classifier is sure of the thing, the background and the light.
+    """Share of pictures in which a classifier is sure of the category, the background, the light.
 
-    It is a classifier and may be sure of nonsense, so compare with the share of real pictures.
-
-    Parameters
-    ----------
-    images : (n, H, W, C) uint8 array
-    classifier : FactorNet
-    sure : float
-        Least probability of the best name.
-
-    Returns
-    -------
-    dict of str to float
-        For "category", "background" and "light".
+    Sure: the best name has probability `sure` at least. It is a classifier and may be sure of
+    nonsense, so compare with the share of real pictures.
     """
     read = read_factors(classifier, images)
     return {factor: float((read[factor].max(1) >= sure).mean()) for factor in NAMED}

@@ -109,19 +109,8 @@ def evaluation_space(train_pictures: np.ndarray, classifier: FactorNet) -> Calla
 def factors_read(pictures, factors, classifiers):
     """Share of pictures in which the object, background and light that were seen can be read.
 
-    Parameters
-    ----------
-    pictures : uint8 array (n, H, W, C)
-    factors : structured array (n,)
-        What was seen, see `scenes.FACTORS`.
-    classifiers : dict
-        See `load_classifiers`.
-
-    Returns
-    -------
-    dict of str to float
-        ``object``, ``background``, ``light`` by the evaluation classifier; ``object_independent``,
-        … by the independent classifier.
+    `factors` (n,) are `scenes.FACTORS`. ``object``, ``background`` and ``light`` are by the
+    evaluation classifier, ``object_independent``, … by the independent one, see `load_classifiers`.
     """
     scores = {}
     for suffix, classifier in classifiers.items():
@@ -132,15 +121,12 @@ def factors_read(pictures, factors, classifiers):
 
 
 def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
-    """Identification scores of one similarity matrix.
+    """Identification scores of one similarity matrix, as a dict.
 
-    Returns
-    -------
-    dict
-        ``top1``, the ends ``top1_low`` and ``top1_high`` of its 95 % interval, ``two_way`` and
-        ``p_value``, its permutation p-value. When `category` gives some
-        trial a rival, also ``two_way_within_category``, and ``p_within_category`` by permuting
-        within categories: is there information beyond the category?
+    ``top1``, the ends ``top1_low`` and ``top1_high`` of its 95 % interval, ``two_way`` and
+    ``p_value``, its permutation p-value. When `category` gives some trial a rival, also
+    ``two_way_within_category``, and ``p_within_category`` by permuting within categories: is there
+    information beyond the category?
     """
     hits = top_k_hits(similarity, target)
     low, high = bootstrap_interval(hits, target, seed=seed)
@@ -310,12 +296,9 @@ def named_right(pictures, criteria):
 def how_sure(results, criteria):
     """Is the posterior as often right as it says? For each part and each factor that it names.
 
-    Returns
-    -------
-    dict
-        {"single_trial": {"category": numbers, …}, "averaged": {…}}; the numbers are ``said``, the
-        mean probability of the likeliest class, and ``right``, how often it was that one;
-        ``share_sure``, the share of trials where it is .9 or more, and ``right_sure`` of these.
+    {"single_trial": {"category": numbers, …}, "averaged": {…}}; the numbers are ``said``, the mean
+    probability of the likeliest class, and ``right``, how often it was that one; ``share_sure``,
+    the share of trials where it is .9 or more, and ``right_sure`` of these.
     """
     table = {}
     for (name, part), yardstick in zip(results.items(), criteria, strict=True):
@@ -333,11 +316,7 @@ def how_sure(results, criteria):
 def paired_differences(results, criteria, seed=0, one="diffusion", other="map_retrieval"):
     """Top-1 of one decoder minus that of another on the same trials, with 95 % intervals.
 
-    Returns
-    -------
-    dict
-        {"single_trial": {"top1", "top1_low", "top1_high"}, "averaged": {…}}, of those parts in
-        which both drew.
+    {"single_trial": {"top1", "top1_low", "top1_high"}, "averaged": {…}}, of parts where both drew.
     """
     found = {}
     for (name, part), yardstick in zip(results.items(), criteria, strict=True):

@@ -133,10 +133,7 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple:
 def refuse_misfits(path, config, weights):
     """Hold the config against the weights before a network of that size takes any memory.
 
-    Raises
-    ------
-    DataError
-        If they do not belong together, or a weight is not a finite number.
+    Those that do not belong together, or a weight that is not a finite number, are a `DataError`.
     """
     try:
         if len(config["channels"]) * config["blocks"] > len(weights):  # before millions are made
@@ -190,14 +187,9 @@ def read_weights(path):
 def start_from(model, path):
     """Load into a fresh network the weights of `path`: of its own kind, or of the other one.
 
-    A conditional network begins as exactly the unconditional one (the condition's own layers
-    start at zero), an unconditional network as exactly the null branch of the conditional one.
-    Nothing else may differ.
-
-    Raises
-    ------
-    DataError
-        If the architectures differ.
+    A conditional network begins as exactly the unconditional one (the condition's own layers start
+    at zero), an unconditional network as exactly the null branch of the conditional one. Nothing
+    else may differ.
     """
     weights, config, _ = read_weights(path)
     if model.config["condition_size"] is None and config["condition_size"] is not None:

@@ -74,19 +74,11 @@ def _counted(config, size):
 
 
 def operations(network, size, pictures):
-    """Floating-point operations of training on so many pictures (each as often as it is seen).
+    """Floating-point operations of training a `UNet(**network)` on so many pictures of side `size`.
 
-    A multiplication with its addition is two operations, and the way back costs twice the way
-    forth: 6 for each multiplication that `count` finds. The condition's own layers are a few per
-    cent more and are left out.
-
-    Parameters
-    ----------
-    network : dict
-        Arguments of `UNet`.
-    size : int
-        Side of the pictures.
-    pictures : float
+    A picture counts as often as it is seen. A multiplication with its addition is two operations,
+    and the way back costs twice the way forth: 6 for each multiplication that `count` finds. The
+    condition's own layers are a few per cent more and are left out.
     """
     return 6.0 * pictures * sum(row["multiplications"] for row in count(network, size))
 

@@ -81,16 +81,10 @@ def autocast(device: torch.device):
 
 
 def make_accelerator(device="auto", precision=None, **options):
-    """An Accelerator for a device; it serves `accelerate launch` too.
+    """An Accelerator for a device (`pick_device`); it serves `accelerate launch` too.
 
-    Parameters
-    ----------
-    device : {"auto", "cuda", "mps", "cpu"}
-        See `pick_device`.
-    precision : {"no", "bf16", "fp16"}, optional
-        Default: see `pick_precision`. fp16 needs a CUDA GPU.
-    options
-        Handed to `accelerate.Accelerator`.
+    `precision` is "no", "bf16" or, on a CUDA GPU, "fp16"; by default that of `pick_precision`.
+    `options` are handed to `accelerate.Accelerator`.
     """
     device = pick_device(device)
     precision = pick_precision(device) if precision is None else precision

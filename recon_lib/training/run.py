@@ -63,10 +63,8 @@ def endless(loader, epoch, batch, seed):
 def first_batch(loader, image_size=None):
     """The loader's first pictures and vectors (or None), checked.
 
-    Raises
-    ------
-    DataError
-        If it is empty, its pictures are not `image_size` square or far from [-1, 1].
+    An empty loader, and pictures that are not `image_size` square or far from [-1, 1], are a
+    `DataError`.
     """
     if not hasattr(loader, "__len__") or isinstance(getattr(loader, "dataset", None),
                                                     IterableDataset):
@@ -103,13 +101,9 @@ def resume(path, model, optimizer, average, info):
 
     A checkpoint of the same network is resumed. A model, or a checkpoint of the other kind of
     network (with or without a condition), gives its averaged weights to a new training. `info`
-    notes how many steps were behind them.
-
-    Raises
-    ------
-    DataError
-        If the file is damaged, of another architecture, trained for another prediction, or has
-        seen pictures that this training holds out.
+    notes how many steps were behind them. A file that is damaged, of another architecture, trained
+    for another prediction, or that has seen pictures that this training holds out, is a
+    `DataError`.
     """
     info["steps_before"] = 0
     if path is None:

@@ -9,27 +9,11 @@ from recon_lib.diffusion import diffusion_loss, stratified_times
 
 
 def draw_noise(images, times, drop, accelerator):
-    """What is random in a step: times, noise and the condition mask.
+    """What is random in a step on images (b, C, H, W): times (b,), noise, condition mask (b,).
 
-    Every process draws for the whole batch and takes its own rows, so that several draw together
-    what one would have drawn.
-
-    Parameters
-    ----------
-    images : Tensor (b, C, H, W)
-        Of this process.
-    times : int
-        Number of times, see `diffusion.stratified_times`.
-    drop : float
-        Share of samples that go without their condition.
-    accelerator : Accelerator
-
-    Returns
-    -------
-    t : LongTensor (b,)
-    noise : Tensor (b, C, H, W)
-    mask : BoolTensor (b,)
-        False: goes without its condition.
+    One of so many `times`, see `diffusion.stratified_times`; the mask is False for a share `drop`
+    of samples, which go without their condition. Every process draws for the whole batch and takes
+    its own rows, so that several draw together what one would have drawn.
     """
     rank, world, device = accelerator.process_index, accelerator.num_processes, images.device
     n = world * len(images)
@@ -42,13 +26,8 @@ def draw_noise(images, times, drop, accelerator):
 def gradient_step(accelerator, net, optimizer, loss, rate):
     """Go one step of the learning rate down the gradient; return the loss and its gradient's norm.
 
-    In float16 a gradient may overflow: then accelerate leaves the step out and halves the factor
-    by which it scales the loss.
-
-    Raises
-    ------
-    FloatingPointError
-        If the loss or its gradient is not a finite number.
+    In float16 a gradient may overflow: then accelerate leaves the step out and halves the factor by
+    which it scales the loss. A loss or gradient that is not finite is a FloatingPointError.
     """
     accelerator.backward(loss)
     gradient = float(accelerator.clip_grad_norm_(net.parameters(), 1.0))
@@ -77,13 +56,9 @@ def update_average(average: nn.Module, model: nn.Module, beta: float) -> None:
 
 @torch.no_grad()
 def refuse_infinite_loss(model, images, vectors, alpha_bar, prediction):
-    """Stop before weights are kept that no longer give a finite loss.
+    """A FloatingPointError before weights are kept that no longer give a finite loss.
 
     The loss of a step is that of the weights before it.
-
-    Raises
-    ------
-    FloatingPointError
     """
     t = stratified_times(len(images), len(alpha_bar), device=images.device)
     noise = torch.randn_like(images)

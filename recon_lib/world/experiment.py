@@ -116,28 +116,11 @@ def write_experiment(root, design, images, voxels, seed, higher=None):
 
 
 def scan(root, name, person, design, response, names, seed, published=False):
-    """Put a simulated subject into the scanner: write lists, masks and raw runs.
+    """Put a simulated subject into the scanner: writes lists, masks, runs; gives true betas.
 
-    Parameters
-    ----------
-    root : path
-    name : str
-        The subject, such as "CSI1".
-    person : subject.Subject
-    design : subject.Design
-    response : (pictures, voxels) array
-        See `tuning.responses`.
-    names : sequence of str
-        Of the pictures.
-    seed : int
-    published : bool
-        As OpenNeuro has them: repeated pictures are marked in the events, and there are confounds
-        (small movements, which leave no trace in the simulated BOLD).
-
-    Returns
-    -------
-    (trials, voxels) float32 array
-        The true betas.
+    `response` (pictures, voxels) is that of `tuning.responses`, `names` are the pictures'.
+    `published`: as OpenNeuro has them, repeated pictures are marked in the events, and there are
+    confounds (small movements, which leave no trace in the simulated BOLD).
     """
     shown, again = [names[i] for i in design.image], {names[i] for i in design.repeated}
     stimuli.write_presentation_lists(root, name, shown, design.session, design.run)

@@ -36,7 +36,7 @@ POINTS = ("1", "2", "3", "4", "5", "34")
 def names_by_content(factors, seed):
     """File names as in BOLD5000, told by what is in the picture.
 
-    ImageNet's begin with a synset, one for each kind of thing; those of scenes with the
+    ImageNet's begin with a synset, one for each object category; those of scenes with the
     background; COCO's have only a number.
     """
     rng = np.random.default_rng((seed, 7))
@@ -97,24 +97,11 @@ def write(root, sessions, voxels, seed, snr):
 
 
 def build(root=None, sessions=SESSIONS, voxels=VOXELS, seed=8, snr=SNR):
-    """Write the miniature, once: a second call finds it whole and returns at once.
+    """Write the miniature, once: a second call finds it whole and returns its path at once.
 
-    Parameters
-    ----------
-    root : path, optional
-        Default: `miniature` in `paths.data_folder()`.
-    sessions : dict of str to sequence of int
-        Runs of each session, for each subject; CSI1 must be among them.
-    voxels : dict of str to dict
-        Voxels of each area, for each subject.
-    seed : int
-    snr : float
-        See `subject.make_subject`.
-
-    Returns
-    -------
-    Path
-        The release: what `load_experiment` and the readers take as root.
+    `root` is by default `miniature` in `paths.data_folder()`; it is what `load_experiment` and the
+    readers take. `sessions` gives the runs of each session for each subject, CSI1 among them,
+    `voxels` the voxels of each area; for `snr` see `subject.make_subject`.
     """
     root = data_folder() / "miniature" if root is None else Path(root)
     info = {"miniature": 1, "seed": seed, "snr": snr, "sessions": sessions, "voxels": voxels}

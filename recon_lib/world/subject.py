@@ -29,25 +29,13 @@ SNR = 0.030  # mean variance ratio of single-trial betas, were every HRF known
 
 @dataclass(frozen=True)
 class Design:
-    """Who saw what when: one entry per trial.
+    """Who saw what when: one entry per trial."""
 
-    Attributes
-    ----------
-    image : (trials,) int array
-        Index of the picture shown.
-    session, run : (trials,) int arrays
-        Counted from 1; runs are counted anew in each session.
-    onset : (trials,) float array
-        Seconds from the first volume of the run.
-    repeated : (m,) int array
-        The pictures shown more than once: the test set.
-    """
-
-    image: np.ndarray
-    session: np.ndarray
-    run: np.ndarray
-    onset: np.ndarray
-    repeated: np.ndarray
+    image: np.ndarray  # (trials,) index of the picture shown
+    session: np.ndarray  # (trials,) int, counted from 1
+    run: np.ndarray  # (trials,) int, counted from 1 anew in each session
+    onset: np.ndarray  # (trials,) seconds from the first volume of the run
+    repeated: np.ndarray  # (m,) the pictures shown more than once: the test set
 
     @property
     def test(self):
@@ -56,21 +44,11 @@ class Design:
 
 
 def make_design(seed, runs_per_session=RUNS_PER_SESSION["CSI1"], repeated=113, test_trials=451):
-    """Order the pictures into trials, runs and sessions as BOLD5000 did.
+    """Order the pictures into trials, runs and sessions as BOLD5000 did: a `Design`.
 
-    Parameters
-    ----------
-    seed : int
-        Same seed, same order.
-    runs_per_session : sequence of int
-        Runs in each session; a run has 37 trials.
-    repeated, test_trials : int
-        Number of repeated pictures, and of trials on which they are shown.
-
-    Returns
-    -------
-    Design
-        By default 5254 trials of 4916 pictures, 113 of them on 451 trials.
+    `runs_per_session` lists the runs of each session, of 37 trials each; `repeated` pictures are
+    shown on `test_trials` trials. By default 5254 trials of 4916 pictures, 113 of them on 451
+    trials.
     """
     rng = np.random.default_rng(seed)
     trials = TRIALS_PER_RUN * sum(runs_per_session)
@@ -89,21 +67,8 @@ def design_for(pictures):
     """Options of `make_design` for a collection of another size than BOLD5000's.
 
     A tenth of the pictures, 113 at most, is shown four times; as many whole runs as the pictures
-    fill, in sessions of ten.
-
-    Parameters
-    ----------
-    pictures : int
-
-    Returns
-    -------
-    dict
-        `runs_per_session`, `repeated`, `test_trials`; a few pictures may be left over.
-
-    Raises
-    ------
-    DataError
-        If they do not fill a run.
+    fill, in sessions of ten. A few pictures may be left over; too few to fill a run are a
+    `DataError`.
     """
     repeated = min(113, pictures // 10)
     runs = min(142, (pictures + 3 * repeated) // TRIALS_PER_RUN)
@@ -116,51 +81,24 @@ def design_for(pictures):
 
 @dataclass
 class Subject:
-    """All that is true of a simulated subject. V voxels, S sessions.
+    """All that is true of a simulated subject. V voxels, S sessions."""
 
-    Attributes
-    ----------
-    roi : (V,) str array
-        Area of each voxel, such as "LHPPA".
-    mean, amplitude : (V,) arrays
-        Mean response and its standard deviation over pictures, in % signal change.
-    shape : (V,) int array
-        Index into `hrf.library`.
-    gain : (S, V) array
-        Factor on the response in each session.
-    rho, sigma : (V,) arrays
-        AR(1) coefficient and standard deviation of the noise, in % signal change.
-    weight : (SOURCES, V) array
-        Weights of the shared noise sources, of unit length for each voxel.
-    baseline : (V,) array
-        Mean BOLD in scanner units.
-    """
-
-    roi: np.ndarray
-    mean: np.ndarray
-    amplitude: np.ndarray
-    shape: np.ndarray
-    gain: np.ndarray
-    rho: np.ndarray
-    sigma: np.ndarray
-    weight: np.ndarray
-    baseline: np.ndarray
+    roi: np.ndarray  # (V,) str: area of each voxel, such as "LHPPA"
+    mean: np.ndarray  # (V,) mean response, in % signal change, and its …
+    amplitude: np.ndarray  # (V,) standard deviation over pictures
+    shape: np.ndarray  # (V,) index into `hrf.library`
+    gain: np.ndarray  # (S, V) factor on the response in each session
+    rho: np.ndarray  # (V,) AR(1) coefficient of the noise, and its …
+    sigma: np.ndarray  # (V,) standard deviation, in % signal change
+    weight: np.ndarray  # (SOURCES, V) of the shared noise sources, of unit length for each voxel
+    baseline: np.ndarray  # (V,) mean BOLD in scanner units
 
 
 def make_subject(voxels, seed, sessions=15, snr=SNR):
-    """Draw a subject.
+    """Draw a `Subject` with so many voxels in each area, {"LHEarlyVis": int, …}.
 
-    Parameters
-    ----------
-    voxels : dict of {"LHEarlyVis": int, …}
-    seed : int
-    sessions : int
-    snr : float
-        Mean over voxels of var(signal) / var(noise) of single-trial betas, were the HRF known.
-
-    Returns
-    -------
-    Subject
+    `snr` is the mean over voxels of var(signal) / var(noise) of single-trial betas, were the HRF
+    known.
     """
     rng = np.random.default_rng(seed)
     roi = np.repeat(list(voxels), list(voxels.values()))
@@ -221,24 +159,10 @@ def true_betas(subject, response, design):
 
 
 def bold_runs(subject, betas, design, seed):
-    """The subject in the scanner, a run at a time.
+    """The subject in the scanner: yields session, run, trials (37,) and BOLD (194, V) of each.
 
-    Parameters
-    ----------
-    subject : Subject
-    betas : (trials, V) array
-        See `true_betas`.
-    design : Design
-    seed : int
-        Of the noise. A run depends on (seed, session, run) only.
-
-    Yields
-    ------
-    session, run : int
-    trials : (37,) int array
-        Trials of this run.
-    bold : (194, V) float32 array
-        In scanner units.
+    The BOLD is float32 in scanner units; `betas` (trials, V) are `true_betas`. The noise of a run
+    depends on (seed, session, run) only.
     """
     kernels = hrf.library(TR)
     for session, run in dict.fromkeys(zip(design.session, design.run, strict=True)):

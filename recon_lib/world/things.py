@@ -23,18 +23,9 @@ def lit(colour, tint):
 class Pen:
     """Draw shapes given in unit coordinates at a place, size and tilt in a picture.
 
-    Parameters
-    ----------
-    draw : PIL.ImageDraw.ImageDraw
-        Where to draw.
-    centre : tuple of float
-        Centre of the unit square, in canvas pixels.
-    half : float
-        Half the side of the unit square, in canvas pixels.
-    tilt : float, optional
-        Rotation in degrees.
-    tint : sequence of 3 floats, optional
-        What the light does to the colours: a factor for red, green and blue.
+    `draw` is an ImageDraw; `centre` and `half` are the centre of the unit square and half its side,
+    in canvas pixels; `tilt` is in degrees; `tint` is what the light does to the colours, a factor
+    for red, green and blue.
     """
 
     def __init__(self, draw, centre, half, tilt=0.0, tint=(1, 1, 1)):

@@ -15,13 +15,8 @@ from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 def feature_maps(images):
     """What early vision sees: luminance, two colour axes, edges of 4 directions at 2 scales.
 
-    Parameters
-    ----------
-    images : (n, H, W, 3) uint8 array
-
-    Returns
-    -------
-    (n, 11, 32, 32) float32 tensor, each channel standardised over pictures and places
+    Pictures (n, H, W, 3) uint8 become a (n, 11, 32, 32) tensor, each channel standardised over
+    pictures and places.
     """
     parts = []
     for start in range(0, len(images), 512):  # a few hundred pictures fit the cache and the memory
@@ -126,25 +121,12 @@ def unit(responses):
 
 
 def responses(images, factors, voxels, seed, higher=None):
-    """How strongly each voxel answers each picture.
+    """How strongly each voxel answers each picture (n, H, W, 3): (n, V) float32, by area.
 
-    Parameters
-    ----------
-    images : (n, H, W, 3) uint8 array
-    factors : structured array (n,) or None
-        TinyScenes factors. None: any pictures; higher areas answer to `higher`.
-    voxels : dict of {"LHEarlyVis": int, …}
-        Number of voxels in each area.
-    seed : int
-        The subject: same seed, same tuning.
-    higher : (n, p) array, optional
-        What higher areas answer to, mixed at random, in pictures without factors: a layer of a
-        network, and none that betas will be decoded to. Default: random features of the maps.
-
-    Returns
-    -------
-    (n, V) float32 array
-        Zero mean, unit variance over pictures; areas in the order of `voxels`.
+    Zero mean, unit variance over pictures. `voxels` counts those of each area, {"LHEarlyVis": int,
+    …}. `factors` are those of TinyScenes; None: any pictures, and higher areas answer to `higher`
+    (n, p), mixed at random: a layer of a network, and none that betas will be decoded to; by
+    default random features of the maps. The seed is the subject: same seed, same tuning.
     """
     rng = np.random.default_rng(seed)
     maps = feature_maps(images)
