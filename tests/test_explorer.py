@@ -4,9 +4,11 @@ import ast
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import ipywidgets
+import matplotlib
 import numpy as np
 import pytest
 from explorers import EXAMPLES, choices
@@ -142,6 +144,38 @@ def test_a_broken_callback_is_not_silent_and_the_box_lives_on():
     box.controls["y"].unobserve_all()  # proves that the next line is heard through x alone
     box.controls["x"].value = 5.0
     assert drawn[-1] == 8.0
+
+
+def test_two_controls_moved_at_the_same_moment_draw_one_after_the_other():
+    """JupyterLab answers every control in a thread of its own; matplotlib has one set of settings.
+
+    Without a lock two drawings end up on the same axes, or one in the other's style.
+    """
+    boxes = [EXAMPLES[name]() for name in ("hrf_explorer", "chance_explorer")]
+    boxes.append(boxes[0])  # two threads move the same explorer
+    start, wrong = [box.image.value for box in boxes], []
+    settings = dict(matplotlib.rcParams)
+
+    def move(box, name):
+        control = box.controls[name]
+        for _ in range(6):
+            control.value = choices(control)[-1]
+            box.reset.click()
+
+    moves = [(boxes[0], "peak"), (boxes[1], list(boxes[1].controls)[0]), (boxes[2], "ratio")]
+    threads = [threading.Thread(target=move, args=one) for one in moves]
+    threading.excepthook, before = lambda args: wrong.append(args.exc_value), threading.excepthook
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        threading.excepthook = before
+    assert wrong == []
+    assert [box.image.value == picture for box, picture in zip(boxes, start, strict=True)] == [
+        True] * 3
+    assert dict(matplotlib.rcParams) == settings
 
 
 OLD = """

@@ -11,7 +11,7 @@ import io
 import ipywidgets
 from matplotlib.figure import Figure
 
-from recon_lib.course.style import WIDTH, styled
+from recon_lib.course.style import DRAWING, WIDTH, styled
 
 HINT = "<small>Keys: Tab to go on, arrows to slide, space to press.</small>"
 
@@ -30,7 +30,8 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, controls, compute, draw, readout):
         self.controls, self.compute, self.draw, self.readout = controls, compute, draw, readout
-        self.figure, start = None, {name: control.value for name, control in controls.items()}
+        self.figure, self._several = None, False
+        start = {name: control.value for name, control in controls.items()}
         self.image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self.text = ipywidgets.HTML(layout={"min_height": "4em"})  # two lines: nothing below moves
         self.reset = ipywidgets.Button(description="Reset")
@@ -49,24 +50,26 @@ class Explorer(ipywidgets.VBox):
 
     def set(self, **values):
         """Move these controls and draw once."""
-        for name in values:
-            self.controls[name].unobserve(self._update, "value")
-        try:
-            for name, value in values.items():
-                self.controls[name].value = value
-        finally:
-            for name in values:
-                self.controls[name].observe(self._update, "value")
-        self._update()
+        with DRAWING:
+            self._several = True
+            try:
+                for name, value in values.items():
+                    self.controls[name].value = value
+            finally:
+                self._several = False
+            self._update()
 
     def _update(self, _=None):
-        self.numbers = self.compute(**{name: c.value for name, c in self.controls.items()})
-        self.figure = self.draw(self.numbers, self.figure)
-        picture = io.BytesIO()
-        self.figure.savefig(picture, format="png", pil_kwargs={"compress_level": 1})
-        # one message each: the browser swaps the picture in place, so nothing jumps or flickers
-        self.image.value = picture.getvalue()
-        self.text.value = f"<b>{self.readout(self.numbers)}</b>"
+        with DRAWING:  # two controls may be answered at once, each in a thread
+            if self._several:
+                return
+            self.numbers = self.compute(**{name: c.value for name, c in self.controls.items()})
+            self.figure = self.draw(self.numbers, self.figure)
+            picture = io.BytesIO()
+            self.figure.savefig(picture, format="png", pil_kwargs={"compress_level": 1})
+            # one message each: the browser swaps the picture in place, so nothing jumps or flickers
+            self.image.value = picture.getvalue()
+            self.text.value = f"<b>{self.readout(self.numbers)}</b>"
 
 
 def slider(description, value, low, high, step):

@@ -1,5 +1,8 @@
 """How figures look, and how a notebook starts."""
 
+import threading
+from contextlib import contextmanager
+
 import matplotlib
 import torch
 from matplotlib.figure import Figure
@@ -37,7 +40,18 @@ STYLE = {
 
 
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text: no line through it
-styled = matplotlib.rc_context(STYLE)  # a decorator: draw so, whatever the caller's settings are
+# One drawing at a time: matplotlib's settings are the same for all threads, and JupyterLab answers
+# each control of an explorer in a thread of its own.
+DRAWING = threading.RLock()
+
+
+@contextmanager
+def _styled():
+    with DRAWING, matplotlib.rc_context(STYLE):
+        yield
+
+
+styled = _styled()  # a decorator: draw so, whatever the caller's settings are
 
 
 def start_notebook(drive: bool = False) -> torch.device:
