@@ -253,7 +253,7 @@ def test_pictures_are_cut_square_from_the_middle():
     assert square_arrays(PICTURES, 4, channels=1).shape == (25, 4, 4, 1)
     with pytest.raises(DataError, match=r"shape \(8, 8\)"):
         square_arrays(PICTURES[0, :, :, 0], 8)
-    with pytest.raises(DataError, match="side of the pictures is -3 pixels"):
+    with pytest.raises(DataError, match="side of the pictures is -3; expected 0 or more"):
         square_arrays(PICTURES, -3)
 
 

@@ -10,6 +10,7 @@ from scipy.spatial.distance import correlation
 from torchvision.models import alexnet
 from torchvision.transforms.functional import normalize, resize
 
+from recon_lib.brain.encoders import IMAGENET
 from recon_lib.common.errors import DataError
 from recon_lib.scores import deep
 from recon_lib.scores.deep import layer_features, literature_scores, n_way_top_k, prepared
@@ -56,9 +57,9 @@ def test_n_way_by_hand_and_at_chance():
 def test_layers_are_those_of_the_network(monkeypatch):
     torch.manual_seed(0)
     net = alexnet(weights=None).eval()
-    monkeypatch.setattr("torchvision.models.get_model", lambda *a, **k: net)
+    monkeypatch.setattr(deep, "torchvision_network", lambda *a: net)
     x = resize(torch.from_numpy(PICTURES).permute(0, 3, 1, 2) / 255.0, [256, 256], antialias=True)
-    x = normalize(x, deep.MEAN, deep.SPREAD)
+    x = normalize(x, *IMAGENET)
     with torch.no_grad():
         second = torch.relu(net.features[3](net.features[:3](x)))  # after the second convolution
         fifth = net.features[:12](x)
@@ -105,7 +106,7 @@ def test_distances_are_scipys_of_the_pooled_features(name, side, monkeypatch):
     pooled, kept = [], net.avgpool.register_forward_hook(
         lambda module, given, made: pooled.append(made.flatten(1)))
     x = resize(torch.from_numpy(PICTURES).permute(0, 3, 1, 2) / 255.0, [side, side], antialias=True)
-    x = normalize(x, deep.MEAN, deep.SPREAD)
+    x = normalize(x, *IMAGENET)
     for layer in net.modules():  # untrained, it lets nothing through before it has seen a picture
         layer.momentum = 1.0
     with torch.no_grad():

@@ -19,7 +19,6 @@ FIGURES = {
     "against_truth": lambda: p.against_truth(Y, {"x": 2 * Y, "y": -Y}),
     "one estimate": lambda: p.against_truth(Y, {"x": 2 * Y}),
     "with_errors": lambda: p.with_errors(T, Y, Y**2, {"fit": (T, Y)}),
-    "by_area": lambda: p.by_area(np.arange(15.0), ROI, "%"),
     "table": lambda: p.table([[0.1, 0.9], [0.4, 1.0]], ["a", "b"], ["c", "d"]),
     "betas_strip": lambda: p.betas_strip(np.zeros((1, 8, 8, 3), np.uint8), np.arange(15.0), ROI),
     "three pictures": lambda: p.betas_strip(np.zeros((3, 8, 8, 3)), np.arange(15.0), ROI, "ABC"),
@@ -43,12 +42,6 @@ def test_lines_are_the_data():
     assert "r = -1.00" in FIGURES["against_truth"]().axes[1].get_title("left")
     assert [t.get_text() for t in FIGURES["table"]().axes[0].texts] == [
         "0.10", "0.90", "0.40", "1.00"]
-
-
-def test_voxels_are_sorted_into_areas():
-    ax = FIGURES["by_area"]().axes[0]
-    means = [np.mean(np.arange(9)), np.mean(np.arange(9, 15))]
-    assert [t.get_text() for t in ax.texts] == [f"{m:.3g}" for m in means]
 
 
 def test_betas_stand_below_their_pictures():

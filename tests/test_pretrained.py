@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon_lib.brain.encoders import CLIP
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import load_trials
 from recon_lib.decoding import CrossValidation, cross_validate, pretrained
@@ -169,7 +170,7 @@ def test_weights_are_read_from_a_folder(net, tmp_path):
     clip = transformers.CLIPVisionModelWithProjection(config).eval()
     clip.save_pretrained(tmp_path / "image_encoder")
     made, nothing = embed_pictures(START, source=str(tmp_path), batch_size=2)
-    mean, spread = np.reshape([pretrained.CLIP_MEAN, pretrained.CLIP_SPREAD], (2, 3, 1, 1))
+    mean, spread = np.reshape(CLIP, (2, 3, 1, 1))
     x = (START.transpose(0, 3, 1, 2) / 255 - mean) / spread
     with torch.no_grad():
         wanted = clip(torch.tensor(np.concatenate([x, np.zeros((1, 3, 16, 16))]),

@@ -5,7 +5,7 @@ Betas are `(trials, voxels)`; `labels` says which picture each trial showed.
 
 import numpy as np
 
-from recon_lib.common.errors import DataError, as_numbers, one_label_each
+from recon_lib.common.errors import DataError, as_count, as_numbers, one_label_each
 
 
 def zscore_sessions(betas: np.ndarray, session: np.ndarray,
@@ -100,8 +100,7 @@ def split_half_reliability(betas: np.ndarray, labels: np.ndarray, splits: int = 
     DataError
         If fewer than three pictures were shown twice, or there is no split.
     """
-    if splits < 1:
-        raise DataError(f"{splits} splits; expected 1 or more")
+    splits = as_count(splits, "splits", 1)
     betas, labels = _repeated(betas, labels, 3)
     rng = np.random.default_rng(seed)
     total = np.zeros(betas.shape[1])

@@ -23,7 +23,7 @@ from recon_lib.bold.reml import (
     reml_betas,
     shape_likelihood,
 )
-from recon_lib.common.errors import DataError, as_numbers
+from recon_lib.common.errors import DataError, as_count, as_numbers
 
 
 @dataclass
@@ -164,9 +164,7 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
     pool = np.asarray(pool)
     if pool.dtype != bool:  # indices would be taken for it without a word
         raise DataError(f"the noise pool holds {pool.dtype}; expected one True or False per voxel")
-    if count < 1:
-        raise DataError(f"{count} noise components; expected 1 or more")
-    components = []
+    count, components = as_count(count, "the number of noise components", 1), []
     for bold, _ in runs:
         bold = as_numbers(bold[:], "the BOLD", 2)
         if pool.shape != bold.shape[1:]:

@@ -19,13 +19,13 @@ from torch import nn
 
 from recon_lib.brain.features import coarse_pixels, load_factor_net, read_factors
 from recon_lib.brain.patterns import unit_rows
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, reason
 from recon_lib.data.pictures import uint8_pictures
 from recon_lib.world import scenes
 
 CATEGORY, PHOTOGRAPHS = "category-network", "efficientnet-lite0"
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and spread of colours in 0 to 1
-CLIP = ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758))
+CLIP = ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758))  # as are these
 LITE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 ANSWERED = ("_blocks.12",)  # by a simulated subject's higher areas: no layer that is decoded to
@@ -48,12 +48,16 @@ def efficientnet_lite0():
     return net
 
 
-def from_torchvision(name):
-    """A network of torchvision, its weights held against the checksum in their address."""
+def from_torchvision(name, trained=True):
+    """A network of torchvision, random or with weights that fit the checksum in their address."""
     from torchvision.models import get_model, get_model_weights
 
-    weights, net = get_model_weights(name).DEFAULT, get_model(name, weights=None)
-    net.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
+    inception = name == "inception_v3"  # turns colours into those of its training by itself
+    options = {"init_weights": False, "transform_input": trained} if inception else {}
+    net = get_model(name, weights=None, **options)
+    if trained:
+        weights = get_model_weights(name).DEFAULT
+        net.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
     return net
 
 
@@ -172,12 +176,11 @@ def load_encoder(name: str = PHOTOGRAPHS, layers: tuple | None = None) -> nn.Mod
                         f"python -m pip install {card.packages}") from error
     except AttributeError as error:
         raise DataError(f"the encoder {name} has no layer such as asked for: "
-                        f"{str(error).splitlines()[0][:80]}") from error
+                        f"{reason(error)}") from error
     except (OSError, RuntimeError) as error:  # no network, or a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise DataError(f"the weights of {name} cannot be had here ({reason}); expected them on "
-                        f"this machine or a network to fetch them: take {PHOTOGRAPHS}, whose "
-                        "weights are a package") from error
+        raise DataError(f"the weights of {name} cannot be had here ({reason(error)}); expected "
+                        f"them on this machine or a network to fetch them: take {PHOTOGRAPHS}, "
+                        "whose weights are a package") from error
 
 
 def are_tinyscenes(images: np.ndarray):

@@ -92,17 +92,20 @@ def check(x, shape=None, finite=True, what="the array"):
     return x
 
 
+def reason(error):
+    """The first line of what an error says, or its class where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:80]
+
+
 @contextmanager
 def writing(path):
     """Turn what the system says of a full disk or a folder read-only into one line."""
     try:
         yield
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0][:80]
-        raise DataError(
-            f"cannot write {path}: {reason}; free some space there, or choose a folder that you "
-            "may write to"
-        ) from error
+        why = os.strerror(error.errno) if error.errno else reason(error)
+        raise DataError(f"cannot write {path}: {why}; free some space there, or choose a folder "
+                        "that you may write to") from error
 
 
 # PyTorch has no class for this on a processor: it raises a bare RuntimeError.

@@ -20,7 +20,7 @@ import pandas
 import psutil
 import scipy.io
 
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, reason
 
 MATLAB_TYPES = {"single": "f4", "double": "f8", "sparse": "f8", "logical": "?"}
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv", ".tsv", ".txt")
@@ -46,10 +46,9 @@ def readable(path):
     except MemoryError as error:
         raise DataError(f"{path}: too large for this machine's memory") from error
     except Exception as error:  # parsers raise anything: struct.error, zlib.error, ...
-        detail = str(error).splitlines()[0][:80] if str(error) else type(error).__name__
         text = Path(path).suffix.lower() in (".txt", ".csv", ".tsv", ".json")
         raise DataError(
-            f"{path}: cannot be read ({detail}); "
+            f"{path}: cannot be read ({reason(error)}); "
             + ("expected plain text in UTF-8, repair it or save it again" if text else
                "it may be truncated or of another type, fetch or save it again")
         ) from error

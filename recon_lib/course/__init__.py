@@ -11,7 +11,7 @@ from recon_lib.course.own_work import own_work
 from recon_lib.course.plots import (
     LABELS, animation, bars, curves, dots, image_grid, null_histogram, rdm, reconstructions)
 from recon_lib.course.plots_bold import (
-    against_truth, betas_strip, by_area, design, histograms, responses, shares, stacked_courses,
+    against_truth, betas_strip, design, histograms, responses, shares, stacked_courses,
     table, time_courses, with_errors)
 from recon_lib.course.plots_brain import cortex, slices
 from recon_lib.course.style import start_notebook

@@ -131,25 +131,6 @@ def with_errors(seconds: np.ndarray, values: np.ndarray, errors: np.ndarray,
 
 
 @styled
-def by_area(values: np.ndarray, roi: np.ndarray, unit: str, title: str | None = None):
-    """One dot per voxel, grouped by area (both hemispheres), with the mean of each area."""
-    area_of = areas_of(roi)
-    areas = list(dict.fromkeys(area_of.tolist()))
-    fig, ax = panels(3.4, title)
-    rng = np.random.default_rng(0)
-    for i, area in enumerate(areas):
-        mine = values[area_of == area]
-        ax.plot(i + rng.uniform(-0.3, 0.3, len(mine)), mine, ".", color=COLOURS[i], markersize=4,
-                alpha=0.5)
-        ax.hlines(mine.mean(), i - 0.35, i + 0.35, color=INK)
-        ax.annotate(f"{mine.mean():.3g}", (i + 0.37, mine.mean()), va="center")
-    ax.axhline(0, color=GREY, linewidth=0.8)
-    ax.set_xticks(range(len(areas)), areas)
-    ax.set(ylabel=unit, xlim=(-0.5, len(areas) - 0.3))
-    return fig
-
-
-@styled
 def betas_strip(pictures: np.ndarray, values: np.ndarray, roi: np.ndarray,
                  labels: Sequence[str] | None = None, title: str | None = None):
     """Some pictures, and below them the betas of all voxels, area by area.

@@ -15,7 +15,7 @@ try:
 except ImportError:
     AVIF = False
 
-from recon_lib.common.errors import DataError, as_numbers, check
+from recon_lib.common.errors import DataError, as_count, as_numbers, check
 from recon_lib.common.files import check_size
 
 SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp",
@@ -106,9 +106,7 @@ def square_arrays(images, size, channels=None):
     number type (see `as_uint8`). `size` 0 keeps pictures that are square already. `channels`: 1, 3,
     or None, which keeps grey as grey and colour as colour.
     """
-    if size < 0:
-        raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
-    images = as_numbers(images, "pictures")
+    size, images = as_count(size, "the side of the pictures"), as_numbers(images, "pictures")
     shape, kinds = images.shape, (1, 3, 4)
     stacked = images.ndim == 3 and shape[0] == shape[1] != shape[2] or (
         images.ndim == 4 and shape[2] in kinds and not {shape[1], shape[3]} & set(kinds))
@@ -221,8 +219,7 @@ def read_pictures(paths, size, channels=None):
     `channels` None gives 1 when every picture is stored as grey, else 3. It is a `DataError` if not
     one of the files can be read.
     """
-    if size < 1:
-        raise DataError(f"the side of the pictures is {size} pixels; expected 1 or more")
+    size = as_count(size, "the side of the pictures", 1)
     pictures, broken, unread, animated = [], [], [], []
     kept = np.ones(len(paths), bool)
     for i, path in enumerate(paths):

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from recon_lib.brain.encoders import CLIP
 from recon_lib.brain.ridge import fit_ridge
-from recon_lib.common.errors import DataError, check, enough_memory
+from recon_lib.common.errors import DataError, check, enough_memory, reason
 from recon_lib.data.pictures import squared, uint8_pictures
 from recon_lib.decoding.baselines import Training, ridge_to_pixels
 from recon_lib.samplers import noise_generators
 
 DECODER = "kandinsky-community/kandinsky-2-2-decoder"
 PRIOR = "kandinsky-community/kandinsky-2-2-prior"  # holds the encoder of pictures: CLIP ViT-bigG/14
-CLIP_MEAN, CLIP_SPREAD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,7 @@ def embed_pictures(images: np.ndarray, device: str = "cpu", source: str = PRIOR,
                       subfolder="image_encoder")
     half = torch.float16 if device == "cuda" else torch.float32
     encoder, side = encoder.eval().to(device, half), encoder.config.image_size
-    mean, spread = (torch.tensor(x).view(3, 1, 1) for x in (CLIP_MEAN, CLIP_SPREAD))
+    mean, spread = torch.tensor(CLIP).view(2, 3, 1, 1)
     pictures, made = squared(uint8_pictures(images), side, 3), []
     with torch.inference_mode(), enough_memory("`batch_size`"):
         for first in range(0, len(pictures), batch_size):
@@ -160,9 +160,8 @@ def fetched(kind, source, **options):
     try:
         return kind.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise DataError(f"the weights of {source} cannot be had ({reason}); connect to the network "
-                        "once, or name a folder that holds them") from error
+        raise DataError(f"the weights of {source} cannot be had ({reason(error)}); connect to the "
+                        "network once, or name a folder that holds them") from error
 
 
 def load_pretrained(nothing: np.ndarray, device: str = "cpu", source: str = DECODER,

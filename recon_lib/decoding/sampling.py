@@ -282,8 +282,7 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
     guidance = guidance or Guidance()
     n = vectors if np.ndim(vectors) == 0 else len(vectors)
     vectors = None if np.ndim(vectors) == 0 else vectors
-    if n is None or n < 1:
-        raise DataError(f"n is {n}; expected 1 or more")
+    n = as_count(n, "n", 1)
     likelihood = guidance.log_likelihood
     if likelihood is None if sampling.candidates > 1 else likelihood and vectors is None:
         raise DataError(

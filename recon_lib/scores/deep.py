@@ -15,8 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from recon_lib.brain.encoders import CLIP, IMAGENET, from_torchvision, from_transformers
 from recon_lib.brain.patterns import similarity, unit_rows
-from recon_lib.common.errors import DataError
+from recon_lib.common.errors import DataError, reason
 from recon_lib.data.pictures import squared, uint8_pictures
 from recon_lib.scores.identification import bootstrap_interval, n_way_hits, two_way_wins
 from recon_lib.scores.metrics import pixel_correlation, ssim
@@ -32,10 +33,8 @@ LAYERS = {
 DISTANCES = ("EffNet-B", "SwAV")  # lower is better; the other networks name the picture, two-way
 TABLE = ("PixCorr", "SSIM", "AlexNet(2)", "AlexNet(5)", "Inception", "CLIP", *DISTANCES)
 SIDE = 425  # at which the literature compares pixels
-CLIP = "openai/clip-vit-large-patch14"
+CLIP_MODEL = "openai/clip-vit-large-patch14"
 SWAV = "https://dl.fbaipublicfiles.com/deepcluster/swav_800ep_pretrain.pth.tar"
-MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
-CLIP_MEAN, CLIP_SPREAD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
 def n_way_top_k(probabilities: np.ndarray, target: np.ndarray, n: int = 50, k: int = 1) -> float:
@@ -61,12 +60,13 @@ def n_way_top_k(probabilities: np.ndarray, target: np.ndarray, n: int = 50, k: i
     return float(n_way_hits(probabilities, target, n, k).mean())
 
 
-def prepared(images, side, mean=MEAN, spread=SPREAD):
+def prepared(images, side, colours=IMAGENET):
     """Pictures (n, H, W, 3) uint8 as a network wants them: (n, 3, side, side), standardised."""
     images = np.ascontiguousarray(uint8_pictures(images))
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     x = F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False)
-    return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(spread).view(3, 1, 1)
+    mean, spread = torch.tensor(colours).view(2, 3, 1, 1)
+    return (x - mean) / spread
 
 
 @contextmanager
@@ -89,13 +89,10 @@ def in_batches(function, images, batch=16):
 
 def torchvision_network(name, weights="DEFAULT"):
     """The network of one of `LAYERS`; SwAV's weights are those of its authors, for a ResNet-50."""
-    from torchvision.models import get_model
-
-    network = LAYERS[name][0]
-    options = {"init_weights": False} if network == "inception_v3" and weights is None else {}
-    if name != "SwAV" or weights is None:
-        return get_model(network, weights=weights, **options).eval()
-    net = get_model(network, weights=None).eval()
+    theirs = name == "SwAV" and weights is not None
+    net = from_torchvision(LAYERS[name][0], weights is not None and not theirs).eval()
+    if not theirs:
+        return net
     state = torch.hub.load_state_dict_from_url(SWAV, map_location="cpu", weights_only=True)
     state = {key.removeprefix("module."): value for key, value in state.items()}
     left = net.load_state_dict(state, strict=False)  # it has a head of its own in place of fc
@@ -120,14 +117,12 @@ def layer_features(name: str, weights: str | None = "DEFAULT", device: str = "cp
         lambda some: net(prepared(some, side).to(device))[layer], images)
 
 
-def clip_features(name: str = CLIP, device: str = "cpu") -> Callable:
+def clip_features(name: str = CLIP_MODEL, device: str = "cpu") -> Callable:
     """What CLIP (ViT-L/14) makes of pictures: a function images -> (n, 768). Needs transformers."""
-    from transformers import CLIPVisionModelWithProjection
-
-    net = CLIPVisionModelWithProjection.from_pretrained(name).eval().to(device)
+    net = from_transformers("CLIPVisionModelWithProjection", name).eval().to(device)
     side = net.config.image_size
     return lambda images: in_batches(
-        lambda some: net(prepared(some, side, CLIP_MEAN, CLIP_SPREAD).to(device)).image_embeds,
+        lambda some: net(prepared(some, side, CLIP).to(device)).image_embeds,
         images)
 
 
@@ -157,8 +152,7 @@ def feature_space(name, make, say):
     except ImportError as error:
         say(f"{name} is left out: it needs the package {error.name}.")
     except (OSError, RuntimeError) as error:  # no network, or a damaged download
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        say(f"{name} is left out: its weights cannot be had here ({reason}).")
+        say(f"{name} is left out: its weights cannot be had here ({reason(error)}).")
     return None
 
 
