@@ -106,22 +106,11 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
 
 def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1.0,
                          oversampling=50):
-    """The predicted response to one condition: its events summed, one column per kernel.
+    """The predicted response to one condition, events summed: (volumes, k), a column per kernel.
 
-    Derivative columns are made orthogonal to the columns before them, as nilearn does.
-
-    Parameters
-    ----------
-    onsets, durations, volumes, tr
-        As in `regressors`.
-    hrf : str, array or function
-        As in `kernels`; or `"fir 12"` for twelve delays, see `fir`, where no duration counts.
-    amplitudes : (events,) array or float
-        Weight of each event.
-
-    Returns
-    -------
-    (volumes, k) array
+    Derivative columns are made orthogonal to the columns before them, as nilearn does. `hrf` is as
+    in `kernels`, or `"fir 12"` for twelve delays, see `fir`, where no duration counts; `amplitudes`
+    weigh the events; all else is as in `regressors`.
     """
     if delays := fir_delays(hrf):
         return fir(onsets, volumes, tr, delays, amplitudes)

@@ -173,22 +173,9 @@ def trial_design(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray
 def trial_space(onsets, drift, tr, kernel, durations=1.0):
     """Trial regressors without drift, and the eigenvectors of their products.
 
-    Parameters
-    ----------
-    drift : (volumes, k) array
-        Orthonormal basis of everything to project out.
-
-    Returns
-    -------
-    design : (volumes, trials) array
-        X, projected.
-    values, vectors : (trials,) and (trials, trials) arrays
-        XᵀX = E diag(values) Eᵀ.
-
-    Raises
-    ------
-    DataError
-        If the trials cannot be told apart.
+    `drift` (volumes, k) is an orthonormal basis of everything to project out. Returns the design X
+    (volumes, trials), projected, and values (trials,) and vectors (trials, trials) of XᵀX = E
+    diag(values) Eᵀ. Trials that cannot be told apart are a `DataError`.
     """
     design = trial_design(onsets, len(drift), tr, kernel, durations)
     most = (design**2).sum(0).max()
@@ -206,11 +193,8 @@ def without_data(onsets: np.ndarray, volumes: int, tr: float, durations: np.ndar
                  high_pass: float | str = 0.01):
     """Trials whose response the end of the run cuts off, so that their beta is next to unknown.
 
-    Returns
-    -------
-    (trials,) bool array
-        The run ends less than 12 s after the onset, and the beta's standard error in LSA, SPM's HRF
-        and white noise, is more than three times the median of the run.
+    (trials,) bool: the run ends less than 12 s after the onset, and the beta's standard error in
+    LSA, SPM's HRF and white noise, is more than three times the median of the run.
     """
     drift = nuisance_basis(volumes, tr, high_pass)
     design = trial_design(onsets, volumes, tr, responses.spm_hrf(tr), durations)

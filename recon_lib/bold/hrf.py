@@ -131,23 +131,11 @@ def fir_delays(hrf):
 
 
 def kernels(hrf, tr, oversampling=50):
-    """The kernels that a name stands for.
+    """The kernels (k, samples) that a name stands for.
 
-    Parameters
-    ----------
-    hrf : str, array, function or list of functions
-        `"spm"` or `"glover"`, alone or followed by `" + derivative"` or
-        `" + derivative + dispersion"`; kernels already sampled, (samples,) or (k, samples); or
-        what makes one from `tr` and `oversampling`, such as `glover_hrf`.
-
-    Returns
-    -------
-    (k, samples) array
-
-    Raises
-    ------
-    DataError
-        If the name is unknown.
+    `hrf` is `"spm"` or `"glover"`, alone or followed by `" + derivative"` or `" + derivative +
+    dispersion"`; kernels already sampled, (samples,) or (k, samples); or what makes one from `tr`
+    and `oversampling`, such as `glover_hrf`; or a list of such functions.
     """
     if made := makers(hrf):
         hrf = [make(tr, oversampling) for make in made]

@@ -322,13 +322,7 @@ def whiten(series: np.ndarray, rho: np.ndarray | float):
 
 
 def as_floats(bold, what="the BOLD"):
-    """BOLD as a (volumes, voxels) array of floats; float64 stays, all other numbers become float32.
-
-    Raises
-    ------
-    DataError
-        If it has other axes, or an empty one.
-    """
+    """BOLD (volumes, voxels), no axis empty, as floats: float64 stays, all else becomes float32."""
     bold = check(bold, ("volumes", "voxels"), False, what)
     if 0 in bold.shape:
         raise DataError(f"{what} has shape {bold.shape}; expected (volumes, voxels), none empty")
@@ -342,16 +336,9 @@ def _pair(bold, design):
 
 
 def orthonormal(columns):
-    """An orthonormal basis of what columns span: as many vectors as they have directions.
+    """An orthonormal basis (volumes, rank) of what columns span: as many vectors as directions.
 
-    Parameters
-    ----------
-    columns : (volumes, k) array
-        What is exact before what was read from a table, see `independent`.
-
-    Returns
-    -------
-    (volumes, rank) array
+    What is exact comes before what was read from a table, see `independent`.
     """
     return np.linalg.qr(columns[:, independent(columns)])[0]
 
@@ -363,15 +350,11 @@ def project_out(basis, series):
 
 
 def independent(columns):
-    """Which columns are more than a sum of earlier ones.
+    """Which columns are more than a sum of earlier ones: (k,) bool.
 
     Rounding, to float32 or to the few digits of a table, makes copies and sums look as if they
     pointed in directions of their own, and these are accidents. So a column counts only if more
     than 1/1000 of its length (about its mean) is not in the span of those before.
-
-    Returns
-    -------
-    (k,) bool array
     """
     columns = np.asarray(columns, dtype=float)
     basis, chosen = np.empty((len(columns), 0)), np.zeros(columns.shape[1], bool)
@@ -386,24 +369,10 @@ def independent(columns):
 
 
 def estimable(weights, design):
-    """Hold contrasts against a design: only sums of its rows have one answer.
+    """Contrasts as (rows, k), held against a design: only sums of its rows have one answer.
 
-    Where columns are copies or sums of others, betas can be moved from one to the other without
-    any change to the fit, so a contrast of them would be an accident of the algorithm.
-
-    Parameters
-    ----------
-    weights : (k,) or (rows, k) array
-    design : (volumes, k) array
-
-    Returns
-    -------
-    (rows, k) array
-
-    Raises
-    ------
-    DataError
-        If there is not one weight a column, or a contrast is not in the row space of the design.
+    Where columns are copies or sums of others, betas can be moved from one to the other without any
+    change to the fit, so a contrast of them would be an accident of the algorithm: a `DataError`.
     """
     weights = np.atleast_2d(as_numbers(weights, "the contrast").astype(float))
     k = design.shape[1]

@@ -158,25 +158,14 @@ def autocorrelations(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
 
 @dataclass
 class Space:
-    """One run, whitened and free of drift, each voxel in the eigenbasis E of its own XᵀX.
+    """One run, whitened and free of drift, each voxel in the eigenbasis E of its own XᵀX."""
 
-    Attributes
-    ----------
-    scores, values, load : (trials, voxels) arrays
-        EᵀXᵀy, the eigenvalues, and Eᵀ1, where the mean response lies.
-    vectors : list of (voxels of a group, E)
-    power : (voxels,) array
-        yᵀy.
-    freedom : int
-        Volumes less the drift's columns.
-    """
-
-    scores: np.ndarray
-    values: np.ndarray
-    load: np.ndarray
-    vectors: list
-    power: np.ndarray
-    freedom: int
+    scores: np.ndarray  # (trials, voxels) EᵀXᵀy
+    values: np.ndarray  # (trials, voxels) eigenvalues
+    load: np.ndarray  # (trials, voxels) Eᵀ1, where the mean response lies
+    vectors: list  # of (voxels of a group, E)
+    power: np.ndarray  # (voxels,) yᵀy
+    freedom: int  # volumes less the drift's columns
 
 
 def _rotate(series, drift, designs, hrf, rho):
@@ -232,13 +221,9 @@ def restricted_likelihood(spaces):
 def shape_likelihood(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     """Log restricted likelihood of each shape of `hrf.library` with each of `RATIOS`.
 
-    All shapes have a peak of 1, so that m and the deviations have the same unit under each, and
-    their likelihoods can be compared. Parameters as in `reml_betas`.
-
-    Returns
-    -------
-    (20, ratios, voxels) array
-        Up to a number that is the same for all shapes and ratios of a voxel.
+    A (20, ratios, voxels) array, up to a number that is the same for all shapes and ratios of a
+    voxel. All shapes have a peak of 1, so that m and the deviations have the same unit under each,
+    and their likelihoods can be compared. Parameters as in `reml_betas`.
     """
     rho = autocorrelations(runs, tr, confounds, durations, high_pass)
     order = np.argsort(rho, kind="stable")  # voxels of one level lie together

@@ -37,15 +37,8 @@ def gabor_pairs(wavelength):
 def contrast_energy(images: np.ndarray) -> np.ndarray:
     """What is at each place of a picture: light, two colours, edges of each direction.
 
-    Parameters
-    ----------
-    images : (n, H, W, C) uint8 array
-
-    Returns
-    -------
-    (n, maps, 8, 8) float32 array
-        Luminance, red against green, blue against yellow; then for each wavelength and direction
-        the amplitude of a quadrature pair of Gabor filters.
+    (n, maps, 8, 8) float32: luminance, red against green, blue against yellow; then for each
+    wavelength and direction the amplitude of a quadrature pair of Gabor filters.
     """
     parts = []
     for start in range(0, len(images), 256):  # a few hundred pictures fit the cache
@@ -66,18 +59,8 @@ def fit_edges(latents: np.ndarray, images: np.ndarray, seed: int = 0) -> Callabl
 
     Kernel ridge regression on a subset of regressors (Rasmussen & Williams 2006, eq. 8.14): the
     kernels stand on `CENTRES` pictures at random, and all pictures say how high each should be.
-
-    Parameters
-    ----------
-    latents : (n, d) array
-    images : (n, H, W, C) uint8 array
-        The picture of each latent.
-    seed : int
-        Of the choice.
-
-    Returns
-    -------
-    function latents (m, d) -> (m, components) float32 array
+    `latents` (n, d) are those of `images`; what comes back is a function latents (m, d) -> (m,
+    components) float32.
     """
     latents = check(latents, (len(images), "d"), what="the array of latents").astype(np.float32)
     maps = contrast_energy(images)

@@ -83,18 +83,10 @@ class Candidates:
 
 @dataclass
 class EncodingModel:
-    """A voxelwise model of the response to a picture, with the covariance of what it misses.
+    """A voxelwise model of the response to a picture, with the covariance of what it misses."""
 
-    Attributes
-    ----------
-    ridge : Ridge
-        From features (p,) to voxels.
-    noise : ndarray (voxels, voxels)
-        Shrunk covariance of its out-of-fold residuals.
-    """
-
-    ridge: Ridge
-    noise: np.ndarray
+    ridge: Ridge  # from features (p,) to voxels
+    noise: np.ndarray  # (voxels, voxels) shrunk covariance of its out-of-fold residuals
 
     @cached_property
     def whitened(self):
@@ -105,13 +97,7 @@ class EncodingModel:
     def candidates(self, features):
         """What `rank` needs of pictures, whatever the betas: for many calls with the same.
 
-        Parameters
-        ----------
-        features : array_like (candidates, p), or dict of families as the model was fitted to
-
-        Returns
-        -------
-        Candidates
+        `features` are (candidates, p), or a dict of families as the model was fitted to.
         """
         x = check(side_by_side(features), ("candidates", len(self.ridge.x_mean)),
                   what="the array of features") - self.ridge.x_mean
@@ -119,22 +105,12 @@ class EncodingModel:
         return Candidates(x, ((x @ (gain.T @ gain)) * x).sum(1))
 
     def rank(self, betas, features, repeats=1):
-        """log p(betas | picture) up to a number for each trial, for candidates with these features.
+        """log p(betas | picture) up to a number for each trial: (trials, candidates).
 
         With the noise covariance Σ = L L', whitened betas z = L⁻¹ (betas - mean) and whitened
         weights G = L⁻¹ W', it is -repeats/2 |z - G x|². G'G is small, so that tens of thousands of
-        candidates can be held against a thousand voxels.
-
-        Parameters
-        ----------
-        betas : array_like (trials, voxels)
-        features : Candidates, or what makes them
-        repeats : int or array_like (trials,)
-            How many trials each row is the mean of.
-
-        Returns
-        -------
-        ndarray (trials, candidates)
+        candidates can be held against a thousand voxels. `features` are `Candidates`, or what makes
+        them; `repeats` says how many trials each row is the mean of.
         """
         betas = check(betas, ("trials", len(self.noise)), what="the array of betas")
         seen = features if isinstance(features, Candidates) else self.candidates(features)

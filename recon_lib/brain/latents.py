@@ -55,21 +55,12 @@ def fit_layers(x, widths, components):
 
 @dataclass
 class ImageLatent:
-    """Picture -> latent vector: principal components of coarse pixels and of an encoder's features.
+    """Picture -> latent vector: components of coarse pixels and of an encoder's features (PCA)."""
 
-    Attributes
-    ----------
-    encoder : features.FactorNet or encoders.LayerNet
-    pixels, features : Basis
-    prior : (n, d) array or None
-        Latents of the pictures that a diffusion model was trained on, see
-        `retrieval_prior.with_pseudo_trials`.
-    """
-
-    encoder: torch.nn.Module
+    encoder: torch.nn.Module  # features.FactorNet or encoders.LayerNet
     pixels: Basis
     features: Basis
-    prior: np.ndarray | None = None
+    prior: np.ndarray | None = None  # (n, d) latents of the pictures that a model was trained on
 
     @property
     def blocks(self):
@@ -194,10 +185,8 @@ def save_latent(latent, path):
 def load_latent(path, whole=None):
     """Read an `ImageLatent` from a file, or from the bytes `whole` that a file keeps.
 
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged or something else, or a number in it is not finite.
+    A file that is missing, damaged or something else, or a number that is not finite, is a
+    `DataError`.
     """
     try:
         whole = Path(path).read_bytes() if whole is None else whole

@@ -124,26 +124,14 @@ def fit_banded_ridge(families: dict, y: ArrayLike, choices: Sequence[Sequence[st
                      groups: ArrayLike | None = None, seed: int = 0) -> Ridge:
     """Fit a ridge regression for each target to the families of features that predict it best.
 
-    One penalty for all features makes a target that needs few of them pay for the rest. So each
-    choice of families is tried, and each target keeps the one with the best cross-validated R²:
-    a banded ridge whose bands are on or off (cf. Dupré la Tour et al. 2022,
-    doi:10.1016/j.neuroimage.2022.119728).
+    One penalty for all features makes a target that needs few of them pay for the rest. So each of
+    the `choices`, families that are tried together, is tried, and each target keeps the one with
+    the best cross-validated R²: a banded ridge whose bands are on or off (cf. Dupré la Tour et al.
+    2022, doi:10.1016/j.neuroimage.2022.119728).
 
-    Parameters
-    ----------
-    families : dict of str to array_like (n, p)
-        Each is scaled to a total variance of 1.
-    y : array_like (n, targets)
-    choices : sequence of sequences of str
-        Families that are tried together.
-    groups : array_like (n,), optional
-        As for `fit_ridge`.
-
-    Returns
-    -------
-    Ridge
-        From all families side by side, in their order, to the targets; a weight of 0 where a
-        target does without.
+    Each family (n, p) is scaled to a total variance of 1; `groups` are as for `fit_ridge`. The
+    `Ridge` leads from all families side by side, in their order, to the targets, with a weight of 0
+    where a target does without.
     """
     scale = {k: np.sqrt(np.var(v, axis=0).sum()) or 1.0 for k, v in families.items()}
     owner = np.repeat(list(families), [np.shape(v)[1] for v in families.values()])

@@ -103,21 +103,9 @@ def mask_path(subject: str, key: str):
 
 
 def write_masks(root, subject, roi, ijk, shape=None):
-    """Write one mask a region, and `CSI1_brainmask.nii.gz`.
+    """Write one mask a region, and `CSI1_brainmask.nii.gz`, on the smallest grid that holds `ijk`.
 
-    Parameters
-    ----------
-    root : path
-    subject : str
-    roi : (voxels,) sequence of str
-    ijk : (voxels, 3) int array
-    shape : tuple of 3 int, optional
-        Grid; default: the smallest that holds `ijk`.
-
-    Raises
-    ------
-    DataError
-        If a voxel lies outside the grid, or twice in one region.
+    `shape` asks for another grid. A voxel outside it, or twice in one region, is a `DataError`.
     """
     roi, ijk = np.asarray(roi), np.asarray(ijk)
     shape = _grid(ijk, shape)
@@ -200,17 +188,8 @@ def inside(path, image):
 def voxels_at(path, image, masks):
     """Values (volumes, voxels) of a 4-D image in the masks, wherever its axes lead.
 
-    Parameters
-    ----------
-    path : path
-    image : nibabel image
-        (x, y, z, volumes) on the grid of the masks; axes may run the other way or be swapped.
-    masks : Masks
-
-    Raises
-    ------
-    DataError
-        For another grid, or another place of it.
+    The image (x, y, z, volumes) is on the grid of the masks; axes may run the other way or be
+    swapped. Another grid, or another place of it, is a `DataError`.
     """
     ijk = _places_in(path, image, masks)
     check_size(path, image.shape, np.float32)
@@ -257,16 +236,8 @@ def _places_in(path, image, masks):
 def write_r2_volumes(root, betas, ijk, shape=None, kind="D", origin=(0.0, 0.0, 0.0)):
     """Write whole-brain betas, one `CSI1_GLMbetas-..._ses-01.nii.gz` a session, NaN outside.
 
-    Parameters
-    ----------
-    root : path
-    betas : Betas
-        In % signal change. The pictures are written to `CSI1_imgnames.txt`.
-    ijk : (voxels, 3) int array
-    shape : tuple of 3 int, optional
-    kind : {"A", "B", "C", "D"}
-    origin : tuple of 3 float
-        Added to the affine's origin, in mm: the published betas and masks disagree there.
+    Pictures are written to `CSI1_imgnames.txt`. `origin` is added to the affine's origin, in mm:
+    the published betas and masks disagree there.
     """
     ijk = np.asarray(ijk)
     shape, affine = _grid(ijk, shape), AFFINE.copy()
@@ -281,17 +252,10 @@ def write_r2_volumes(root, betas, ijk, shape=None, kind="D", origin=(0.0, 0.0, 0
 
 
 def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
-    """Read release 2's whole-brain betas in the ROI masks, a session at a time.
+    """Read release 2's whole-brain betas in the ROI masks, a session at a time, as `Betas`.
 
-    Returns
-    -------
-    Betas
-
-    Raises
-    ------
-    DataError
-        Missing or damaged files, other grids, or a session with another number of betas than
-        of pictures.
+    Files that are missing, damaged or on other grids, or a session with another number of betas
+    than of pictures, are a `DataError`.
     """
     trials = read_stimuli(root, subject, *image_lists(subject))
     masks = replace(read_masks(root, subject, rois), by_index=True)

@@ -84,18 +84,8 @@ class CrossValidation:
 def cut_and_paste(images, n, seed, shift=0.06):
     """Make `n` new pictures by pasting a random rectangle of one into another, a little shifted.
 
-    Parameters
-    ----------
-    images : (m, H, W, C) uint8 array
-    n : int
-    seed : int
-    shift : float
-        Largest shift, as a share of the side. Pixels that leave on one side are repeated on the
-        other edge; left and right are never exchanged, because the visual field has sides.
-
-    Returns
-    -------
-    (n, H, W, C) uint8 array
+    `shift` is the largest, as a share of the side. Pixels that leave on one side are repeated on
+    the other edge; left and right are never exchanged, because the visual field has sides.
     """
     rng = np.random.default_rng(seed)
     side = images.shape[1]
@@ -123,17 +113,7 @@ def small_unet(size, channels, condition_size):
 def exact_sampler(decoder, pool, latents, seed, steps):
     """Sample from the pool by diffusion with the exact conditional denoiser; nothing is trained.
 
-    Parameters
-    ----------
-    decoder : BrainDecoder
-    pool : (m, H, W, C) uint8 array
-    latents : (m, d) array
-        Of the pool.
-    seed, steps : int
-
-    Returns
-    -------
-    function trials -> uint8 (n, H, W, C)
+    `latents` (m, d) are those of the pool. It is a function trials -> uint8 (n, H, W, C).
     """
     alpha_bar = cosine_schedule()
     pictures = to_batch(pool)
@@ -150,19 +130,8 @@ def exact_sampler(decoder, pool, latents, seed, steps):
 def trained_sampler(decoder, pool, latent, options, seed, folder):
     """Train a small conditional network on the pool, with simulated brain vectors.
 
-    Parameters
-    ----------
-    decoder : BrainDecoder
-    pool : (m, H, W, C) uint8 array
-    latent : ImageLatent
-    options : CrossValidation
-    seed : int
-    folder : path
-        Gets what `loop.train` writes; a training of just these data and options goes on there.
-
-    Returns
-    -------
-    function trials -> uint8 (n, H, W, C)
+    `folder` gets what `loop.train` writes; a training of just these data and options goes on there.
+    What comes back is a function trials -> uint8 (n, H, W, C).
     """
     source = vector_source(decoder, latent.transform(pool), latent.blocks, repeats=(1,))
     size, channels = pool.shape[1], pool.shape[3]
@@ -192,23 +161,11 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
 
 
 def wrong_vectors(decoder, donors, train, betas):
-    """Brain vectors of other trials, for the shuffled brain, as noisy as those of new trials.
+    """Brain vectors (n, d + 1) of other trials, for the shuffled brain, as noisy as of new ones.
 
     A trial that the decoder was fitted to is predicted out of fold; the others are decoded.
-
-    Parameters
-    ----------
-    decoder : BrainDecoder
-    donors : (n,) int array
-        Trials.
-    train : (m,) int array
-        The trials that the decoder was fitted to, in its order.
-    betas : (n, voxels) array
-        Of these trials, standardised as for the decoder.
-
-    Returns
-    -------
-    (n, d + 1) float32 array
+    `donors` (n,) are the trials and `betas` (n, voxels) theirs, standardised as for the decoder;
+    `train` (m,) are the trials that it was fitted to, in its order.
     """
     vectors = decoder.vector(betas)
     same = donors[:, None] == train  # (n, m)
@@ -218,16 +175,10 @@ def wrong_vectors(decoder, donors, train, betas):
 
 
 def fit_fold(data, train, betas, known, options, seed):
-    """The pool, the latent and what decoders are fitted to, of the training trials of a fold.
+    """The pool, the latent and the `Training` of decoders, of the training trials of a fold.
 
     `betas` (len(train), voxels) are theirs, standardised; `known` is the latent of a ready model,
     or the feature encoder to fit one with.
-
-    Returns
-    -------
-    pool : (m, H, W, C) uint8 array
-    latent : ImageLatent
-    training : baselines.Training
     """
     seen = data.trial_image[train]
     pool = data.images[np.unique(seen)]

@@ -27,39 +27,19 @@ def scenes_of(kinds, seed):
 
 @dataclass
 class BlockVectors:
-    """The brain vector of each of Haxby's blocks.
+    """The brain vector of each of Haxby's blocks."""
 
-    Attributes
-    ----------
-    vectors : (96, d + 1) float32 array
-    kind : (96,) int array
-        Index into `scenes.CATEGORIES`.
-    run : (96,) int array
-    latents : (96, d) array
-        The mean latent of each block's category.
-    """
-
-    vectors: np.ndarray
-    kind: np.ndarray
-    run: np.ndarray
-    latents: np.ndarray
+    vectors: np.ndarray  # (96, d + 1) float32
+    kind: np.ndarray  # (96,) index into `scenes.CATEGORIES`
+    run: np.ndarray  # (96,) of int
+    latents: np.ndarray  # (96, d) the mean latent of each block's category
 
 
 def brain_vectors(latent, seed=0, say=print):
-    """The brain vector of each block, by a decoder that was fitted to the other runs.
+    """The `BlockVectors` of all blocks, by decoders that were fitted to the other runs.
 
     All that the labels tell is the category, so patterns are decoded to the mean latent of scenes
     of that category, and nothing else is known of the picture.
-
-    Parameters
-    ----------
-    latent : ImageLatent
-    seed : int
-    say : function
-
-    Returns
-    -------
-    BlockVectors
     """
     blocks = haxby_blocks()
     patterns, run, kind = blocks.patterns, blocks.run, category_of(blocks.category)

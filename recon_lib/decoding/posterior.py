@@ -35,25 +35,14 @@ ROWS = 128  # trials at a time: a number for each of them and each picture of th
 
 @dataclass
 class Found:
-    """What the posterior says of each of n trials.
+    """What the posterior says of each of n trials."""
 
-    Attributes
-    ----------
-    index : (n,) int array
-        The likeliest picture: a row of the prior.
-    mean : (n, d) array
-        Of the latent.
-    share : dict of str to (n, classes) array
-        Probability of each category, background and light, as the feature encoder names them;
-        empty if it names nothing.
-    spread : (n, 16, 16) array
-        Expected error of the mean coarse picture at each place, as a share of the pixels' range:
-        the root of the mean square over its channels.
-    """
-
-    index: np.ndarray
-    mean: np.ndarray
+    index: np.ndarray  # (n,) the likeliest picture: a row of the prior
+    mean: np.ndarray  # (n, d) of the latent
+    # (n, classes) probability of each category, background and light, as the encoder names them
     share: dict[str, np.ndarray]
+    # (n, 16, 16) expected error of the mean coarse picture at each place, as a share of the pixels'
+    # range: the root of the mean square over its channels
     spread: np.ndarray
 
     def take(self, rows):

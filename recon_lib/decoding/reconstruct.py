@@ -54,16 +54,7 @@ def refuse_other_split(path, info, experiment):
 
 
 def ready_sampler(net, training, sampling, seed=None):
-    """A decoder by a ready model, with all that leads its samples, from brain vectors alone.
-
-    Parameters
-    ----------
-    net : sampling.Conditional
-    training : baselines.Training
-    sampling : sampling.Sampling
-    seed : int, optional
-        Default: that of the training.
-    """
+    """A decoder by a ready model, with all that leads its samples, from brain vectors alone."""
     seed = training.seed if seed is None else seed
     guidance = brain_guidance(training.decoder, net.latent, net.guidance_model)
     return lambda trials: sample_pictures(net.model, net.info, trials.vectors, seed, sampling,

@@ -74,34 +74,13 @@ def training_pictures(experiment: Any, extra: int | None = None,
 
 
 def prior_rows(prior, latents):
-    """Which picture of a retrieval prior is each picture, if any.
-
-    Parameters
-    ----------
-    prior : (m, d) array
-    latents : (n, d) array
-
-    Returns
-    -------
-    (n,) int array
-        -1 for pictures that are not in it.
-    """
+    """Which picture of a retrieval prior (m, d) is each picture (n, d): (n,) int, -1 for none."""
     distance, index = KDTree(prior).query(latents, p=np.inf, distance_upper_bound=SAME)
     return np.where(np.isfinite(distance), index, -1)
 
 
 def refuse_trained_on(latent, images):
-    """Stop if a model was trained on one of these pictures, which it is to be tested on.
-
-    Parameters
-    ----------
-    latent : ImageLatent
-    images : (n, H, W, C) uint8 array
-
-    Raises
-    ------
-    DataError
-    """
+    """Stop if a model was trained on one of these pictures, which it is to be tested on."""
     known = [] if latent.prior is None else prior_rows(latent.prior, latent.transform(images)) >= 0
     if np.any(known):
         raise DataError(

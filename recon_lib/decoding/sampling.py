@@ -106,13 +106,7 @@ class Conditional:
 
 
 def load_drawing(path, device="cpu"):
-    """Read a model, as `checkpoints.load_model`, that says how and what it draws.
-
-    Raises
-    ------
-    DataError
-        If it does not.
-    """
+    """Read a model, as `checkpoints.load_model`, if it says how and what it draws."""
     model, info = load_model(path, device)
     size = info.get("image_size")
     fits = {"prediction": info.get("prediction") in ("x0", "eps", "v"),
@@ -209,17 +203,7 @@ def sample(denoise, noise, alpha_bar, steps):
 
 @torch.no_grad()
 def likeliest_of(candidates, log_likelihood):
-    """The likeliest candidate of each sample.
-
-    Parameters
-    ----------
-    candidates : list of k Tensor (b, C, H, W)
-    log_likelihood : function pictures (b, C, H, W) -> (b,)
-
-    Returns
-    -------
-    Tensor (b, C, H, W)
-    """
+    """The likeliest of k candidates (b, C, H, W) of each of b samples."""
     values = torch.stack([log_likelihood(x0) for x0 in candidates])  # (k, b)
     if values.isnan().any():
         raise DataError("the log-likelihood of a candidate is NaN; expected a number: look at the "
