@@ -21,8 +21,7 @@ app = typer.Typer(
     help="Read a picture back from the brain signal that it evoked.\n\n"
          f"Data are kept in {data_folder()}, results in {results_folder()}, wherever you stand; "
          f"${FOLDER} names another folder for both.",
-    add_completion=False, pretty_exceptions_enable=False,
-)
+    add_completion=False, pretty_exceptions_enable=False)
 train = typer.Typer(help="Train one of the networks on a release; see also train-pictures.")
 app.add_typer(train, name="train")
 MOVED = {  # options that a command took once, and the command that has them now
@@ -216,16 +215,14 @@ def say(text):
 
 
 @app.command()
-def fetch(
-    dataset: Annotated[Literal["bold5000"], typer.Argument(case_sensitive=False)],
-    out: Annotated[Path, folder("Where it goes.", lambda: data_folder() / "BOLD5000",
-                                "BOLD5000 among the data", callback=writable)],
-    more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
-    subject: Subjects = "CSI1",
-    parts: Annotated[list[str] | None, option(
-        "roi-betas images lists roi-times brain-betas masks runs; default: the first three.")]
-    = None,
-):
+def fetch(dataset: Annotated[Literal["bold5000"], typer.Argument(case_sensitive=False)],
+          out: Annotated[Path, folder("Where it goes.", lambda: data_folder() / "BOLD5000",
+                                      "BOLD5000 among the data", callback=writable)],
+          more: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+          subject: Subjects = "CSI1",
+          parts: Annotated[list[str] | None, option(
+              "roi-betas images lists roi-times brain-betas masks runs; default: the first three.")]
+          = None):
     """Fetch parts of BOLD5000; a broken download goes on where it stopped."""
     from recon_lib.data import fetch as fetching
 
@@ -234,10 +231,8 @@ def fetch(
 
 
 @app.command()
-def simulate(
-    out: NewData, seed: Seed = 0,
-    images: Annotated[File, option("Your pictures: a folder, or an array file.")] = None,
-):
+def simulate(out: NewData, seed: Seed = 0,
+             images: Annotated[File, option("Your pictures: a folder, or an array file.")] = None):
     """Simulate a subject who looks at pictures: raw BOLD runs in BOLD5000's layout."""
     from recon_lib.brain import encoders, features
     from recon_lib.data.arrays import load_pictures
@@ -261,8 +256,7 @@ def betas(
     whole_brain: Annotated[bool, option("Every voxel of the brain mask, with an HRF of its own, "
                                         "shrunk to its mean response.", "--whole-brain")] = False,
     report: Annotated[bool, option("Instead: why are my betas odd? A figure and two tables of "
-                                   "voxels and runs.", "--report")] = False,
-):
+                                   "voxels and runs.", "--report")] = False):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
     from recon_lib.data import raw_betas
 
@@ -307,8 +301,7 @@ def betas_fmriprep(
                                      "a_comp_cor_0?,motion_outlier*. Default: the six of motion.")]
     = "",
     report: Annotated[bool, option("Instead: why are my betas odd? A figure, tables and maps.",
-                                   "--report")] = False,
-):
+                                   "--report")] = False):
     """Estimate single-trial betas from fMRIPrep's preprocessed runs of any experiment."""
     from recon_lib.data import fmriprep, raw_betas
 
@@ -379,8 +372,7 @@ def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None
 @with_options
 def train_pictures(
     images: Images, fitting: Fitting, out: Out, size: Size = 64, mirror: Mirror = False,
-    guide: Annotated[bool, option("Train the guide of such a model.", "--guide")] = False,
-):
+    guide: Annotated[bool, option("Train the guide of such a model.", "--guide")] = False):
     """Train the unconditional model on pictures of your own; their side is divisible by 16."""
     from recon_lib import recipes
     from recon_lib.training.device import close_process_group
@@ -413,12 +405,10 @@ def show_quality(out, device, table, pictures):
 
 
 @app.command()
-def quality(
-    out: Annotated[Path, into("quality")],
-    model: Annotated[str, option("A model of TinyScenes.")] = "unconditional",
-    guide: Annotated[str | None, option("Guidance model: 'guide', or a file.")] = None,
-    n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
-):
+def quality(out: Annotated[Path, into("quality")],
+            model: Annotated[str, option("A model of TinyScenes.")] = "unconditional",
+            guide: Annotated[str | None, option("Guidance model: 'guide', or a file.")] = None,
+            n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto"):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
     from recon_lib import recipes
 
@@ -426,10 +416,8 @@ def quality(
 
 
 @app.command()
-def quality_prior(
-    out: Annotated[Path, into("quality")], data: Data, model: Model = "conditional",
-    n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto",
-):
+def quality_prior(out: Annotated[Path, into("quality")], data: Data, model: Model = "conditional",
+                  n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto"):
     """The same for a conditional model, with brain vectors that are drawn first, too."""
     from recon_lib import recipes
     from recon_lib.data.release import load_experiment
@@ -468,8 +456,7 @@ def reconstruct_arrays(
     model: Annotated[str | None, option("A ready conditional model.")] = None,
     gallery: Annotated[File, option("More pictures that retrieval may find: a folder, or an array "
                                     "file.")] = None,
-    encoder: Encoder = "auto", seed: Seed = 0, device: Device = "auto",
-):
+    encoder: Encoder = "auto", seed: Seed = 0, device: Device = "auto"):
     """Reconstruct every trial of your own pictures and betas, cross-validated."""
     from recon_lib import results
     from recon_lib.data.arrays import load_pictures, load_trials
@@ -494,8 +481,7 @@ def decode_features(
     groups: Annotated[File, option("What to hold out together; default: picture.")] = None,
     folds: Annotated[int | None, option("Number of folds; default: ten.", min=2)] = None,
     permutations: Annotated[int, option("For p-values.", min=1, max=10**6)] = 1000,
-    seed: Seed = 0,
-):
+    seed: Seed = 0):
     """Which picture was seen, from embeddings of the pictures alone: no picture is needed."""
     from recon_lib import results
     from recon_lib.data.arrays import load_embedded

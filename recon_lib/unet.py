@@ -172,16 +172,13 @@ class UNet(nn.Module):
     `config` holds these arguments: `UNet(**model.config)` builds the same network.
     """
 
-    def __init__(
-        self, image_channels=3, channels=(64, 128, 192), blocks=1, patch=4, attention=(2,),
-        condition_size=None, width=256, dropout=0.0,
-    ):
+    def __init__(self, image_channels=3, channels=(64, 128, 192), blocks=1, patch=4, attention=(2,),
+                 condition_size=None, width=256, dropout=0.0):
         super().__init__()
         channels, attention = list(channels), list(attention)
         self.config = dict(
             image_channels=image_channels, channels=channels, blocks=blocks, patch=patch,
-            attention=attention, condition_size=condition_size, width=width, dropout=dropout,
-        )
+            attention=attention, condition_size=condition_size, width=width, dropout=dropout)
         self.stride = patch * 2 ** (len(channels) - 1)
         conditional = condition_size is not None
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
@@ -215,8 +212,7 @@ class UNet(nn.Module):
             if condition is not None:
                 raise DataError(
                     f"a condition {tuple(condition.shape)} was given to an unconditional network; "
-                    "build the UNet with condition_size, or pass no condition"
-                )
+                    "build the UNet with condition_size, or pass no condition")
             return None
         if condition is None:
             return self.null.expand(n, -1)
@@ -224,8 +220,7 @@ class UNet(nn.Module):
         if condition.shape != (n, size):
             raise DataError(
                 f"the condition has shape {tuple(condition.shape)}, the network expects "
-                f"{(n, size)}; pass one vector of {size} numbers per image"
-            )
+                f"{(n, size)}; pass one vector of {size} numbers per image")
         code = self.encoder(condition)
         if mask is None:
             return code
@@ -238,8 +233,7 @@ class UNet(nn.Module):
             raise DataError(
                 f"the pictures are {c} x {height} x {width}, the network takes "
                 f"{self.config['image_channels']} channels and sides divisible by {self.stride}; "
-                "resize the pictures or change channels/patch"
-            )
+                "resize the pictures or change channels/patch")
 
     def forward(self, x, t, condition=None, mask=None):
         """Predict from a noisy picture.

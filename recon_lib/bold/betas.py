@@ -41,8 +41,7 @@ def zscore_sessions(betas: np.ndarray, session: np.ndarray,
         if len(known) < 2:
             raise DataError(
                 f"session {one} has {len(known)} training trials; z-scoring needs 2 or more: "
-                "leave the session out or move trials to the training set"
-            )
+                "leave the session out or move trials to the training set")
         mean, sd = known.mean(0, dtype=np.float64), known.std(0, dtype=np.float64)
         scale = np.divide(1.0, sd, out=np.zeros_like(sd), where=(sd > 0) | np.isnan(sd))
         out[mine] = (betas[mine] - mean) * scale
@@ -219,8 +218,7 @@ def _repeated(betas, labels, least):
     if len(names) < least:
         raise DataError(
             f"{len(names)} pictures were shown more than once; at least {least} are needed to "
-            "tell signal from noise: include trials with repeats"
-        )
+            "tell signal from noise: include trials with repeats")
     keep = np.isin(labels, names)
     return betas[keep], labels[keep]
 
@@ -229,10 +227,8 @@ def same_trials(betas, *others):
     """Stop unless betas are (trials, voxels) and each of the others has one entry a trial."""
     shapes = [np.shape(other) for other in others]
     if betas.ndim != 2 or 0 in betas.shape or any(s != betas.shape[:1] for s in shapes):
-        raise DataError(
-            f"betas of shape {betas.shape} with {shapes} entries per trial; "
-            "expected (trials, voxels) and one entry for each trial"
-        )
+        raise DataError(f"betas of shape {betas.shape} with {shapes} entries per trial; "
+                        "expected (trials, voxels) and one entry for each trial")
     for other in map(np.asarray, others):
         if other.dtype.kind == "f" and np.isnan(other).any():
             raise DataError("a trial's label, session or target is NaN; leave those trials out")

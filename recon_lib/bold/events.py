@@ -78,8 +78,7 @@ def regressors(onsets: np.ndarray | float, durations: np.ndarray | float, volume
         worst = onsets[~(onsets >= EARLIEST)][0]
         raise DataError(
             f"an event has its onset at {worst} s; expected seconds from the first volume, "
-            f"not before {EARLIEST:.0f} s; leave that event out"
-        )
+            f"not before {EARLIEST:.0f} s; leave that event out")
     # nilearn's fine grid: frames lie on it when 24 s is a whole number of samples
     end = frames[-1] + tr
     samples = round((end - EARLIEST) / tr * oversampling) + 1
@@ -115,10 +114,8 @@ def condition_regressors(onsets, durations, volumes, tr, hrf="spm", amplitudes=1
     if delays := fir_delays(hrf):
         return fir(onsets, volumes, tr, delays, amplitudes)
     weights = per_event(amplitudes, np.atleast_1d(onsets), "amplitudes")
-    columns = np.stack(
-        [regressors(onsets, durations, volumes, tr, row, oversampling) @ weights
-         for row in kernels(hrf, tr, oversampling)], axis=1,
-    )
+    columns = np.stack([regressors(onsets, durations, volumes, tr, row, oversampling) @ weights
+                        for row in kernels(hrf, tr, oversampling)], axis=1)
     for i in range(1, columns.shape[1]):
         before = columns[:, :i]
         columns[:, i] -= before @ np.linalg.lstsq(before, columns[:, i])[0]

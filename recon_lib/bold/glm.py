@@ -68,8 +68,7 @@ def fit_trials(series, onsets, tr, hrf="spm", durations=1.0, method="lsa", confo
 
     def fit(kernel, columns):
         matrix = trial_estimator(
-            onsets, len(series), tr, kernel, durations, method, confounds, high_pass
-        )
+            onsets, len(series), tr, kernel, durations, method, confounds, high_pass)
         return matrix.astype(series.dtype) @ series[:, columns]
 
     if isinstance(hrf, str) or (hrf.dtype.kind == "f" and not (  # a choice, written as floats
@@ -111,8 +110,7 @@ def percent_change(bold: np.ndarray) -> np.ndarray:
     if len(alive) and not np.median(alive) > 0:
         raise DataError(
             f"the BOLD has a median baseline of {np.median(alive):.3g}; percent signal change "
-            "needs a positive one: give data that are not demeaned (or use fit_trials)"
-        )
+            "needs a positive one: give data that are not demeaned (or use fit_trials)")
     mean[mean <= 0] = np.nan  # its betas would change their sign
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
 
@@ -184,8 +182,7 @@ def trial_space(onsets, drift, tr, kernel, durations=1.0):
     if values[0] <= 1e-10 * max(values[-1], most):  # the second where confounds explain them all
         raise DataError(
             f"the {len(values)} trials of a run of {len(drift)} volumes cannot be told apart; "
-            "check that the onsets are in seconds, differ, and lie inside the run"
-        )
+            "check that the onsets are in seconds, differ, and lie inside the run")
     return design, values, vectors
 
 

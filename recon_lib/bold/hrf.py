@@ -146,8 +146,7 @@ def kernels(hrf, tr, oversampling=50):
     if name not in SHAPES or extra not in ([], ["derivative"], ["derivative", "dispersion"]):
         raise DataError(
             f"unknown HRF {hrf!r}; expected 'spm' or 'glover', optionally followed by "
-            "' + derivative' or ' + derivative + dispersion', or in designs 'fir 12' (delays)"
-        )
+            "' + derivative' or ' + derivative + dispersion', or in designs 'fir 12' (delays)")
     rows = [kernel(tr, oversampling, **SHAPES[name])]
     if "derivative" in extra:
         rows.append(time_derivative(name, tr, oversampling))

@@ -158,8 +158,7 @@ class Fit:
         f = np.empty(effect.shape[1])
         for g, columns in _groups(self.group, len(self.rho)):
             f[columns] = np.einsum(
-                "iv,ij,jv->v", effect[:, columns], inverse[g], effect[:, columns], optimize=True
-            )
+                "iv,ij,jv->v", effect[:, columns], inverse[g], effect[:, columns], optimize=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             f = np.where(self.constant, np.nan, f / (len(weights) * self.variance))
         return FTest(f, stats.f.sf(f, len(weights), self.df), len(weights))
@@ -409,8 +408,7 @@ def _fit(bold, design, rho, group):
     if df < 1:
         raise DataError(
             f"a design of rank {rank} leaves no degrees of freedom in {len(design)} volumes; use "
-            "fewer columns or more volumes"
-        )
+            "fewer columns or more volumes")
     covariance = np.stack([inverse @ inverse.T for inverse in inverses])
     if len(rho) == 1:
         betas = inverses[0].astype(bold.dtype) @ whiten(bold, rho[0])

@@ -176,6 +176,5 @@ def load_factor_net(path: str | Path, kind: type = FactorNet):
     except (OSError, SafetensorError, RuntimeError) as error:
         raise DataError(
             f"{path} does not hold a {kind.__name__} ({str(error).splitlines()[0][:80]}); "
-            "give a file written by save_factor_net, or download it anew"
-        ) from error
+            "give a file written by save_factor_net, or download it anew") from error
     return net.eval()

@@ -120,11 +120,9 @@ def fit_latent(train_images: np.ndarray, encoder: torch.nn.Module, pixels: int =
     if len(each) != layers:
         raise DataError(f"components of {len(each)} layers for an encoder of {layers}; expected "
                         "one number, or one for each layer")
-    return ImageLatent(
-        encoder,
-        fit_basis(coarse_pixels(train_images), pixels),
-        fit_layers(embed(encoder, train_images), encoder.widths, each),
-    )
+    return ImageLatent(encoder,
+                       fit_basis(coarse_pixels(train_images), pixels),
+                       fit_layers(embed(encoder, train_images), encoder.widths, each))
 
 
 def arrays_of(latent):
@@ -204,19 +202,15 @@ def load_latent(path, whole=None):
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DataError(
             f"{path} does not hold a latent ({str(error).splitlines()[0][:80]}); use a file that "
-            "training wrote"
-        ) from error
+            "training wrote") from error
     latent = ImageLatent(encoder, *parts, prior)
     for name, width in (("pixels", 3 * PIXEL_SIDE**2), ("features", sum(encoder.widths))):
         mean, axes = getattr(latent, name).mean, getattr(latent, name).axes
         if mean.shape != (width,) or axes.ndim != 2 or len(axes) != width:
             raise DataError(
                 f"{path}: {name} have a mean of shape {mean.shape} and axes of shape {axes.shape}; "
-                f"expected ({width},) and ({width}, components); use a file that training wrote"
-            )
+                f"expected ({width},) and ({width}, components); use a file that training wrote")
     if prior is not None and (prior.ndim != 2 or prior.shape[1] != sum(latent.blocks)):
-        raise DataError(
-            f"{path}: the prior has shape {prior.shape}; expected (pictures, "
-            f"{sum(latent.blocks)}); use a file that training wrote"
-        )
+        raise DataError(f"{path}: the prior has shape {prior.shape}; expected (pictures, "
+                        f"{sum(latent.blocks)}); use a file that training wrote")
     return latent

@@ -110,14 +110,12 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
         out_of_fold[test] = seen @ _shrink(fit, strength) + fit["y_mean"]
     fit = _decompose(x, y)
     spread = np.square(y - y.mean(0), dtype=np.float64).sum(0)
-    return Ridge(
-        weights=fit["basis"] @ _shrink(fit, strength),
-        x_mean=fit["x_mean"],
-        y_mean=fit["y_mean"],
-        strength=strength,
-        out_of_fold=out_of_fold,
-        r2=1 - error.min(0) / np.where(spread > 0, spread, 1),
-    )
+    return Ridge(weights=fit["basis"] @ _shrink(fit, strength),
+                 x_mean=fit["x_mean"],
+                 y_mean=fit["y_mean"],
+                 strength=strength,
+                 out_of_fold=out_of_fold,
+                 r2=1 - error.min(0) / np.where(spread > 0, spread, 1))
 
 
 def fit_banded_ridge(families: dict, y: ArrayLike, choices: Sequence[Sequence[str]],

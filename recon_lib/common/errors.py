@@ -78,10 +78,8 @@ def check(x, shape=None, finite=True, what="the array"):
     """
     x = as_numbers(x, what)
     if shape is not None:
-        fits = x.ndim == len(shape) and all(
-            not isinstance(want, int) or want == have
-            for want, have in zip(shape, x.shape, strict=True)
-        )
+        fits = x.ndim == len(shape) and all(not isinstance(want, int) or want == have
+                                            for want, have in zip(shape, x.shape, strict=True))
         if not fits:
             wanted = ", ".join(str(want) for want in shape) + ("," if len(shape) == 1 else "")
             raise DataError(f"{what} has shape {x.shape}; expected ({wanted})")
@@ -134,10 +132,8 @@ def atomic_write(path):
     path = Path(path)
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".partial-{os.getpid()}-",
-            suffix="".join(path.suffixes[-2:]) or ".tmp",
-        )
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".partial-{os.getpid()}-",
+                                        suffix="".join(path.suffixes[-2:]) or ".tmp")
         os.close(handle)
         partial = Path(name)
         umask = os.umask(0)

@@ -50,8 +50,7 @@ def readable(path):
         raise DataError(
             f"{path}: cannot be read ({reason(error)}); "
             + ("expected plain text in UTF-8, repair it or save it again" if text else
-               "it may be truncated or of another type, fetch or save it again")
-        ) from error
+               "it may be truncated or of another type, fetch or save it again")) from error
 
 
 def available_memory():
@@ -70,10 +69,8 @@ def check_sizes(path, what, arrays):
                for shape, dtype in arrays)
     room = available_memory()
     if size > room // 2:
-        raise DataError(
-            f"{path}: {what} {size / 2**30:.1f} GiB, more than half of the "
-            f"{room / 2**30:.1f} GiB free; is the shape right?"
-        )
+        raise DataError(f"{path}: {what} {size / 2**30:.1f} GiB, more than half of the "
+                        f"{room / 2**30:.1f} GiB free; is the shape right?")
 
 
 def _npy_header(stream):
@@ -141,8 +138,7 @@ def dataset(file, name):
     if not all(isinstance(link, h5py.HardLink) for link in links) or not is_own(file[name]):
         raise DataError(
             f"{file.filename}: holds no data set {name} of its own (missing, or a link to another "
-            "file); write the file again"
-        )
+            "file); write the file again")
     return file[name]
 
 

@@ -133,8 +133,7 @@ def refuse_other(root):
     if root.exists() and any(root.iterdir()):
         raise DataError(
             f"{root} holds something other than this experiment (or one with other settings); "
-            "choose another folder, or remove it"
-        )
+            "choose another folder, or remove it")
 
 
 def build_whole(root, info, write):

@@ -163,8 +163,7 @@ def load_betas(source):
     betas = as_numbers(source if name == "betas" else read_array(source), str(name))
     if betas.ndim != 2 or 0 in betas.shape:
         raise DataError(
-            f"{name}: {betas.dtype} of shape {betas.shape}; expected numbers (trials, voxels)"
-        )
+            f"{name}: {betas.dtype} of shape {betas.shape}; expected numbers (trials, voxels)")
     return _finite(betas)
 
 
@@ -221,8 +220,7 @@ def drop_useless(betas):
     voxels = np.flatnonzero(~missing & ~constant)
     if not trials.any() or len(voxels) == 0:
         raise DataError(
-            "betas: no voxel with finite, varying values is left; expected at least one"
-        )
+            "betas: no voxel with finite, varying values is left; expected at least one")
     return np.flatnonzero(trials), voxels
 
 
@@ -240,8 +238,7 @@ def match_trials(labels, trials, pictures):
         if trials != count:
             raise DataError(
                 f"{trials} trials but {count} pictures; give trial_image, the picture (index "
-                "from 0, or file name) of each trial"
-            )
+                "from 0, or file name) of each trial")
         return in_one_order(np.arange(trials), names)
     if len(labels) != trials:
         raise DataError(f"{trials} trials but {len(labels)} entries in trial_image; expected equal")
@@ -253,8 +250,7 @@ def match_trials(labels, trials, pictures):
             raise DataError(
                 f"trial_image holds the text {labels[0]}, ..., which could be file names or "
                 f"indices from 0; give names with their ending ({Path(names[shown[0]]).name}), "
-                "or a list or .npy file of integers"
-            )
+                "or a list or .npy file of integers")
         if not unknown:
             return shown
     shown = load_labels(labels, "trial_image")
@@ -272,14 +268,12 @@ def _from_zero(shown, count):
         hint = "; count from 0, not from 1" if shown.max() == count else ""
         raise DataError(
             f"trial_image runs from {shown.min()} to {shown.max()}, but there are {count} "
-            f"pictures (0 to {count - 1}){hint}"
-        )
+            f"pictures (0 to {count - 1}){hint}")
     if shown.min() == 1:
         raise DataError(
             f"trial_image runs from 1 to {shown.max()} for {count} pictures: it may count from 1; "
             "expected indices from 0: subtract 1, or if it does, leave out the first picture, "
-            "which no trial shows, and subtract 1"
-        )
+            "which no trial shows, and subtract 1")
     return shown
 
 

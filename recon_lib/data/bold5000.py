@@ -163,8 +163,7 @@ def _assemble(root, subject, values, paths, trials):
         elif array.ndim != 2 or len(array) != expected:
             raise DataError(
                 f"{paths[key]}: {key} has shape {array.shape}, but {trials.path.name} has "
-                f"{expected} lines; expected (trials, voxels): another subject's file or list?"
-            )
+                f"{expected} lines; expected (trials, voxels): another subject's file or list?")
     counts = {key: array.shape[1] for key, array in values.items()}
     check_voxels(root, subject, counts, paths, expected)
     whole = np.concatenate(list(values.values()), axis=1).astype(np.float32)
@@ -188,14 +187,12 @@ def check_voxels(root, subject, counts, paths, trials):
         if key in expected and count != expected[key]:
             raise DataError(
                 f"{paths[key]}: {count} voxels in {key}, expected {expected[key]} for {subject}; "
-                "is this another subject's file?"
-            )
+                "is this another subject's file?")
     total = TOTAL_VOXELS.get(subject) if published and noted is None else None
     if len(counts) == len(KEYS) and total and sum(counts.values()) != total:
         raise DataError(
             f"{paths[KEYS[0]]}: {sum(counts.values())} voxels in all regions, expected {total} for "
-            f"{subject}; is this another subject's file?"
-        )
+            f"{subject}; is this another subject's file?")
 
 
 def drop_voxels(betas):
@@ -205,8 +202,7 @@ def drop_voxels(betas):
         where = ", ".join(np.unique(betas.roi[~finite]).tolist())
         warnings.warn(
             f"{betas.subject}: {int((~finite).sum())} of {len(finite)} voxels dropped, values "
-            f"missing ({where})", stacklevel=3,
-        )
+            f"missing ({where})", stacklevel=3)
         if not finite.any():
             raise DataError(f"{betas.subject}: no voxel without missing values is left in {where}")
         betas.values, betas.roi = betas.values[:, finite], betas.roi[finite]

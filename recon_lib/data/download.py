@@ -134,8 +134,7 @@ class Resume:
             most = max(most, self.have())
         raise DataError(
             f"{self.remote.name}: the connection broke {TRIES} times ({reason}); run the same "
-            f"command again, it goes on from {self.have() / 1e6:.1f} MB"
-        )
+            f"command again, it goes on from {self.have() / 1e6:.1f} MB")
 
     def have(self):
         """Bytes that are here already."""
@@ -159,8 +158,7 @@ class Resume:
             room = (LARGEST if self.remote.size is None else self.remote.size) - start
             with open(self.part, "ab" if start else "wb") as file, tqdm(
                 total=self.remote.size, initial=start, unit="B", unit_scale=True,
-                desc=Path(self.remote.name).name, disable=None,
-            ) as bar:
+                desc=Path(self.remote.name).name, disable=None) as bar:
                 for piece in answer.raw.stream(PIECE, decode_content=False):
                     room -= len(piece)
                     if room < 0:
@@ -185,8 +183,7 @@ def fetch_file(remote, target):
         pooch.get_logger().setLevel("WARNING")
         pooch.retrieve(
             remote.url, None if remote.md5 is None else f"md5:{remote.md5}", target.name,
-            target.parent, downloader=Resume(target.with_name(f".{target.name}.part"), remote),
-        )
+            target.parent, downloader=Resume(target.with_name(f".{target.name}.part"), remote))
     except DataError:
         raise
     except OSError as error:
@@ -194,6 +191,5 @@ def fetch_file(remote, target):
     except ValueError as error:  # pooch: hash mismatch
         raise DataError(
             f"{target.name}: not the published checksum, so it was thrown away; run the same "
-            "command again, and if that does not help fetch it with a browser"
-        ) from error
+            "command again, and if that does not help fetch it with a browser") from error
     return target

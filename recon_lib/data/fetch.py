@@ -105,8 +105,7 @@ def by_hand(part, subject, out, reason):
     place = f"{out}/{RAW}" if PARTS[part].page == PAGE_RAW else out
     return DataError(
         f"{part}: {reason}; by hand: open {PARTS[part].page} in a browser, fetch {files} "
-        f"({PARTS[part].size()}) and put them, archives unpacked, into {place}"
-    )
+        f"({PARTS[part].size()}) and put them, archives unpacked, into {place}")
 
 
 def check_space(out, need):
@@ -118,8 +117,7 @@ def check_space(out, need):
     if need + SPARE > free:
         raise DataError(
             f"{need / 1e9:.1f} GB are needed and {SPARE / 1e9:.0f} GB should stay free, but "
-            f"{place} has {free / 1e9:.1f} GB; choose fewer parts or another --out"
-        )
+            f"{place} has {free / 1e9:.1f} GB; choose fewer parts or another --out")
 
 
 def is_inside(path):

@@ -62,8 +62,7 @@ class BatchLoader:
             if vectors.ndim != 2 or len(vectors) != len(images):
                 raise DataError(
                     f"{len(images)} images but vectors of shape {tuple(vectors.shape)}; "
-                    f"expected ({len(images)}, d): one brain vector for each image"
-                )
+                    f"expected ({len(images)}, d): one brain vector for each image")
             if not vectors.isfinite().all():
                 raise DataError("the brain vectors hold NaN or infinite values; expected numbers: "
                                 "repair them, or drop them with their pictures")
@@ -168,8 +167,7 @@ def batch_of(item):
         if not -1.5 <= low <= high <= 1.5:  # a resize may overshoot a little
             raise DataError(
                 f"the loader yields pictures with values from {low:.3g} to {high:.3g}; bring them "
-                "to [-1, 1], as create_loader does (0 to 255: x / 127.5 - 1)"
-            )
+                "to [-1, 1], as create_loader does (0 to 255: x / 127.5 - 1)")
     if not isinstance(vectors, torch.Tensor) or vectors.ndim < 2:
         return images, None
     if vectors.device.type == "cpu" and not vectors.isfinite().all():
@@ -221,8 +219,7 @@ def create_loader(image_size: int, batch_size: int, data_path: str | Path | None
         if vectors is not None and not found.kept.all():
             raise DataError(
                 f"{data_path}: {int((~found.kept).sum())} pictures cannot be read, so the vectors "
-                "no longer match; remove those files together with their vectors"
-            )
+                "no longer match; remove those files together with their vectors")
         if vectors is not None:
             in_one_order(np.arange(len(found.kept)), found.names)
         images = found.images
@@ -256,10 +253,8 @@ def _from_dataset(dataset, size, channels):
         arrays = [np.asarray(item) for item in items]
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
-            raise DataError(
-                f"the dataset's pictures have {len(shapes)} shapes; make them one, or "
-                "leave out its transform so that it gives Pillow pictures"
-            )
+            raise DataError(f"the dataset's pictures have {len(shapes)} shapes; make them one, or "
+                            "leave out its transform so that it gives Pillow pictures")
         return square_arrays(np.stack(arrays), size, channels)
     small = [np.asarray(square(to_pillow(item), size)) for item in items]
     if channels is None:

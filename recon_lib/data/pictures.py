@@ -60,8 +60,7 @@ def as_uint8(array):
                         "expected 0 to 1, -1 to 1, 0 to 255 or 16 bits: bring them to 0-255")
     if scaled is None:
         warnings.warn(
-            f"picture values run from {low:.4g} to {high:.4g}: stretched to 0-255", stacklevel=2
-        )
+            f"picture values run from {low:.4g} to {high:.4g}: stretched to 0-255", stacklevel=2)
         scaled = (array.astype(np.float32) - low) * np.float32(255 / (high - low))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
@@ -123,8 +122,7 @@ def square_arrays(images, size, channels=None):
         images = images.transpose(0, 2, 3, 1)
     if images.ndim != 4 or images.shape[-1] not in kinds or 0 in images.shape[1:]:
         raise DataError(
-            f"pictures of shape {shape}: expected (n, height, width) or (n, height, width, 3)"
-        )
+            f"pictures of shape {shape}: expected (n, height, width) or (n, height, width, 3)")
     return squared(as_uint8(images), size, channels)
 
 

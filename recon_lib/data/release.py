@@ -206,8 +206,7 @@ def load_experiment(root: str | Path | None = None, name: str = SUBJECT, release
         stimuli.read_images(root, names, size), image,
         zscore_sessions(data.values, data.session, ~test), data.roi, test, data.session, names,
         factors, truth if truth.exists() else None, split, tuple(held or ()),
-        report,
-    )
+        report)
 
 
 def load_subjects(root: str | Path | None = None, names: Sequence[str] = ("CSI1", "CSI2", "CSI3"),

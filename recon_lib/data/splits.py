@@ -33,8 +33,7 @@ def split_by_group(groups, test_groups):
     if held.all() or not held.any():
         raise DataError(
             f"a split with {int((~held).sum())} training and {int(held.sum())} test trials; "
-            "expected some of both: do the test names occur in the data?"
-        )
+            "expected some of both: do the test names occur in the data?")
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
@@ -143,15 +142,12 @@ def refuse_divided(groups, image):
         raise DataError(
             f"{len(pairs) - len(shown)} showings of the {len(shown)} pictures are in another group "
             "(run) than the first, so a picture held out would be trained on; leave out groups and "
-            "runs, and pictures are held out, or give groups that hold all showings of theirs"
-        )
+            "runs, and pictures are held out, or give groups that hold all showings of theirs")
 
 
 def _refuse_shared(train, test, names=None):
     where = dict(reversed(list(zip(test, names or test, strict=True))))
     both = where.keys() & set(train)
     if both:
-        raise DataError(
-            f"{len(both)} of {len(where)} test pictures are in the training set too "
-            f"({where[min(both)]}, ...); split by picture, not by trial"
-        )
+        raise DataError(f"{len(both)} of {len(where)} test pictures are in the training set too "
+                        f"({where[min(both)]}, ...); split by picture, not by trial")

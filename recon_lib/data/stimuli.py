@@ -126,8 +126,7 @@ def read_stimuli(root, subject, *lists):
     if len(runs.stimuli) != len(stimuli):
         raise DataError(
             f"{path}: {len(stimuli)} lines, but {len(runs.stimuli)} in the lists of the single "
-            f"runs ({LISTS}/{subject}); expected one a trial, fetch it again"
-        )
+            f"runs ({LISTS}/{subject}); expected one a trial, fetch it again")
     for trial, (here, there) in enumerate(zip(stimuli, runs.stimuli, strict=True), 1):
         if here != there:
             raise DataError(f"{path}: trial {trial} is {here}, but {there} in {LISTS}/{subject}; "

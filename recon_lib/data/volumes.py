@@ -218,8 +218,7 @@ def _places_in(path, image, masks):
         raise DataError(
             f"{path}: grid {image.shape[:3]}, the masks have {like.shape}"
             f"{'' if tuple(shape) != like.shape else ' of other axes'}; they fit volumes in "
-            "the subject's T1w space (fMRIPrep's space-T1w runs, release 2 betas)"
-        )
+            "the subject's T1w space (fMRIPrep's space-T1w runs, release 2 betas)")
     start = np.where(axes.sum(1) < 0, shape - 1, 0)  # where index 0 of the masks lies
     offset = (image.affine @ [*start, 1] - like.affine @ [0, 0, 0, 1])[:3]  # mm
     if known and not masks.by_index and np.abs(step[:3, 3] - start).max() > 0.5:
@@ -270,10 +269,8 @@ def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
         if len(part) != mine.sum():
             raise DataError(
                 f"{path}: {len(part)} betas, but {mine.sum()} pictures of session {s} in "
-                f"{trials.path.name}; is one of them another subject's?"
-            )
+                f"{trials.path.name}; is one of them another subject's?")
         part[:, (part == 0).all(0)] = np.nan  # not acquired
         values[mine] = part
     return drop_voxels(
-        Betas(values, masks.roi, trials.stimuli, trials.session, trials.run, subject, path)
-    )
+        Betas(values, masks.roi, trials.stimuli, trials.session, trials.run, subject, path))

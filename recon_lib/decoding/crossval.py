@@ -149,8 +149,7 @@ def trained_sampler(decoder, pool, latent, options, seed, folder):
         train_conditional_diffusion(
             loader, lr=1e-3, image_size=size, device=options.device, model=net, out_dir=folder,
             steps=options.train_steps, seed=seed, warmup=50, grids=1, quiet=True,
-            info={"fold": job}, model_in=checkpoint if begun else None,
-        )
+            info={"fold": job}, model_in=checkpoint if begun else None)
     except Interrupted as error:
         raise Interrupted(f"the training of {Path(folder).name} was stopped and is not finished; "
                           "the same reconstruct-arrays command goes on where it stopped",

@@ -49,8 +49,7 @@ def refuse_other_split(path, info, experiment):
                 for name, gone in ((trained, held), (experiment.split, experiment.held))]
         raise DataError(
             f"{path} was trained with the {what[0]}, so it may have seen the test pictures of the "
-            f"{what[1]}; train it again with --split {experiment.split}"
-        )
+            f"{what[1]}; train it again with --split {experiment.split}")
 
 
 def ready_sampler(net, training, sampling, seed=None):

@@ -85,8 +85,7 @@ def refuse_trained_on(latent, images):
     if np.any(known):
         raise DataError(
             f"the model was trained on {np.sum(known)} of the {len(images)} test pictures; test it "
-            "on others, or train one without them"
-        )
+            "on others, or train one without them")
 
 
 def check_prior(prior, width):
@@ -95,8 +94,7 @@ def check_prior(prior, width):
         raise DataError(
             f"found a retrieval prior of shape {np.shape(prior)} for brain vectors of {width} "
             f"numbers; expected (pictures, {width}): use the latent that the vectors came from, of "
-            "a model trained with `train conditional`"
-        )
+            "a model trained with `train conditional`")
 
 
 def map_retrieval(decoder, prior, vectors):

@@ -51,10 +51,8 @@ class HogNet(nn.Module):
     def __init__(self):
         super().__init__()
         told = (DIRECTIONS + 3) * WINDOW**2
-        self.window = nn.Sequential(
-            nn.LayerNorm(told), nn.Linear(told, WIDTH), nn.GELU(),
-            nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU(),
-        )
+        self.window = nn.Sequential(nn.LayerNorm(told), nn.Linear(told, WIDTH), nn.GELU(),
+                                    nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.GELU())
         self.whole = nn.Sequential(
             nn.LayerNorm(2 * WIDTH), nn.Linear(2 * WIDTH, EMBEDDING), nn.GELU())
         self.named = named_readouts(EMBEDDING)

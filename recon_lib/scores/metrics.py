@@ -68,8 +68,7 @@ def ssim(reconstructions: ArrayLike, truth: ArrayLike) -> np.ndarray:
     scores = []
     for x, y in zip(a.split(32), b.split(32), strict=True):  # small batches stay in the cache
         _, index = structural_similarity_index_measure(
-            x, y, data_range=1.0, reduction="none", return_full_image=True
-        )  # (n, C, H, W)
+            x, y, data_range=1.0, reduction="none", return_full_image=True)  # (n, C, H, W)
         scores.append(index[..., 5:-5, 5:-5].mean((1, 2, 3)))
     return torch.cat(scores).numpy().astype(float)
 

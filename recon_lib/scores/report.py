@@ -100,8 +100,7 @@ def evaluation_space(train_pictures: np.ndarray, classifier: FactorNet) -> Calla
     def features(images):
         return np.concatenate(
             [(part - mean) / spread / part.shape[1] ** 0.5
-             for part, (mean, spread) in zip(raw(images), scales, strict=True)], axis=1
-        )
+             for part, (mean, spread) in zip(raw(images), scales, strict=True)], axis=1)
 
     return features
 
@@ -138,8 +137,7 @@ def score_ranking(similarity, target, category=None, permutations=1000, seed=0):
         scores["two_way_within_category"] = within
         scores["p_within_category"] = permutation_p(
             similarity, target, partial(two_way_within, category=category), permutations, seed,
-            within=category,
-        )
+            within=category)
     return scores
 
 

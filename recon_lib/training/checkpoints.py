@@ -61,16 +61,14 @@ def load_checkpoint(path: str | Path):
     except Exception as error:  # torch raises many kinds for damaged and for hostile files
         raise DataError(
             f"{path} is not a readable checkpoint (damaged, or holding more than tensors and "
-            f"plain values: {type(error).__name__}); use one that training wrote"
-        ) from error
+            f"plain values: {type(error).__name__}); use one that training wrote") from error
     if not (isinstance(state, dict) and {"model_state_dict", "config"} <= state.keys()
             and isinstance(info := state.get("info", {}), dict)
             and all(isinstance(n, int) for n in (state.get("step", 0), info.get("steps_before", 0)))
             and isinstance(beside := state.get("beside", {}), dict)
             and all(getattr(one, "dtype", None) == torch.uint8 for one in beside.values())):
         raise DataError(
-            f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote"
-        )
+            f"{path} has no 'model_state_dict' and 'config'; use a checkpoint that training wrote")
     for kind in ("model_state_dict", "ema_state_dict"):
         if isinstance(state.get(kind), dict):
             state[kind] = renamed(state[kind])
@@ -145,8 +143,7 @@ def refuse_misfits(path, config, weights):
         fits = False
     if not fits:
         raise DataError(
-            f"{path} holds a network of another architecture; use one written by this version"
-        )
+            f"{path} holds a network of another architecture; use one written by this version")
     if not all(w.isfinite().all() for w in weights.values()):
         raise DataError(f"{path} holds weights that are NaN or infinite; expected finite numbers: "
                         "train again, with a lower lr")
@@ -176,10 +173,8 @@ def read_weights(path):
             weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
         refuse_broken_seal(path.read_bytes())
     except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not a model of this project (damaged, or without its config); "
-            "use a file that save_model wrote"
-        ) from error
+        raise DataError(f"{path} is not a model of this project (damaged, or without its config); "
+                        "use a file that save_model wrote") from error
     refuse_misfits(path, config, weights)
     return weights, config, info
 
@@ -201,8 +196,7 @@ def start_from(model, path):
         different = {k: v for k, v in config.items() if model.config.get(k) != v}
         raise DataError(
             f"{path} holds another architecture ({different or differ + missing}) than the network "
-            f"({ {k: model.config.get(k) for k in different} }); build the UNet with its config"
-        )
+            f"({ {k: model.config.get(k) for k in different} }); build the UNet with its config")
     model.load_state_dict(weights, strict=False)
 
 

@@ -43,8 +43,7 @@ def train(model: UNet, loader: Any, training: Training, device: str | torch.devi
             torch.manual_seed(int(training.seed) * 1_000_003 + step)
             t, noise, mask = draw_noise(images, len(run.alpha_bar), training.drop, run.accelerator)
             loss = diffusion_loss(
-                run.net, images, run.alpha_bar, t, noise, training.prediction, vectors, mask
-            )
+                run.net, images, run.alpha_bar, t, noise, training.prediction, vectors, mask)
             rate = training.lr * learning_rate(step, run.progress, training.warmup)
             loss, gradient = gradient_step(run.accelerator, run.net, run.optimizer, loss, rate)
             update_average(run.average, run.net, min(training.ema, (1 + step) / (10 + step)))

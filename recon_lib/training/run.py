@@ -78,14 +78,12 @@ def first_batch(loader, image_size=None):
     if image_size is not None and (height, width) != (image_size, image_size):
         raise DataError(
             f"the loader yields pictures of {height}x{width}, image_size is {image_size}; "
-            "give create_loader and the training the same size"
-        )
+            "give create_loader and the training the same size")
     low, high = images.aminmax()
     if low >= 0 and not isinstance(loader, BatchLoader):
         raise DataError(
             f"the loader yields pictures with values from {low:.3g} to {high:.3g}; bring them to "
-            "[-1, 1], as create_loader does (0 to 1: 2 * x - 1)"
-        )
+            "[-1, 1], as create_loader does (0 to 1: 2 * x - 1)")
     return images, vectors
 
 
@@ -111,17 +109,14 @@ def resume(path, model, optimizer, average, info):
     _, config, stored = read_weights(path)
     for key in ("prediction", "schedule"):
         if stored.get(key, info[key]) != info[key]:
-            raise DataError(
-                f"{path} was trained with {key} {stored[key]!r}, not {info[key]!r}; "
-                f"pass {key}={stored[key]!r} or start without model_in"
-            )
+            raise DataError(f"{path} was trained with {key} {stored[key]!r}, not {info[key]!r}; "
+                            f"pass {key}={stored[key]!r} or start without model_in")
     both = stored.keys() & info.keys() >= {"split", "held"}
     if both and (stored["split"] != info["split"] or not {*info["held"]} <= {*stored["held"]}):
         raise DataError(
             f"{path} was trained with the split {stored['split']!r} (held out: {stored['held']}), "
             f"so it has seen what {info['split']!r} (held out: {info['held']}) keeps for the test; "
-            "start from a model of the same split, or without one"
-        )
+            "start from a model of the same split, or without one")
     if located(path).suffix == ".safetensors" or config != model.config:
         info["steps_before"] = stored.get("steps", 0)
         start_from(model, path)
@@ -138,8 +133,7 @@ def resume(path, model, optimizer, average, info):
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataError(
             f"{path} lacks its training state; use a checkpoint.pt that training wrote, or a "
-            ".safetensors model"
-        ) from error
+            ".safetensors model") from error
 
 
 def trim_log(path, columns, step):
@@ -372,8 +366,7 @@ class Run:
             last_epoch=self.epoch, batch=self.batch, step=self.step, seconds=self.seconds,
             info=self.info,
             beside={name: torch.frombuffer(bytearray(whole), dtype=torch.uint8)
-                    for name, whole in self.training.beside.items()},
-        )
+                    for name, whole in self.training.beside.items()})
         if self.accelerator.scaler is not None:
             state["scaler_state_dict"] = self.accelerator.scaler.state_dict()
         save_checkpoint(self.checkpoint, state)
@@ -414,5 +407,4 @@ class Run:
             raise DataError(
                 "another process of this training is gone (see what it said), so this one stops; "
                 + (f"go on from step {step} with {self.checkpoint}, on any number of processes"
-                   if step else "there is no checkpoint yet, start again")
-            ) from error
+                   if step else "there is no checkpoint yet, start again")) from error

@@ -84,8 +84,7 @@ def build(root=None, seed=0, images=None, voxels=None, higher=None, **design_opt
         if len(images) < n:
             raise DataError(
                 f"found {len(images)} pictures, the design shows {n}; add pictures or make the "
-                "design smaller (subject.design_for)"
-            )
+                "design smaller (subject.design_for)")
         images = images[:n]
     return build_whole(root, info, lambda partial: write_experiment(
         partial, design, images, voxels, seed, None if higher is None else higher[:n]))

@@ -91,16 +91,14 @@ def simulate(sessions: int = 1, voxels: dict | None = None, seed: int = 0) -> Sc
         runs.append((bold, design.onset[mine]))
         order.append(mine)
     order = np.concatenate(order)
-    return Scan(
-        runs=runs,
-        session=design.session[order],
-        image=design.image[order],
-        labels=np.where(design.test, design.image, -1)[order],
-        images=images,
-        factors=factors,
-        truth=truth[order],
-        person=person,
-    )
+    return Scan(runs=runs,
+                session=design.session[order],
+                image=design.image[order],
+                labels=np.where(design.test, design.image, -1)[order],
+                images=images,
+                factors=factors,
+                truth=truth[order],
+                person=person)
 
 
 def real_event_related() -> tuple:
@@ -127,8 +125,7 @@ def real_event_related() -> tuple:
     except ModuleNotFoundError as error:
         raise DataError(
             "the real recording is part of the package nitime, which is not here; "
-            "`python -m pip install nitime`, restart the kernel and run again"
-        ) from error
+            "`python -m pip install nitime`, restart the kernel and run again") from error
     with path.open() as lines:
         table = np.genfromtxt(lines, delimiter=",", names=True)
     volume = np.flatnonzero(table["events"])

@@ -13,19 +13,17 @@ CATEGORIES = tuple(DRAWINGS)
 BACKGROUNDS = ("beach", "forest", "city", "mountains", "room", "meadow")
 LIGHTS = ("day", "sunset", "night")
 
-FACTORS = np.dtype(
-    [
-        ("category", "i2"),  # index into CATEGORIES
-        ("background", "i2"),  # index into BACKGROUNDS
-        ("light", "i2"),  # index into LIGHTS
-        ("hue", "f4"),  # colour of the object, 0 to 1 around the colour circle
-        ("x", "f4"),  # centre of the object, 0 (left) to 1 (right)
-        ("y", "f4"),  # centre of the object, 0 (top) to 1 (bottom)
-        ("size", "f4"),  # side of the object, as a share of the picture's
-        ("tilt", "f4"),  # degrees
-        ("detail", "i4"),  # seed of what nobody asks about: clouds, trunks, windows
-    ]
-)
+FACTORS = np.dtype([
+                       ("category", "i2"),  # index into CATEGORIES
+                       ("background", "i2"),  # index into BACKGROUNDS
+                       ("light", "i2"),  # index into LIGHTS
+                       ("hue", "f4"),  # colour of the object, 0 to 1 around the colour circle
+                       ("x", "f4"),  # centre of the object, 0 (left) to 1 (right)
+                       ("y", "f4"),  # centre of the object, 0 (top) to 1 (bottom)
+                       ("size", "f4"),  # side of the object, as a share of the picture's
+                       ("tilt", "f4"),  # degrees
+                       ("detail", "i4"),  # seed of what nobody asks about: clouds, trunks, windows
+                   ])
 
 # What the light does: tint of everything lit, colours of the sky from top to horizon.
 TINTS = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.80, 0.66), "night": (0.46, 0.52, 0.74)}

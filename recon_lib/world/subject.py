@@ -111,17 +111,15 @@ def make_subject(voxels, seed, sessions=15, snr=SNR):
     factor = {r: beta_variance(r) for r in (0.1, 0.2, 0.3, 0.4, 0.5)}
     own = np.array([factor[r] for r in rho])
     scale = (1 - SHARED) * own + SHARED * factor[0.5]
-    return Subject(
-        roi=roi,
-        mean=rng.normal(0.8, 0.4, n),
-        amplitude=amplitude,
-        shape=np.clip(np.round(rng.normal(10, 4, n)), 0, 19).astype(int),
-        gain=1 + 0.1 * rng.normal(size=(sessions, n)),
-        rho=rho,
-        sigma=amplitude / np.sqrt(snr * spread / spread.mean() * scale),
-        weight=weight / np.linalg.norm(weight, axis=0),
-        baseline=rng.uniform(700, 1300, n),
-    )
+    return Subject(roi=roi,
+                   mean=rng.normal(0.8, 0.4, n),
+                   amplitude=amplitude,
+                   shape=np.clip(np.round(rng.normal(10, 4, n)), 0, 19).astype(int),
+                   gain=1 + 0.1 * rng.normal(size=(sessions, n)),
+                   rho=rho,
+                   sigma=amplitude / np.sqrt(snr * spread / spread.mean() * scale),
+                   weight=weight / np.linalg.norm(weight, axis=0),
+                   baseline=rng.uniform(700, 1300, n))
 
 
 def event_columns(onsets, kernel):
