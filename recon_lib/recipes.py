@@ -15,16 +15,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from recon_lib.brain import features
 from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.encoders import choose_encoder
-from recon_lib.brain.features import (
-    FactorNet,
-    load_factor_net,
-    noisy,
-    read_factors,
-    save_factor_net,
-    train_factor_net,
-)
 from recon_lib.brain.latents import fingerprint, fit_latent, packed
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
@@ -56,8 +49,8 @@ from recon_lib.unet import UNet
 from recon_lib.world import scenes
 
 READERS = {  # seed, scenes, epochs: no two share a seed or a picture
-    "eye": (101, 20_000, 6, FactorNet, noisy),
-    "judge": (202, 12_000, 5, FactorNet, noisy),
+    "eye": (101, 20_000, 6, features.FactorNet, features.noisy),
+    "judge": (202, 12_000, 5, features.FactorNet, features.noisy),
     "referee": (303, 10_000, 8, HogNet, distorted),  # another architecture, poorer drawings
 }
 NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))  # of the shipped models
@@ -80,13 +73,13 @@ def train_readers(out):
     pictures = scenes.draw(held)
     for name, (seed, n, epochs, kind, spoil) in READERS.items():
         factors = scenes.sample_factors(n, seed)
-        net = train_factor_net(scenes.draw(factors), factors, seed, epochs, kind=kind,
-                               spoil=spoil)
-        read = read_factors(net, pictures)
+        net = features.train_factor_net(scenes.draw(factors), factors, seed, epochs, kind=kind,
+                                        spoil=spoil)
+        read = features.read_factors(net, pictures)
         right = {k: float((read[k].argmax(1) == held[k]).mean())
                  for k in ("category", "background", "light")}
-        save_factor_net(net, Path(out, f"{name}.safetensors"), seed=seed, scenes=n, epochs=epochs,
-                        held_out_accuracy=right)
+        features.save_factor_net(net, Path(out, f"{name}.safetensors"), seed=seed, scenes=n,
+                                 epochs=epochs, held_out_accuracy=right)
 
 
 def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **options):
@@ -182,7 +175,7 @@ def score_samples(model, info, vectors, seed, sampling, guidance):
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
     made = sample_pictures(model, info, vectors, seed, sampling, guidance)
-    classifier = load_factor_net("evaluation_classifier")
+    classifier = features.load_factor_net("evaluation_classifier")
     rows = {"samples": made, "new scenes": new[:n]}
     scores = {name: quality_scores(row, new[n:], classifier, known) for name, row in rows.items()}
     return scores, made
