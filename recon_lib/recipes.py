@@ -49,9 +49,9 @@ from recon_lib.unet import UNet
 from recon_lib.world import scenes
 
 READERS = {  # seed, scenes, epochs: no two share a seed or a picture
-    "eye": (101, 20_000, 6, features.FactorNet, features.noisy),
-    "judge": (202, 12_000, 5, features.FactorNet, features.noisy),
-    "referee": (303, 10_000, 8, HogNet, distorted),  # another architecture, poorer drawings
+    "feature_encoder": (101, 20_000, 6, features.FactorNet, features.noisy),
+    "evaluation_classifier": (202, 12_000, 5, features.FactorNet, features.noisy),
+    "independent_classifier": (303, 10_000, 8, HogNet, distorted),  # another architecture
 }
 NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))  # of the shipped models
 TRAINING = dict(steps=30_000, lr=1.5e-3, seed=0, device="auto")

@@ -130,15 +130,16 @@ def test_a_hog_net_is_no_factor_net(tmp_path):
 def test_one_command_trains_all_readers_and_the_card_says_how(tmp_path, monkeypatch):
     seeds = [seed for seed, *_ in recipes.READERS.values()]
     assert len(set(seeds)) == 3  # no two of them learnt from the same scenes
-    with safe_open(CHECKPOINTS / "referee.safetensors", "pt") as file:
+    with safe_open(CHECKPOINTS / "independent_classifier.safetensors", "pt") as file:
         card = json.loads(file.metadata()["card"])
-    assert (card["seed"], card["scenes"], card["epochs"]) == recipes.READERS["referee"][:3]
+    assert (card["seed"], card["scenes"], card["epochs"]) == recipes.READERS["independent_classifier"][:3]
     assert min(card["held_out_accuracy"].values()) >= 0.97
     short = {name: (seed, 64, 1, *how) for name, (seed, _, _, *how) in recipes.READERS.items()}
     monkeypatch.setattr(recipes, "READERS", short)
     recipes.train_readers(tmp_path)
     grey = np.full((1, 64, 64, 3), 128, np.uint8)
-    for name, load in (("eye", load_factor_net), ("judge", load_factor_net),
-                       ("referee", load_independent_classifier)):  # the files' names
+    for name, load in (("feature_encoder", load_factor_net),
+                       ("evaluation_classifier", load_factor_net),
+                       ("independent_classifier", load_independent_classifier)):
         read = read_factors(load(tmp_path / f"{name}.safetensors"), grey)
         assert read["category"].shape == (1, len(CATEGORIES)) and np.isfinite(read["hue"]).all()

@@ -141,7 +141,7 @@ def test_copies_are_found(pictures):
     assert 0.5 <= share <= 0.55
 
 
-def test_confidence_counts_what_the_judge_is_sure_of(pictures):
+def test_confidence_counts_what_the_classifier_is_sure_of(pictures):
     share = quality.read_confidently(pictures[0], CLASSIFIER)
     best = read_factors(CLASSIFIER, pictures[0])["light"].max(1)
     assert share["light"] == pytest.approx(sum(p >= 0.9 for p in best) / 150)

@@ -121,10 +121,10 @@ def test_the_shipped_networks_read_scenes_they_have_not_seen(name):
     assert np.median(np.minimum(turn, 1 - turn)) < 0.06
 
 
-def test_shipped_networks_are_found_by_the_names_of_their_files_too():
-    for name, file in SHIPPED.items():
+def test_shipped_networks_are_found_by_their_former_names_too():
+    for name, former in SHIPPED.items():
         if name != "independent_classifier":
-            nets = load_factor_net(name), load_factor_net(file)
+            nets = load_factor_net(name), load_factor_net(former)
             assert all(map(torch.equal, *(net.state_dict().values() for net in nets)))
 
 

@@ -129,7 +129,7 @@ def test_a_whole_brain_is_no_lesion_and_none_is_the_mean(world, lesion):
 
 
 @pytest.mark.slow
-def test_a_lesion_is_told_by_the_judge(world, lesion):
+def test_a_lesion_is_told_by_the_evaluation_classifier(world, lesion):
     _, _, latent, decoder, betas, roi = world
     lesion.set(LOC=False, picture=4)
     read = read_factors(load_factor_net("evaluation_classifier"), lesion.numbers["pictures"])

@@ -1,4 +1,4 @@
-"""What is in a picture: a small network that names the thing, the background and the light.
+"""What is in a picture: a small network names its object's category, the background and the light.
 
 It is trained on TinyScenes, whose factors are known. Two of these are shipped, trained on
 different pictures from different seeds: the *feature encoder* gives the features that betas are
@@ -23,9 +23,8 @@ from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 
 NAMED = {"category": CATEGORIES, "background": BACKGROUNDS, "light": LIGHTS}
 EMBEDDING, PIXEL_SIDE = 96, 16
-SHIPPED = {  # name: file in data/checkpoints, which is found under its own name too
-    "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee",
-}
+SHIPPED = {  # name: what the file in data/checkpoints was called once, by which it is found too
+    "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee"}
 
 
 class FactorNet(nn.Module):
@@ -162,8 +161,8 @@ def load_factor_net(path: str | Path, kind: type = FactorNet):
     DataError
         If the file is missing, damaged or holds another network.
     """
-    if path in {*SHIPPED, *SHIPPED.values()}:
-        path = CHECKPOINTS / f"{SHIPPED.get(path, path)}.safetensors"
+    for name, former in SHIPPED.items():
+        path = CHECKPOINTS / f"{name}.safetensors" if path in (name, former) else path
     try:
         with safe_open(path, "pt") as file:
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
