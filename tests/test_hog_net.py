@@ -132,7 +132,8 @@ def test_one_command_trains_all_readers_and_the_card_says_how(tmp_path, monkeypa
     assert len(set(seeds)) == 3  # no two of them learnt from the same scenes
     with safe_open(CHECKPOINTS / "independent_classifier.safetensors", "pt") as file:
         card = json.loads(file.metadata()["card"])
-    assert (card["seed"], card["scenes"], card["epochs"]) == recipes.READERS["independent_classifier"][:3]
+    told = recipes.READERS["independent_classifier"][:3]
+    assert (card["seed"], card["scenes"], card["epochs"]) == told
     assert min(card["held_out_accuracy"].values()) >= 0.97
     short = {name: (seed, 64, 1, *how) for name, (seed, _, _, *how) in recipes.READERS.items()}
     monkeypatch.setattr(recipes, "READERS", short)
