@@ -109,6 +109,7 @@ Encoder = Annotated[Literal["auto", "category-network", "efficientnet-lite0", "a
                     option("Which network gives features; auto: the category network for "
                            "TinyScenes, efficientnet-lite0 for all else.")]
 Overwrite = Annotated[bool, option("Replace the training that is there.", "--overwrite")]
+Permutations = Annotated[int, option("For p-values.", min=1, max=10**6)]
 Weight = float | None
 
 
@@ -480,7 +481,7 @@ def decode_features(
     trials: Annotated[File, option("Picture of each trial: its row in --features, from 0.")] = None,
     groups: Annotated[File, option("What to hold out together; default: picture.")] = None,
     folds: Annotated[int | None, option("Number of folds; default: ten.", min=2)] = None,
-    permutations: Annotated[int, option("For p-values.", min=1, max=10**6)] = 1000,
+    permutations: Permutations = 1000,
     seed: Seed = 0):
     """Which picture was seen, from embeddings of the pictures alone: no picture is needed."""
     from recon_lib import results
@@ -504,8 +505,7 @@ def decode_features(
 
 
 @app.command()
-def score(out: Out,
-          permutations: Annotated[int, option("For p-values.", min=1, max=10**6)] = 1000):
+def score(out: Out, permutations: Permutations = 1000):
     """Score what a reconstruction left in the folder of results, and draw the figure."""
     from recon_lib import results
 

@@ -1,7 +1,7 @@
 """From a picture to a short latent vector.
 
 The latent keeps what betas can tell: the coarse layout of the pixels and what the *feature encoder*
-(`encoders`) makes of the things in them.
+(`encoders`) makes of what is in them.
 """
 
 import copy

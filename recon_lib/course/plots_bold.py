@@ -209,7 +209,7 @@ def histograms(values: dict, x: str, title: str | None = None):
 
 @styled
 def shares(values: dict[str, dict], title: str | None = None):
-    """Several shares for each question, as dots on a line: what is far from the control is read.
+    """Several shares for each question, as dots on one line; the control is among them.
 
     Parameters
     ----------

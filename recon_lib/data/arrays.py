@@ -371,7 +371,7 @@ def load_trials(images: str | Path | np.ndarray, betas: str | Path | np.ndarray,
 
 def load_embedded(features: str | Path | np.ndarray, betas: str | Path | np.ndarray,
                   trial_image: Any = None, groups: Any = None) -> ArrayData:
-    """The same where there is a vector for each picture, such as CLIP's embedding, and no picture.
+    """`load_trials` with a vector for each picture, such as CLIP's embedding, and no picture.
 
     Parameters
     ----------

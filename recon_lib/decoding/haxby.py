@@ -18,10 +18,10 @@ def category_of(category):
     return np.array([CATEGORIES.index(name.removesuffix("pix")) for name in category])
 
 
-def scenes_of(kinds, seed):
-    """One TinyScene of each kind asked for, everything else at random: (n, 64, 64, 3) uint8."""
-    factors = sample_factors(len(kinds), seed)
-    factors["category"] = kinds
+def scenes_of(categories, seed):
+    """One TinyScene of each category asked for, everything else at random: (n, 64, 64, 3) uint8."""
+    factors = sample_factors(len(categories), seed)
+    factors["category"] = categories
     return draw(factors)
 
 
@@ -76,7 +76,7 @@ def drive(model_path, seed=0, steps=20, say=print):
     Returns
     -------
     dict
-        `kind`, `run` (96,), `seen` and `reconstruction` (96, 64, 64, 3): a scene of the
+        `category`, `run` (96,), `seen` and `reconstruction` (96, 64, 64, 3): a scene of the
         category of each block, and what was made of its pattern; `shuffled`, the same from
         patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
     """

@@ -10,7 +10,7 @@ from recon_lib.scores.report import INDEPENDENT, evaluation_space
 
 
 def score_blocks(result: dict, classifiers: dict, seed: int = 0, permutations: int = 1000) -> dict:
-    """How much of Haxby's subject is in the pictures: the category, and nothing within it.
+    """Score the pictures of Haxby's blocks: the category read, and identification within it.
 
     Parameters
     ----------

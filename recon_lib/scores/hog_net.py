@@ -5,7 +5,7 @@ convolutions on pixels. A picture that was steered until the feature encoder fin
 may deceive the evaluation classifier too, though no person sees anything in it. This network shares
 nothing with them but the names that it may give. Its input are the strength of the edges of each
 direction in small cells, and their mean colour (histograms of oriented gradients, Dalal and Triggs
-2005, doi:10.1109/CVPR.2005.177); a window of the size of a thing slides over the cells, and the
+2005, doi:10.1109/CVPR.2005.177); a window of the size of an object slides over the cells, and the
 strongest answers are kept. It was trained on scenes of its own, distorted, so that it reads poor
 drawings as a person does.
 
@@ -22,7 +22,7 @@ from recon_lib.brain.features import load_factor_net, named_readouts, read_named
 
 DIRECTIONS = 8  # of edges, from 0 to 180 degrees
 CELL = 4  # pixels a side
-WINDOW, STRIDE = 10, 2  # cells: a window of 40 pixels, as large as things are, every 8 pixels
+WINDOW, STRIDE = 10, 2  # cells: a window of 40 pixels, as large as objects are, every 8 pixels
 WIDTH, EMBEDDING = 256, 128
 
 

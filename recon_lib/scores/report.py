@@ -69,7 +69,7 @@ class Criteria:
 
 
 def load_classifiers():
-    """The shipped networks that read pictures: by the end of the name of what they read.
+    """The shipped classifiers, under the suffix of what each reads: "" and `INDEPENDENT`.
 
     The evaluation classifier, see `features`, and the independent classifier, see `hog_net`, of
     another architecture than the feature encoder that steers. Neither had a part in any picture.
@@ -81,7 +81,7 @@ def load_classifiers():
 def evaluation_space(train_pictures: np.ndarray, classifier: FactorNet) -> Callable:
     """The space in which pictures are compared: what the classifier sees, and the coarse pixels.
 
-    Every dimension is standardised on the training pictures; things and pixels weigh the same.
+    Every dimension is standardised on the training pictures; both parts weigh the same.
 
     Parameters
     ----------
@@ -205,7 +205,7 @@ def score_table(pictures: dict[str, np.ndarray], criteria: Criteria,
     -------
     dict of dict
         ``{decoder: {metric: float}}`` with the metrics of `METRICS` that have a meaning for it;
-        and rows of constants: ``"truth"``, the test pictures themselves under the same yardsticks;
+        and rows of constants: ``"truth"``, the test pictures themselves scored alike;
         ``"chance"``; ``"noise_ceiling"``, if given.
     """
     for name, drawn in pictures.items():
@@ -224,7 +224,7 @@ def score_table(pictures: dict[str, np.ndarray], criteria: Criteria,
 
 
 def format_report(table: dict, metrics: Sequence[str] = METRICS):
-    """The table of `report` as lines of text, one decoder a row, for some of its metrics or all.
+    """The table of `score_table` as lines of text, a decoder a row, for some or all of its metrics.
 
     Two numbers in a cell are what the evaluation and the independent classifier read; top-1 comes
     with its 95 % interval.
@@ -266,12 +266,12 @@ def score(experiment: Experiment, results: dict, classifiers: dict, permutations
     x, tables = experiment, {}
     shown = np.bincount(x.target).mean()  # trials of a test picture
     criteria = criteria or criteria_of(x, results, classifiers)
-    for (name, part), yardstick in zip(results.items(), criteria, strict=True):
+    for (name, part), criterion in zip(results.items(), criteria, strict=True):
         pictures = {k: v for k, v in part["pictures"].items() if "_seed_" not in k}
         repeats = shown if name == "averaged" else 1
         ceiling = noise_ceiling(x.betas[x.test], x.target, repeats).mean() / 100
         tables[name] = score_table(
-            pictures, yardstick, part["rankings"], ceiling, permutations, seed)
+            pictures, criterion, part["rankings"], ceiling, permutations, seed)
     return tables
 
 
@@ -299,11 +299,11 @@ def how_sure(results, criteria):
     the share of trials where it is .9 or more, and ``right_sure`` of these.
     """
     table = {}
-    for (name, part), yardstick in zip(results.items(), criteria, strict=True):
+    for (name, part), criterion in zip(results.items(), criteria, strict=True):
         for factor in READ.values():
             share = part.get("posterior", {}).get(factor)
-            if share is not None and yardstick.factors is not None:
-                right = share.argmax(1) == yardstick.factors[factor][yardstick.target]
+            if share is not None and criterion.factors is not None:
+                right = share.argmax(1) == criterion.factors[factor][criterion.target]
                 said, sure = share.max(1), share.max(1) >= 0.9
                 numbers = {"said": said.mean(), "right": right.mean(), "share_sure": sure.mean()}
                 numbers |= {"right_sure": right[sure].mean()} if sure.any() else {}
@@ -317,10 +317,10 @@ def paired_differences(results, criteria, seed=0, one="diffusion", other="map_re
     {"single_trial": {"top1", "top1_low", "top1_high"}, "averaged": {…}}, of parts where both drew.
     """
     found = {}
-    for (name, part), yardstick in zip(results.items(), criteria, strict=True):
+    for (name, part), criterion in zip(results.items(), criteria, strict=True):
         if {one, other} <= set(part["pictures"]):
-            hits = [named_right(part["pictures"][key], yardstick) for key in (one, other)]
-            low, high = bootstrap_interval(hits[0] - hits[1], yardstick.target, seed=seed)
+            hits = [named_right(part["pictures"][key], criterion) for key in (one, other)]
+            low, high = bootstrap_interval(hits[0] - hits[1], criterion.target, seed=seed)
             found[name] = {"top1": float((hits[0] - hits[1]).mean()), "top1_low": low,
                            "top1_high": high}
     return found
