@@ -812,6 +812,7 @@ def test_a_likelihood_that_is_nan_leads_nowhere(spoil, sampling):
             "log-likelihood")
 
 
+@pytest.mark.slow
 def test_a_fold_that_was_stopped_goes_on(tmp_path, monkeypatch):
     own = load_trials(PICTURES, RNG.standard_normal((12, 5)), size=16)
     options = crossval.CrossValidation(2, None, 4, 30, replace(PLAIN, steps=1), out_dir=tmp_path,
@@ -847,6 +848,7 @@ def test_nothing_depends_on_where_one_stands(tmp_path, monkeypatch):
         assert crossval.CrossValidation().out_dir == tmp_path / "data" / "results" / "own"
 
 
+@pytest.mark.slow
 def test_notes_are_plain_lines(tmp_path):
     """No path of a source file, no line of code."""
     Image.fromarray(PICTURES[0]).save(tmp_path / "a.png")

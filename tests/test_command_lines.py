@@ -146,6 +146,7 @@ def environment(**change):
     return os.environ | {"PYTHONPATH": str(paths.PACKAGE.parent)} | change
 
 
+@pytest.mark.slow
 def test_from_an_empty_folder_it_says_where_things_are(tmp_path):
     home, here = tmp_path / "home", tmp_path / "here"
     here.mkdir()

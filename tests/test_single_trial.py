@@ -260,7 +260,7 @@ def test_choices_that_are_none_are_refused(world):
         single_trial.estimate(runs, TR, confounds=[np.zeros((VOLUMES, 1))] * 3)
 
 
-@pytest.mark.parametrize("size", [32, 1024])
+@pytest.mark.parametrize("size", [pytest.param(32, marks=pytest.mark.slow), 1024])
 def test_what_is_chosen_does_not_depend_on_the_block(size, tmp_path):
     """HRF, ratio and betas of a voxel are those of the whole scan, however few are in hand."""
     runs = simulate(1, {"LHPPA": 100}).runs[:4]
@@ -337,6 +337,7 @@ def test_the_number_of_noise_components_is_chosen(sources):
         single_trial.choose_count(*args[:2], np.arange(7), *args[3:])
 
 
+@pytest.mark.slow
 def test_the_diagnosis_finds_what_is_odd(world):
     """A run of louder noise, and jumps in another."""
     runs, labels, _, shape = world
