@@ -25,20 +25,11 @@ class BrainDecoder:
 
     A brain vector is the ridge estimate m of the latent f, followed by 1/√repeats, the relative
     size of the noise. On new trials m = f gain + error, error ~ N(0, covariance / repeats).
-
-    Attributes
-    ----------
-    ridge : Ridge
-        From betas to the latent.
-    forward : Ridge
-        From the latent to out-of-fold estimates of it: the gain.
-    noise_cholesky : (d, d) array
-        Cholesky factor of the covariance of the errors.
     """
 
-    ridge: Ridge
-    forward: Ridge
-    noise_cholesky: np.ndarray
+    ridge: Ridge  # from betas to the latent
+    forward: Ridge  # from the latent to out-of-fold estimates of it: the gain
+    noise_cholesky: np.ndarray  # (d, d) Cholesky factor of the covariance of the errors
 
     def vector(self, betas, repeats=1):
         """Brain vectors (n, d + 1) float32 of betas (n, voxels).

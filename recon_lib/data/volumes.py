@@ -30,27 +30,15 @@ AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])  # 2 mm voxels
 
 @dataclass
 class Masks:
-    """Where the voxels of some regions lie.
+    """Where the voxels of some regions lie."""
 
-    Attributes
-    ----------
-    roi : (voxels,) str array
-        In the order asked for, left before right.
-    ijk : (voxels, 3) int array
-    image : nibabel image
-        The first mask: its grid and affine.
-    by_index : bool
-        Whether another origin of a volume on this grid is overlooked, with a warning: release 2's
-        brain mask and betas have another than the masks of regions, on the same grid.
-    path : Path, optional
-        The file of the whole brain's.
-    """
-
-    roi: np.ndarray
-    ijk: np.ndarray
-    image: nibabel.Nifti1Image
+    roi: np.ndarray  # (voxels,) str, in the order asked for, left before right
+    ijk: np.ndarray  # (voxels, 3) int
+    image: nibabel.Nifti1Image  # the first mask: its grid and affine
+    # Whether another origin of a volume on this grid is overlooked, with a warning: release 2's
+    # brain mask and betas have another than the masks of regions, on the same grid.
     by_index: bool = False
-    path: Path | None = None
+    path: Path | None = None  # the file of the whole brain's
 
 
 def compact_box(voxels):

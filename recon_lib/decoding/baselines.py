@@ -28,60 +28,28 @@ from recon_lib.data.release import Experiment, read_truth
 
 @dataclass
 class Training:
-    """What every decoder is fitted to.
+    """What every decoder is fitted to."""
 
-    Attributes
-    ----------
-    betas : (n, voxels) array
-    pictures : (n, H, W, C) uint8 array
-        The picture of each training trial.
-    image : (n,) array
-        Its number, so that repeats of a picture stay in one fold.
-    latents : (n, d) array or None
-    decoder : BrainDecoder or None
-        Fitted to these trials; brain vectors need both.
-    seed : int
-    latent : ImageLatent or None
-        What made the latents.
-    encoding : EncodingModel or None
-        Fitted to these trials and `families.feature_families`; ranks need it.
-    edges : function or None
-        See `edges.fit_edges`, if the encoding model was fitted to them.
-    """
-
-    betas: np.ndarray
-    pictures: np.ndarray
-    image: np.ndarray
-    latents: np.ndarray | None = None
-    decoder: BrainDecoder | None = None
+    betas: np.ndarray  # (n, voxels)
+    pictures: np.ndarray  # (n, H, W, C) uint8: the picture of each training trial
+    image: np.ndarray  # (n,) its number, so that repeats of a picture stay in one fold
+    latents: np.ndarray | None = None  # (n, d)
+    decoder: BrainDecoder | None = None  # fitted to these trials; brain vectors need both
     seed: int = 0
-    latent: ImageLatent | None = None
-    encoding: EncodingModel | None = None
-    edges: Callable | None = None
+    latent: ImageLatent | None = None  # what made the latents
+    encoding: EncodingModel | None = None  # fitted to `families.feature_families`; ranks need it
+    edges: Callable | None = None  # see `edges.fit_edges`, if the encoding model was fitted to them
 
 
 @dataclass
 class Trials:
-    """What is decoded.
+    """What is decoded."""
 
-    Attributes
-    ----------
-    betas : (n, voxels) array
-    vectors : (n, d + 1) array or None
-        Brain vectors of these betas.
-    repeats : (n,) int array or None
-        How many trials each row is the mean of.
-    shuffled : Trials or None
-        As many trials of other pictures, see `shuffled_brain`.
-    found : posterior.Found or None
-        What the posterior says of them.
-    """
-
-    betas: np.ndarray
-    vectors: np.ndarray | None = None
-    repeats: np.ndarray | None = None
-    shuffled: "Trials | None" = None
-    found: Any = None
+    betas: np.ndarray  # (n, voxels)
+    vectors: np.ndarray | None = None  # (n, d + 1) brain vectors of these betas
+    repeats: np.ndarray | None = None  # (n,) how many trials each row is the mean of
+    shuffled: "Trials | None" = None  # as many trials of other pictures, see `shuffled_brain`
+    found: Any = None  # what the posterior says of them: a posterior.Found
 
     def take(self, rows):
         """Some of these trials."""
