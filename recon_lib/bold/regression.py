@@ -246,10 +246,6 @@ def ar1(bold: np.ndarray, design: np.ndarray, rho: np.ndarray | float | None = N
         AR(1) coefficients, between -1 and 1; NaN is taken for 0. When left out,
         `autocorrelation` of the OLS residuals.
 
-    Returns
-    -------
-    Fit
-
     Raises
     ------
     DataError

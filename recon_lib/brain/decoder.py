@@ -81,10 +81,6 @@ def fit_decoder(betas: np.ndarray, latents: np.ndarray, groups: np.ndarray | Non
         Trials of one group (picture, run) are left out together in cross-validation.
     seed : int
         Of the folds.
-
-    Returns
-    -------
-    BrainDecoder
     """
     betas, latents = (as_numbers(x, what).astype(np.float32, copy=False)
                       for x, what in ((betas, "the betas"), (latents, "the latents")))

@@ -145,10 +145,6 @@ def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
     choices : sequence of sequences of str
         Families that are tried together, see `ridge.fit_banded_ridge`; default: those of
         `families`, as far as they are there.
-
-    Returns
-    -------
-    EncodingModel
     """
     if isinstance(features, dict):
         choices = choices or [names for names in (CHOICES if "object" in features else UNNAMED)

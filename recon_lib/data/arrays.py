@@ -352,10 +352,6 @@ def load_trials(images: str | Path | np.ndarray, betas: str | Path | np.ndarray,
     channels : {None, 1, 3}
         None keeps grey as grey.
 
-    Returns
-    -------
-    ArrayData
-
     Raises
     ------
     DataError

@@ -43,10 +43,6 @@ def haxby_blocks(path: str | Path = PATH) -> Blocks:
     ----------
     path : path, optional
         The .npz with `bold` (volumes, voxels), `label` and `run`.
-
-    Returns
-    -------
-    Blocks
     """
     bold, label, run = read_npz(path, ("bold", "label", "run")).values()
     if not len(bold) == len(label) == len(run):

@@ -204,10 +204,6 @@ def create_loader(image_size: int, batch_size: int, data_path: str | Path | None
         See `BatchLoader.shard`.
     mirror
         See `BatchLoader`.
-
-    Returns
-    -------
-    BatchLoader
     """
     image_size = as_count(image_size, "image_size", 1)
     if channels not in (None, 1, 3):

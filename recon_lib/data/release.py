@@ -177,10 +177,6 @@ def load_experiment(root: str | Path | None = None, name: str = SUBJECT, release
         What is test: the repeated pictures (113 in BOLD5000), or every picture of some categories.
     held : collection of str, optional
         Those categories; default: a tenth of all, chosen at random but always the same.
-
-    Returns
-    -------
-    Experiment
     """
     root = Path(experiment_folder() if root is None else root)
     if not root.is_dir():

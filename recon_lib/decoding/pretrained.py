@@ -179,10 +179,6 @@ def load_pretrained(nothing: np.ndarray, device: str = "cpu", source: str = DECO
     offload : bool
         Keep the networks in the machine's memory, and each layer on the GPU only while it works:
         slow, and fits a GPU that the whole does not fit.
-
-    Returns
-    -------
-    Pretrained
     """
     pipe = fetched(package("diffusers").KandinskyV22Pipeline, source)
     if device == "cuda":

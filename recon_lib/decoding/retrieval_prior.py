@@ -200,10 +200,6 @@ def brain_guidance(decoder: BrainDecoder, latent: ImageLatent,
     latent : ImageLatent
     model : (model, info), optional
         The guidance model.
-
-    Returns
-    -------
-    sampling.Guidance
     """
     prior = None if latent.prior is None else partial(with_pseudo_trials, decoder, latent.prior)
     return Guidance(model, partial(brain_log_likelihood, decoder, latent), prior)

@@ -137,10 +137,6 @@ def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | 
     size, channels : int, optional
         Of the pictures that are to be reconstructed.
 
-    Returns
-    -------
-    Conditional
-
     Raises
     ------
     DataError

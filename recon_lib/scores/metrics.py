@@ -94,10 +94,6 @@ def nearest_training_distance(images: ArrayLike, train_images: ArrayLike,
     chunk : int
         Training images held as floats at a time.
 
-    Returns
-    -------
-    Nearest
-
     Raises
     ------
     DataError
