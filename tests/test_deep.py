@@ -120,6 +120,7 @@ def test_distances_are_scipys_of_the_pooled_features(name, side, monkeypatch):
     assert table["swapped"][name][0] == pytest.approx(wanted, rel=1e-3) and wanted > 1e-3
 
 
+@pytest.mark.slow
 def test_pixel_scores_are_the_literatures():
     """Both at 425 pixels, SSIM in grey: of scikit-image, whose defaults the literature takes."""
     metrics = pytest.importorskip("skimage.metrics")
@@ -135,6 +136,7 @@ def test_pixel_scores_are_the_literatures():
     assert ours["PixCorr"][0] == pytest.approx(np.mean(r), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_swav_takes_its_authors_file_and_nothing_that_lacks_a_layer(monkeypatch):
     """Their file has names with "module." in front and a head in place of the classifier."""
     net = deep.torchvision_network("SwAV", None)
