@@ -75,7 +75,9 @@ def pieces(figure, quality=60):
 
     parts = re.split(r"(data:image/png;base64,[^\"]+)", text)
     parts[1::2] = [re.sub(r"data:image/png;base64,([^\"]+)", lighter, part) for part in parts[1::2]]
-    parts[::2] = [re.sub(r"(\.\d)\d+", r"\1", part) for part in parts[::2]]
+    tags = [re.split(r"(<[^>]*>)", part) for part in parts[::2]]  # what is read keeps its digits
+    parts[::2] = ["".join(re.sub(r"(\.\d)\d+", r"\1", p) if p[:1] == "<" else p for p in part)
+                  for part in tags]
     return re.split(r"(?=<g\b)", "".join(parts))
 
 

@@ -8,9 +8,11 @@ import importlib.util
 import io
 import itertools
 import json
+import re
 from pathlib import Path
 
 import chromium
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -126,6 +128,16 @@ def test_states_are_in_the_order_of_the_controls(name):
             drawn = builder.pieces(box.draw(numbers))
             assert [data["pieces"][i] for i in data["frames"][frame]] == drawn
     assert builder.states(box, FEW) == data  # the same again
+
+
+def test_what_is_read_keeps_its_digits():
+    figure, ax = plt.subplots()
+    ax.set(title="r = 0.7654", xticks=[0.25], xlabel="<0.125>")
+    image = ax.imshow(np.zeros((2, 2)))  # whose address holds a quotation mark before the text
+    drawn = "".join(builder.pieces(figure))
+    plt.close(figure)
+    assert image and all(f">{text}<" in drawn for text in ("r = 0.7654", "0.25", "&lt;0.125&gt;"))
+    assert not re.search(r"\.\d\d", re.sub(r">[^<]*<", "><", drawn.partition("data:")[0]))
 
 
 def difference(page, box):
