@@ -115,7 +115,8 @@ def test_stored_numbers_are_what_the_explorer_says_today(stored, name):
             assert data["texts"][data["states"][i][1]] == box.readout(numbers)
 
 
-@pytest.mark.parametrize("name", ["chance_explorer", "cost_explorer", "denoising_stepper"])
+@pytest.mark.parametrize("name", [
+    "chance_explorer", pytest.param("cost_explorer", marks=pytest.mark.slow), "denoising_stepper"])
 def test_states_are_in_the_order_of_the_controls(name):
     box = EXAMPLES[name]()
     before = {key: control.value for key, control in box.controls.items()}

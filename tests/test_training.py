@@ -153,6 +153,7 @@ def test_a_signal_after_the_last_step_is_not_lost(tmp_path, monkeypatch):
     assert load_model(tmp_path / "run" / "model.safetensors")[1]["steps"] == 6  # whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_tells_the_shell(tmp_path, number, status):
     """A real signal to a training in a fold: one line, no result of half a training."""
