@@ -5,8 +5,9 @@
 For each step: correlation over trials of estimated with true betas (both z-scored within
 session, mean over voxels), and the mean noise ceiling of one trial as `betas.noise_ceiling` reads
 it off the repeats, without the truth. Then the whole chain in scans of ten runs of other kinds:
-correlation, share of the mean response that is kept, and error in standard deviations of the truth;
-and how well each criterion chooses the HRF, in the library and out of it.
+correlation, share of the mean response that is kept, error in standard deviations of the truth and
+beside its own standard error; and how well each criterion chooses the HRF, in the library and out
+of it.
 """
 
 import time
@@ -17,7 +18,9 @@ import numpy as np
 
 from recon_lib.bold import hrf, reml, single_trial
 from recon_lib.bold.betas import correlate_columns, noise_ceiling, zscore_sessions
-from recon_lib.bold.glm import single_trial_betas
+from recon_lib.bold.design import nuisance_basis
+from recon_lib.bold.glm import single_trial_betas, trial_design
+from recon_lib.bold.regression import project_out
 from recon_lib.data.bold5000 import TR, VOLUMES, VOXELS
 from recon_lib.world import scenes, subject, tuning
 from recon_lib.world.scan import simulate
@@ -115,7 +118,7 @@ def rows():
             plain = r  # what the later steps are held against
     for name, kind in KINDS.items():
         made += kind_rows(name, **kind)
-    return made
+    return made + interval_rows()
 
 
 def scanned(snr=0.03, dense=False, silent=0, outside=False, odd_drift=False, shared=subject.SHARED,
@@ -150,6 +153,35 @@ def seen(shapes):
     return columns / np.linalg.norm(columns, axis=1, keepdims=True)
 
 
+def interval_rows(seed=0):
+    """How high responses come out, without noise, where no shape of the library is true.
+
+    At a constant interval all that is seen of the mean response is a wave of that period, and its
+    height depends on what the response does once the next picture is there; that is where shapes
+    differ most. Deviations of single trials from the mean are not periodic.
+    """
+    rng, drift, made = np.random.default_rng(seed), nuisance_basis(VOLUMES, TR), []
+    waits = 4 + rng.exponential(6, 34)  # seconds
+    for name, onsets in (("every 10 s", 6 + 10.0 * np.arange(37)), ("irregularly", waits.cumsum())):
+        true, ours = ([project_out(drift, trial_design(onsets, VOLUMES, TR, shape))
+                       for shape in shapes] for shapes in (half_cosines(), hrf.library(TR)))
+        away = rng.normal(size=(len(onsets), 200))
+        away -= away.mean(0)
+        heights = []
+        for columns in true:
+            mean = columns.sum(1)
+            best = max(ours, key=lambda one: one.sum(1) @ mean / np.linalg.norm(one.sum(1)))
+            found = np.linalg.lstsq(best, columns @ away)[0]
+            heights.append([best.sum(1) @ mean / (best.sum(1) ** 2).sum(),
+                            (found * away).sum() / (away**2).sum()])
+        for what, each in zip(("mean response", "deviations"), np.transpose(heights), strict=True):
+            print(f"pictures {name}: {what} {each.mean():.3f} times the true ones (sd "
+                  f"{each.std():.3f} over shapes)")
+            made.append(_table.row(f"HRFs of no library, no noise, pictures {name}: {what} over "
+                                   "the true", each.mean(), "x"))
+    return made
+
+
 def kind_rows(name, **kind):
     """The whole chain, and LSA with SPM's HRF, in one kind of scan."""
     runs, truth, speaks, true = scanned(**kind)
@@ -159,6 +191,10 @@ def kind_rows(name, **kind):
     lsa = np.concatenate([single_trial_betas(bold, onsets, TR) for bold, onsets in runs])
     chosen = {"mean response": single_trial.hrf_fit(runs, TR, **settings).argmax(0),
               "likelihood": chain.hrf}
+    alone = reml.reml_betas(runs, TR, chain.hrf, confounds, ratio=chain.ratio).error
+    expected = single_trial.standard_errors(runs, TR, chain, confounds)
+    surprise = [np.sqrt(((chain.betas - truth) ** 2).mean() / (error**2).mean())
+                for error in (expected, alone)]  # over all voxels: an error knows not who speaks
     truth = truth[:, speaks]
     r, kept, off = [], [], []
     for betas in (chain.betas, reml.reml_betas(runs, TR, chosen["mean response"], confounds).betas,
@@ -178,6 +214,8 @@ def kind_rows(name, **kind):
                    better="more"),
         _table.row(f"{name}: share of the mean response kept", kept[0], "x", kept[2], peer),
         _table.row(f"{name}: error over sd of the truth", off[0], "x", off[2], peer),
+        _table.row(f"{name}: error over its standard error", surprise[0], "x", surprise[1],
+                   "as if the HRF were known"),
         _table.row(f"{name}: chosen HRF beside the true one", match[1], "cosine", match[0],
                    "chosen by the mean response's fit", better="more"),
     ]

@@ -281,9 +281,9 @@ def show_report(scans, folder, name):
     found = raw_betas.report(scans, folder, name)
     figure = diagnosis(found, scans.masks.roi, name, scans.masks.ijk)
     results.save_figure(folder / f"{name}_report.png", figure)
-    say(f"{name}: {found.count} noise components, {found.runs['outlier volumes'].sum()} outlier "
-        f"volumes; {folder}: {name}_report.png, {name}_voxels.csv, {name}_runs.csv, and a map of "
-        f"each number a voxel such as {name}_explained.nii.gz")
+    say(f"{name}: {found.noise}; {found.runs['outlier volumes'].sum()} outlier volumes\n{folder}: "
+        f"{name}_report.png, {name}_voxels.csv, {name}_runs.csv, and a map of each number a voxel "
+        f"such as {name}_explained.nii.gz")
 
 
 @app.command()
@@ -316,7 +316,7 @@ def betas_fmriprep(
     if report:
         show_report(raw_betas.preprocessed_scans(runs, masks), out, f"sub-{subject}")
         return
-    raw_betas.estimate_preprocessed(runs, masks, path)
+    say(str(raw_betas.estimate_preprocessed(runs, masks, path)))
     say(f"betas are in {path}; beside it the trials ({path.stem}_trials.csv) and maps of r2, peak "
         "and ratio")
 

@@ -151,10 +151,10 @@ CASES = {  # function: call, then what it takes
     "world.subject.event_columns": (subject.event_columns, ONSETS, KERNEL),
 }
 ELSEWHERE = {  # whose numbers are single, are of a whole (an Experiment), or come out of a file
-    "bold": "choose_count contrast_weights cosine_drift fixed_effects polynomial_drift glover_hrf "
-            "spm_hrf in_areas hrf.check_sampling hrf.fir_delays hrf.makers hrf.kernel "
-            "hrf.library hrf.dispersion_derivative hrf.time_derivative hrf.spm_hrf hrf.glover_hrf "
-            "single_trial.hrf_fit single_trial.noise_components",
+    "bold": "choose_count find_noise standard_errors contrast_weights cosine_drift fixed_effects "
+            "polynomial_drift glover_hrf spm_hrf in_areas hrf.check_sampling hrf.fir_delays "
+            "hrf.makers hrf.kernel hrf.library hrf.dispersion_derivative hrf.time_derivative "
+            "hrf.spm_hrf hrf.glover_hrf single_trial.hrf_fit single_trial.noise_components",
     "brain": "brain_log_likelihood choose_encoder feature_families load_encoder "
              "load_factor_net vector_source",
     "data": "list_runs load_experiment load_subjects load_volume mask_path read_confounds read_run "

@@ -114,6 +114,37 @@ def test_hrf_and_ratio_are_chosen_together(small):
     np.testing.assert_allclose(chain.r2, fit[chain.hrf, np.arange(VOXELS)])
 
 
+def test_standard_errors_count_the_choice_of_the_hrf(small):
+    """The law of total variance, a shape at a time, from posterior chances made by hand."""
+    runs, confounds, _ = small
+    chain = single_trial.estimate(runs, TR, confounds)
+    got = single_trial.standard_errors(runs, TR, chain, confounds)
+    posterior = np.exp(reml.shape_likelihood(runs, TR, confounds)) * chain.prior[:, :, None]
+    posterior = posterior / posterior.sum((0, 1))
+    want = 0
+    for shape, chance in enumerate(posterior):
+        one = reml.reml_betas(runs, TR, np.full(VOXELS, shape), confounds,
+                              ratio=reml.RATIOS @ chance / np.maximum(chance.sum(0), 1e-300))
+        away = one.betas - chain.betas
+        want = want + chance.sum(0) * (one.error**2 + away**2)
+    np.testing.assert_allclose(got, np.sqrt(want), rtol=0.005)  # shapes below .001 are left out
+    dead = [(bold * np.r_[0, np.ones(VOXELS - 1)], onsets) for bold, onsets in runs]
+    found = single_trial.estimate(dead, TR, confounds)
+    errors = single_trial.standard_errors(dead, TR, found, confounds)
+    assert np.isnan(errors[:, 0]).all() and np.isfinite(errors[:, 1:]).all()
+
+
+@pytest.mark.slow
+def test_errors_are_as_large_as_they_are_said_to_be():
+    runs, truth = scanned(0.03, True)
+    chain = single_trial.estimate(runs, TR)
+    said = single_trial.standard_errors(runs, TR, chain)
+    alone = reml.reml_betas(runs, TR, chain.hrf, ratio=chain.ratio).error
+    ratio, plain = (np.sqrt(((chain.betas - truth) ** 2).mean() / (error**2).mean())
+                    for error in (said, alone))
+    assert 0.9 < ratio < 1.15 and ratio < plain
+
+
 def test_the_common_prior_is_the_likeliest(small):
     """No other prior, of many, makes the data of all voxels likelier (by more than 1 %)."""
     runs, confounds, shape = small

@@ -337,6 +337,25 @@ def test_the_number_of_noise_components_is_chosen(sources):
         single_trial.choose_count(*args[:2], np.arange(7), *args[3:])
 
 
+def test_noise_is_what_confounds_leave(world):
+    """Motion in all voxels changes nothing once it is among the confounds."""
+    runs, labels = world[0][:3], world[1][: 3 * TRIALS]
+    rng, pool = np.random.default_rng(0), np.arange(VOXELS) < 30
+    motion = [rng.normal(size=(len(bold), 1)) for bold, _ in runs]
+    moved = [(bold + np.float32(30) * one.astype(np.float32), onsets)
+             for (bold, onsets), one in zip(runs, motion, strict=True)]
+    still, shaken = (single_trial.noise_components(some, TR, pool, 3, confounds=motion)
+                     for some in (runs, moved))
+    for one, other, confound in zip(still, shaken, motion, strict=True):
+        np.testing.assert_allclose(np.abs(one.T @ other), np.eye(3), atol=1e-3)
+        np.testing.assert_allclose(one.T @ confound, 0, atol=1e-4)
+    names = np.where(labels >= 0, labels, 100 + np.arange(len(labels)))
+    one, other = (single_trial.find_noise(some, TR, names, confounds=motion)
+                  for some in (runs, moved))
+    assert one.count == other.count > 0 and one.confounds[0].shape[1] == 1 + one.count
+    np.testing.assert_allclose(one.gains, other.gains, atol=5e-3)
+
+
 @pytest.mark.slow
 def test_the_diagnosis_finds_what_is_odd(world):
     """A run of louder noise, and jumps in another."""
@@ -351,6 +370,9 @@ def test_the_diagnosis_finds_what_is_odd(world):
     assert found.runs["outlier volumes"][5] >= 4  # up and down again, twice
     assert diagnosis.outlier_volumes(odd[5][0])[[40, 80]].all()
     assert np.abs(found.voxels["peak"] - np.linspace(3, 7, 10)[shape // 2]).mean() < 0.6
-    assert len(found.gains) == 11 and found.gains[found.count] * 1.05 >= found.gains.max()
+    gains, error = found.noise.gains, found.voxels["error"]
+    assert len(gains) == 11 and gains[found.noise.count] * 1.05 >= gains.max()
+    assert (error > 0).all() and "chosen by leave-one-run-out" in str(found.noise)
     alone = diagnosis.diagnose(odd[:2], TR, np.arange(20))
-    assert alone.gains is None and "reliability" not in alone.voxels
+    assert alone.noise.gains is None and "reliability" not in alone.voxels
+    assert "not chosen: no picture was shown in two runs" in str(alone.noise)

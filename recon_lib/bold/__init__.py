@@ -12,4 +12,5 @@ from recon_lib.bold.glm import (
 from recon_lib.bold.hrf import glover_hrf, spm_hrf
 from recon_lib.bold.regression import ar1, autocorrelation, fixed_effects, ols, whiten
 from recon_lib.bold.reml import reml_betas
-from recon_lib.bold.single_trial import choose_count, hrf_fit, noise_components
+from recon_lib.bold.single_trial import (
+    choose_count, find_noise, hrf_fit, noise_components, standard_errors)

@@ -8,9 +8,7 @@ import numpy as np
 from recon_lib.bold.betas import split_half_reliability
 from recon_lib.bold.glm import percent_change
 from recon_lib.bold.hrf import PEAKS
-from recon_lib.bold.single_trial import choose_count, estimate, hrf_fit, noise_components
-
-FEW = 5  # noise components where no picture was shown in two runs
+from recon_lib.bold.single_trial import Noise, estimate, find_noise, standard_errors
 
 
 @dataclass
@@ -21,19 +19,17 @@ class Diagnosis:
     ----------
     voxels : dict of str to (voxels,) array
         Share of the variance that the mean response explains, time of its peak (s), ratio of the
-        variances, mean beta and spread of betas (% signal change), split-half reliability.
+        variances, mean, spread and median standard error of its betas (% signal change), split-half
+        reliability.
     runs : dict of str to (runs,) array
         Spread of betas (median voxel, % signal change), volumes, outlier volumes.
-    count : int
-        Noise components.
-    gains : (counts,) array or None
-        What each number of components saves, see `choose_count`; None without repeats.
+    noise : Noise
+        The noise components, and what each number of them saves.
     """
 
     voxels: dict
     runs: dict
-    count: int
-    gains: np.ndarray | None
+    noise: Noise
 
 
 def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequence | float = 1.0,
@@ -56,28 +52,18 @@ def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequence 
     -------
     Diagnosis
     """
-    fit = hrf_fit(runs, tr, confounds, durations)
-    r2, gains, count = fit.max(0), None, FEW
-    pool = r2 < np.nanquantile(r2, 0.3)
+    noise = find_noise(runs, tr, labels, durations, confounds)
     run_of = np.repeat(np.arange(len(runs)), [len(onsets) for _, onsets in runs])
-    most = min(10, int(pool.sum()))
-    components = noise_components(runs, tr, pool, most)
-    pairs = np.unique(np.rec.fromarrays([labels, run_of]))
-    if len(np.unique(pairs["f0"])) < len(pairs):  # a picture in two runs
-        count, gains = choose_count(runs, tr, labels, components, fit.argmax(0),
-                                    r2 > np.nanmedian(r2))
-    chosen = [c[:, :count] for c in components]
-    confounds = chosen if confounds is None else [
-        np.hstack([*both]) for both in zip(confounds, chosen, strict=True)]
-    found = estimate(runs, tr, confounds, durations)
-    voxels = {"explained": r2, "peak": PEAKS[found.hrf],
-              "ratio": found.ratio, "mean": found.betas.mean(0), "spread": found.betas.std(0)}
-    if gains is not None:
+    found = estimate(runs, tr, noise.confounds, durations)
+    voxels = {"explained": found.r2, "peak": PEAKS[found.hrf],
+              "ratio": found.ratio, "mean": found.betas.mean(0), "spread": found.betas.std(0),
+              "error": np.median(standard_errors(runs, tr, found, noise.confounds, durations), 0)}
+    if noise.gains is not None:
         voxels["reliability"] = split_half_reliability(found.betas, labels)
     out = [outlier_volumes(bold) for bold, _ in runs]
     table = {"spread": [np.nanmedian(found.betas[run_of == i].std(0)) for i in range(len(runs))],
              "volumes": [len(one) for one in out], "outlier volumes": [one.sum() for one in out]}
-    return Diagnosis(voxels, {k: np.array(v) for k, v in table.items()}, count, gains)
+    return Diagnosis(voxels, {k: np.array(v) for k, v in table.items()}, noise)
 
 
 def outlier_volumes(bold):

@@ -155,8 +155,9 @@ def kernels(hrf, tr, oversampling=50):
     return np.stack(rows)
 
 
-# Twenty plausible voxels: ten peak times, each with a narrow and a wide response. The gamma
-# density peaks one dispersion before its mean.
+# Twenty responses: ten times of the peak from 3 to 7 s, each with a narrow peak and a deep
+# undershoot, and with a wide peak and a shallow one. A gamma density peaks one dispersion before
+# its mean.
 LIBRARY = [
     {"delay": peak + width, "dispersion": width, "undershoot": peak + 9.0, "ratio": ratio}
     for peak in np.linspace(3.0, 7.0, 10)

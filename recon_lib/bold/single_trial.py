@@ -25,6 +25,8 @@ from recon_lib.bold.reml import (
 )
 from recon_lib.common.errors import DataError, as_count, as_numbers
 
+FEW = 5  # noise components where no picture was shown in two runs
+
 
 @dataclass
 class Estimate:
@@ -58,6 +60,13 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
     a prior that all voxels share. That chooses better than the fit of the mean response
     (`hrf_fit`): what sets single trials apart has the shape of the response, too.
 
+    A beta's unit is a response that peaks 1 % above the voxel's mean. Its mean over trials keeps it
+    as far as the library holds the voxel's HRF. Where it does not and pictures come at a constant
+    interval, the height of the mean response cannot be told from the depth of its undershoot, which
+    lies under the next picture: for responses of half cosines (Woolrich et al. 2004) every 10 s the
+    mean comes out 1.22 times as high (sd .10 over shapes), at irregular intervals of 4 s and more
+    .96 times (.04). Deviations of single trials from the mean keep their unit (.99 and .97).
+
     Parameters
     ----------
     runs : sequence of (bold, onsets)
@@ -78,22 +87,70 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
     """
     settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
     runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
+    chance, ratios, prior = _chances(runs, tr, prior, settings)
+    hrf, voxel = chance.argmax(0), np.arange(chance.shape[1])
+    ratio = np.where(np.isfinite(chance[0]), ratios[hrf, voxel], np.nan)
+    betas = reml_betas(runs, tr, hrf, ratio=np.nan_to_num(ratio), **settings).betas
+    return Estimate(betas, hrf, ratio, prior, hrf_fit(runs, tr, **settings)[hrf, voxel])
+
+
+def _chances(runs, tr, prior, settings):
+    """Probability of each shape, (20, voxels), the mean ratio given it, and the common prior."""
     likelihood = shape_likelihood(runs, tr, **settings)
     likelihood = np.exp(likelihood - likelihood.max((0, 1)))
     pairs = likelihood.reshape(-1, likelihood.shape[-1])
     prior = common_prior(pairs).reshape(len(likelihood), -1) if prior is None else prior
     chance = likelihood * prior[:, :, None]  # (shapes, ratios, voxels)
-    hrf, voxel = chance.sum(1).argmax(0), np.arange(pairs.shape[1])
-    chance = chance[hrf, :, voxel]  # (voxels, ratios)
-    with np.errstate(invalid="ignore"):
-        ratio = chance @ RATIOS / chance.sum(1)
-    betas = reml_betas(runs, tr, hrf, ratio=np.nan_to_num(ratio), **settings).betas
-    return Estimate(betas, hrf, ratio, prior, hrf_fit(runs, tr, **settings)[hrf, voxel])
+    total = chance.sum(1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratios = np.einsum("srv,r->sv", chance, RATIOS) / total
+        return total / total.sum(0), np.nan_to_num(ratios), prior
+
+
+def standard_errors(runs: Sequence, tr: float, found: Estimate,
+                    confounds: Sequence | None = None, durations: Sequence | float = 1.0,
+                    high_pass: float | str = 0.01) -> np.ndarray:
+    """How far the betas of `estimate` may lie from the truth, the HRF's choice included.
+
+    Each shape k of the library has a probability p_k given the data, betas b_k and standard errors
+    s_k (`reml.Shrinkage`). The expected squared error of a beta b is then Σ p_k (s_k² + (b_k - b)²)
+    (law of total variance). That of the likeliest shape alone leaves out the second part.
+
+    Over all voxels of simulated scans, silent ones too, errors are .9 to 1.1 times as large where
+    the true HRFs are in the library. What no shape of it has is not counted: see `estimate`.
+
+    Parameters
+    ----------
+    runs : sequence of (bold, onsets)
+    tr : float
+        Repetition time, in seconds.
+    found : Estimate
+        Of `estimate`, with the same settings.
+    confounds, durations, high_pass
+        As in `estimate`.
+
+    Returns
+    -------
+    (trials, voxels) float32 array
+        Percent signal change; NaN where there is no beta.
+    """
+    settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
+    runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
+    chance, ratios, _ = _chances(runs, tr, found.prior, settings)
+    total = np.where(np.isfinite(chance[0]), np.float32(0), np.nan) * found.betas
+    for shape, weight in enumerate(chance):
+        some = np.flatnonzero(weight > 0.001)
+        if len(some):
+            one = reml_betas([(bold[:, some], onsets) for bold, onsets in runs], tr,
+                             np.full(len(some), shape), ratio=ratios[shape, some], **settings)
+            off = one.error**2 + (one.betas - found.betas[:, some]) ** 2
+            total[:, some] += weight[some] * off
+    return np.sqrt(total)
 
 
 def variance_prior(runs, tr, **settings):
     """The `prior` of `estimate` alone, for other voxels of the same brain."""
-    return estimate(runs, tr, **settings).prior
+    return _chances(runs, tr, None, settings)[2]
 
 
 def hrf_fit(runs: Sequence, tr: float, confounds: Sequence | None = None,
@@ -138,7 +195,8 @@ def hrf_fit(runs: Sequence, tr: float, confounds: Sequence | None = None,
 
 
 def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
-                     high_pass: float = 0.01) -> list[np.ndarray]:
+                     high_pass: float | str = 0.01,
+                     confounds: Sequence | None = None) -> list[np.ndarray]:
     """What voxels that do not care for the pictures have in common, as confounds.
 
     Principal components of the drift-free series of the noise pool, each voxel scaled to length
@@ -151,6 +209,8 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
         The noise pool: for instance the voxels that `hrf_fit` explains worst.
     count : int
         Number of components.
+    confounds : list of (volumes, c) arrays, optional
+        One per run, taken out first: the components are of what they leave.
 
     Returns
     -------
@@ -165,13 +225,14 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
     if pool.dtype != bool:  # indices would be taken for it without a word
         raise DataError(f"the noise pool holds {pool.dtype}; expected one True or False per voxel")
     count, components = as_count(count, "the number of noise components", 1), []
-    for bold, _ in runs:
+    for i, (bold, _) in enumerate(runs):
         bold = as_numbers(bold[:], "the BOLD", 2)
         if pool.shape != bold.shape[1:]:
             raise DataError(f"the noise pool has shape {pool.shape}; expected one True or False "
                             f"for each of {bold.shape[1]} voxels")
         series = percent_change(bold[:, np.flatnonzero(pool)])
-        series = project_out(nuisance_basis(len(series), tr, high_pass), series)
+        series = project_out(
+            nuisance_basis(len(series), tr, high_pass, of_run(confounds, i)), series)
         series = series[:, np.isfinite(series).all(0)].astype(np.float64)
         length = np.linalg.norm(series, axis=0)
         series = series[:, length > 0] / length[length > 0]
@@ -186,7 +247,8 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
 
 
 def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequence,
-                 hrf: np.ndarray, voters: np.ndarray):
+                 hrf: np.ndarray, voters: np.ndarray, confounds: Sequence | None = None,
+                 durations: Sequence | float = 1.0):
     """How many noise components to take: the repeats decide, a run left out at a time.
 
     With each count, a picture's LSA betas in the other runs predict its beta, made with no
@@ -207,6 +269,10 @@ def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequ
         A row of `hrf.library` each.
     voters : (voxels,) boolean array
         Voxels that answer to the pictures, whose median gain counts.
+    confounds : list of (volumes, c) arrays, optional
+        One per run, taken out with every count.
+    durations : float, or list of float or (trials,) arrays
+        As in `estimate`.
 
     Returns
     -------
@@ -231,10 +297,81 @@ def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequ
                         "cannot be chosen by leave-one-run-out; give a number")
     errors, plain = [], None
     for count in range(components[0].shape[1] + 1):
+        noise = beside(confounds, [some[:, :count] for some in components])
         betas = np.concatenate([
-            single_trial_betas(bold[:, voters], onsets, tr, hrf[voters], confounds=more[:, :count])
-            for (bold, onsets), more in zip(runs, components, strict=True)])
+            single_trial_betas(bold[:, voters], onsets, tr, hrf[voters], of_run(durations, i),
+                               confounds=noise[i]) for i, (bold, onsets) in enumerate(runs)])
         plain = betas if plain is None else plain
         errors.append(((betas[others] - plain[left_out]) ** 2).mean(0) / plain.var(0))
-    gains = np.median(errors[0] - np.array(errors), axis=1) / np.median(errors[0])
+    gains = np.nanmedian(errors[0] - np.array(errors), axis=1) / np.nanmedian(errors[0])
     return int(np.argmax(gains * 1.05 >= gains.max())), gains
+
+
+@dataclass
+class Noise:
+    """What is taken out of each run: noise components, behind the confounds that were given.
+
+    Attributes
+    ----------
+    confounds : list of (volumes, c + count) arrays
+    count : int
+        Of the components.
+    gains : (counts,) array or None
+        What each number of them saves, see `choose_count`; None where no picture was in two runs.
+    """
+
+    confounds: list
+    count: int
+    gains: np.ndarray | None
+
+    def __str__(self):
+        if self.gains is None:
+            return (f"{self.count} noise components, a number not chosen: no picture was shown in "
+                    "two runs")
+        return (f"{self.count} noise components of 0 to {len(self.gains) - 1}, chosen by "
+                f"leave-one-run-out: {100 * self.gains[self.count]:.1f} % less error")
+
+
+def find_noise(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequence | float = 1.0,
+               confounds: Sequence | None = None):
+    """Noise components of the voxels that answer least, as many as the repeats choose.
+
+    The pool is the 30 % of voxels that the mean response explains worst; those from the median on
+    vote. At most 10 components are tried, and no more than half of the degrees of freedom that
+    trials, drift and confounds leave. Without repeats the number is `FEW`.
+
+    Parameters
+    ----------
+    runs : sequence of (bold, onsets)
+    tr : float
+        Repetition time, in seconds.
+    labels : (trials,) array
+        Which picture each trial showed.
+    durations, confounds
+        As in `estimate`.
+
+    Returns
+    -------
+    Noise
+    """
+    fit = hrf_fit(runs, tr, confounds, durations)
+    r2, gains = fit.max(0), None
+    pool = r2 < np.nanquantile(r2, 0.3)
+    spare = min(len(bold) - len(onsets) - nuisance_basis(len(bold), tr, 0.01, of_run(
+        confounds, i)).shape[1] for i, (bold, onsets) in enumerate(runs))
+    most = max(0, min(10, pool.sum(), spare // 2))
+    components = noise_components(runs, tr, pool, most, confounds=confounds) if most else [
+        np.empty((len(bold), 0)) for bold, _ in runs]
+    run_of = np.repeat(np.arange(len(runs)), [len(onsets) for _, onsets in runs])
+    pairs = np.unique(np.rec.fromarrays([labels, run_of]))
+    count = min(FEW, most)
+    if len(np.unique(pairs["f0"])) < len(pairs):  # a picture in two runs
+        count, gains = choose_count(runs, tr, labels, components, fit.argmax(0),
+                                    r2 >= np.nanmedian(r2), confounds, durations)
+    return Noise(beside(confounds, [some[:, :count] for some in components]), count, gains)
+
+
+def beside(confounds, components):
+    """Confounds of each run, if any, and components behind them."""
+    return components if confounds is None else [
+        np.hstack([one, some]) for one, some in zip(confounds, components, strict=True)]

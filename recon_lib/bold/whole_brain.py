@@ -118,8 +118,7 @@ def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     with only_one(path.with_name(f".{path.name}.lock")):
         blocks = [slice(start, min(start + block, voxels)) for start in range(0, voxels, block)]
         with enough_memory("`block`, the voxels worked on at a time"):
-            some = slice(0, voxels, max(1, voxels // SAMPLE))
-            sample = [(read_columns(bold, some), onsets) for bold, onsets in runs]
+            sample = spread(runs)
             mark = digest(*(bold for bold, _ in sample))
             done = is_done(path, job, runs, blocks, mark)
         if not done:
@@ -131,6 +130,12 @@ def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
                     _estimate_part(_part(parts, columns), runs, columns, tr, settings, mark)
             _join(parts, path, sum(len(onsets) for _, onsets in runs), blocks, job, beside)
         shutil.rmtree(parts, ignore_errors=True)
+
+
+def spread(runs):
+    """Some voxels of each run, spread over all, in memory: a list of (bold, onsets)."""
+    step = max(1, runs[0][0].shape[1] // SAMPLE)
+    return [(read_columns(bold, slice(0, bold.shape[1], step)), onsets) for bold, onsets in runs]
 
 
 def _part(parts, columns):

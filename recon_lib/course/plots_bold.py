@@ -277,12 +277,12 @@ def diagnosis(found, roi: np.ndarray, title: str | None = None, ijk: np.ndarray 
         ax.locator_params(axis="x", nbins=4)
         ax.set(xlabel=text, ylabel="voxels")
     ax = axes[1, 1]
-    if found.gains is None:
+    if found.noise.gains is None:
         ax.text(0.5, 0.5, "no repeats: number not chosen", ha="center", transform=ax.transAxes)
     else:
-        ax.plot(100 * found.gains, "o-", color=BLUE)
-        ax.axvline(found.count, color=RED)
-    ax.set(xlabel=f"noise components (taken: {found.count})", ylabel="error saved (%)")
+        ax.plot(100 * found.noise.gains, "o-", color=BLUE)
+        ax.axvline(found.noise.count, color=RED)
+    ax.set(xlabel=f"noise components (taken: {found.noise.count})", ylabel="error saved (%)")
     ax = axes[2, 0]
     key = "reliability" if "reliability" in voxels else "spread"
     ax.boxplot([voxels[key][(area_of == area) & np.isfinite(voxels[key])] for area in areas],
