@@ -7,11 +7,13 @@ import pytest
 from recon_lib.common.errors import DataError
 from recon_lib.data.bids import (
     Run,
+    Timing,
     iter_runs,
     list_runs,
     read_confounds,
     read_run,
     run_stem,
+    timing,
     write_run,
 )
 from recon_lib.data.bold5000 import KEYS, Betas
@@ -236,3 +238,46 @@ def test_damaged_whole_brain_betas_are_named(brain):
     refuses(lambda: read_r2_volumes(brain, "CSI2"), first.name, "2 betas, but 4 pictures")
     first.unlink()
     refuses(lambda: read_r2_volumes(brain, "CSI2"), first.name, "no such file")
+
+
+def test_a_volume_lasts_as_long_as_header_or_json_say(release):
+    path = release / f"{run_stem('CSI1', 1, 1)}_bold.nii.gz"
+    beside = release / f"{run_stem('CSI1', 1, 1)}_bold.json"
+    image = nibabel.load(path)
+    for tr, unit, want in ((2, "sec", 2), (2000, "msec", 2), (90, "msec", 0.09), (2000, "sec", 2),
+                           (0, "sec", None), (-2, "sec", None), (np.nan, "sec", None)):
+        other = nibabel.Nifti1Image(image.get_fdata(dtype=np.float32), image.affine, image.header)
+        other.header.set_xyzt_units("mm", unit)
+        other.header["pixdim"][4] = tr
+        other.to_filename(path)
+        other = nibabel.load(path)
+        if want is None:
+            refuses(lambda image=other: timing(path, image), "write RepetitionTime there")
+            beside.write_text('{"RepetitionTime": 2.5}')
+            assert timing(path, other) == Timing(2.5)
+            beside.unlink()
+        else:
+            assert timing(path, other).tr == pytest.approx(want)
+
+
+def test_runs_that_hold_nothing_are_refused(release):
+    for change, words in ((lambda b: 0 * b, "20 of 20 volumes are empty"),
+                          (lambda b: b - b.mean(0), "give a run that is not demeaned")):
+        put_run(release, "CSI1", 1, 1, change(BOLD[0]))
+        refuses(lambda: read_run(release, "CSI1", 1, 1), "run-01_bold.nii.gz", words)
+
+
+def test_a_mask_of_ones_is_the_whole_grid(release, recwarn):
+    path = release / mask_path("CSI1", "LHPPA")
+    whole = np.ones(nibabel.load(path).shape, np.uint8)
+    nibabel.Nifti1Image(whole, nibabel.load(path).affine).to_filename(path)
+    masks = read_masks(release, "CSI1", ("PPA",))
+    assert (masks.roi == "LHPPA").sum() == whole.size and not recwarn.list
+
+
+@pytest.mark.parametrize("nothing", [0, np.nan, np.inf])
+def test_a_trial_without_betas_is_named(brain, nothing):
+    values = VALUES.copy()
+    values[2] = nothing
+    write_volumes(brain, values)
+    refuses(lambda: read_r2_volumes(brain, "CSI2"), "ses-01.nii.gz", "1 of 4 trials", "at index 2")

@@ -13,9 +13,16 @@ import pandas
 
 from recon_lib.common.errors import DataError, atomic_write, check
 from recon_lib.common.files import find, find_any, read_table, readable
-from recon_lib.data.bold5000 import ROIS, SHOWN, TR
+from recon_lib.data.bold5000 import ROIS, SHOWN
 from recon_lib.data.stimuli import picture_folder, picture_name
-from recon_lib.data.volumes import Masks, load_volume, read_masks, save_volume, voxels_at
+from recon_lib.data.volumes import (
+    Masks,
+    load_volume,
+    read_masks,
+    refuse_empty,
+    save_volume,
+    voxels_at,
+)
 
 MOTION = ("X", "Y", "Z", "RotX", "RotY", "RotZ")
 NEW_MOTION = ("trans_x", "trans_y", "trans_z", "rot_x", "rot_y", "rot_z")  # since fMRIPrep 1.2
@@ -36,7 +43,7 @@ class Run:
         Place of each voxel in the volume.
     onsets, durations : (trials,) float arrays
         In seconds from the first volume, or from the time that it stands for where slice timing
-        was corrected (`StartTime`).
+        was corrected: see `timing`.
     names : list of str
         Picture of each trial, without `rep_`.
     tr : float
@@ -44,6 +51,8 @@ class Run:
     session, run : int
     path : Path, optional
         The file that was read.
+    start : float
+        The time that the first volume stands for, in seconds; `onsets` are without it.
     """
 
     bold: np.ndarray
@@ -56,6 +65,23 @@ class Run:
     session: int
     run: int
     path: Path | None = None
+    start: float = 0.0
+
+
+@dataclass
+class Timing:
+    """Seconds between volumes, the time that the first stands for, and what said so of the latter.
+
+    `source` is "StartTime", "SliceTimingRef" or "SliceTimingCorrected"; "" where nothing did.
+    """
+
+    tr: float
+    start: float = 0.0
+    source: str = ""
+
+    def __str__(self):
+        return (f"a volume every {self.tr:g} s, the first at {self.start:g} s"
+                + f" ({self.source})" * bool(self.source))
 
 
 @dataclass
@@ -154,17 +180,11 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
         or if a duration is not known and taken for one second.
     """
     table = read_table(path, heading=True, dtype=str)
-    known = [c for c in pictures if c in table and table[c].notna().any()]
-    column, _, values = where.partition("=")
-    if "onset" not in table or not known or (where and column not in table):
-        raise DataError(f"{path}: columns {', '.join(table)}; expected onset"
-                        f"{f', {column}' if where else ''} and {' or '.join(pictures[::-1])} with "
-                        "the pictures")
-    names = table[known[0]].map(picture_name, na_action="ignore")
-    names = names.where(table[column].isin(values.split(","))) if where else names
+    refuse_twice(path, table, ("onset", "duration", "trial_type", *pictures))
+    names = _shown(path, table, pictures, where)
     onsets = _seconds(path, table["onset"])
     durations = _seconds(path, table["duration"]) if "duration" in table else (
-        pandas.Series(SHOWN, table.index))
+        pandas.Series(np.nan, table.index))
     if (durations < 0).any():
         raise DataError(f"{path}: a duration of {durations.min():g} s; expected 0 or more")
     out = {"without a picture": names.isna(), "without an onset": onsets.isna(),
@@ -178,7 +198,12 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
         notes.append(f"{durations[keep].isna().sum()} durations not known: {SHOWN:g} s each")
     if notes:
         warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=3)
-    if not keep.any() or onsets[keep].duplicated().any():
+    if not keep.any():
+        kinds = table[where.partition("=")[0]].dropna().unique()[:8] if where else ()
+        raise DataError(f"{path}: none of {len(table)} events is a trial ({'; '.join(notes)}); "
+                        "expected pictures with onsets in the run"
+                        + (f", as {where}: it holds {', '.join(kinds)}" if where else ""))
+    if onsets[keep].duplicated().any():
         raise DataError(f"{path}: {keep.sum()} pictures at {onsets[keep].nunique()} times; "
                         "expected one picture at a time")
     kinds = table.get("trial_type", pandas.Series("other", table.index)).fillna("other")
@@ -186,6 +211,37 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
                                "trial_type": kinds})[names.isna() & onsets.notna()]
     return Events(onsets[keep].to_numpy(), durations[keep].fillna(SHOWN).to_numpy(),
                   names[keep].tolist(), others)
+
+
+def _shown(path, table, pictures, where):
+    """The picture of each event, NaN where it is no trial."""
+    known = [c for c in pictures if c in table and table[c].notna().any()]
+    column, _, values = where.partition("=")
+    if where and not values:
+        raise DataError(f"trials are asked for as {where!r}; expected COLUMN=VALUE, such as "
+                        "trial_type=image")
+    if "onset" not in table or not known or (where and column not in table):
+        raise DataError(f"{path}: columns {', '.join(table)}; expected onset"
+                        f"{f', {column}' if where else ''} and {' or '.join(pictures[::-1])} with "
+                        "the pictures")
+    names = table[known[0]].map(picture_name, na_action="ignore")
+    return names.where(table[column].isin(values.split(","))) if where else names
+
+
+def refuse_twice(path, table, names):
+    """Stop where a table has two columns of one of these names: which one is meant?"""
+    for name in names:
+        if f"{name}.1" in table:  # pandas' name for the second
+            raise DataError(f"{path}: two columns {name}; expected one: leave the other out")
+
+
+def refuse_outside(path, events, run, volumes, tr):
+    """Stop where a picture comes after the end of a run, or stays longer than the run."""
+    for what, worst in (("trial at", events.onsets.max()), ("picture of", events.durations.max())):
+        if worst > volumes * tr:
+            raise DataError(f"{path}: a {what} {worst:.0f} s, but {run.name} has {volumes} volumes "
+                            f"({volumes * tr:.0f} s); is the run truncated, or are these no "
+                            "seconds?")
 
 
 def _seconds(path, cells):
@@ -219,6 +275,12 @@ def find_run(root, subject, session, run):
 def timing(path, image, sidecar=None):
     """Seconds between volumes, and the time that the first stands for: JSON first, then header.
 
+    Where slice timing was corrected, a volume stands for the time of the slice that all others were
+    moved to. BIDS calls that time of the first volume `StartTime`, in seconds, and fMRIPrep writes
+    it; others write `SliceTimingRef`, a share of the TR. Both say the same thing, so one of them is
+    taken, never their sum. Where the JSON says that it was corrected but not to what, half a TR is
+    taken, fMRIPrep's default. nilearn's `slice_time_ref` is `start / tr`.
+
     Parameters
     ----------
     path : path
@@ -226,24 +288,67 @@ def timing(path, image, sidecar=None):
     image : nibabel image
     sidecar : path, optional
         Another JSON, where there is none beside it.
+
+    Returns
+    -------
+    Timing
+
+    Warns
+    -----
+    UserWarning
+        If the header has another TR than the JSON, `StartTime` and `SliceTimingRef` differ by more
+        than a tenth of the TR, or neither is there for a run whose slice timing was corrected.
     """
     header = float(image.header.get_zooms()[3])
-    header = header / 1000 if header > 100 else header  # some converters write milliseconds
+    if header > 100 or image.header.get_xyzt_units()[1] == "msec":  # as some converters write
+        header /= 1000
+    header = header if 0 < header < 100 else None
     beside = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
     sidecar = beside if beside.exists() else sidecar
-    if sidecar is None:
-        return header or TR, 0.0
-    with readable(sidecar):
-        told = json.loads(sidecar.read_text(encoding="utf-8"))
-        tr = float(told.get("RepetitionTime", header or TR))
-        start = float(told.get("StartTime", 0.0))
-    if not (0 < tr < 100 and 0 <= start <= tr):
-        key = "StartTime" if 0 < tr < 100 else "RepetitionTime"
-        raise DataError(f"{sidecar}: {key} {told.get(key)}; expected seconds")
-    if abs(tr - header) > 1e-3:
+    told = {} if sidecar is None else _sidecar(sidecar)
+    if told.get("VolumeTiming") is not None:
+        raise DataError(f"{sidecar}: VolumeTiming, volumes at times of their own; expected one "
+                        "every RepetitionTime: resample the run")
+    tr = _number(sidecar, told, "RepetitionTime", header, 100)
+    if tr is None:
+        raise DataError(f"{path}: its header does not say how long a volume takes, nor does "
+                        f"{beside.name}; expected seconds: write RepetitionTime there")
+    if header and abs(tr - header) > 1e-3:
         warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the header "
                       f"says {header:g} s", stacklevel=3)
-    return tr, start
+    share = _number(sidecar, told, "SliceTimingRef", 0.5, 1)
+    start = _number(sidecar, told, "StartTime", share * tr, tr)
+    known = [key for key in ("StartTime", "SliceTimingRef") if told.get(key) is not None]
+    if len(known) == 2 and abs(start - share * tr) > tr / 10:
+        warnings.warn(f"{sidecar}: StartTime {start:g} s, but SliceTimingRef {share:g} of {tr:g} "
+                      "s; StartTime is taken", stacklevel=3)
+    if not known and told.get("SliceTimingCorrected") is True:
+        known = ["SliceTimingCorrected"]
+        warnings.warn(f"{sidecar}: slice timing was corrected, but neither StartTime nor "
+                      f"SliceTimingRef says to what time; half a TR, {start:g} s, is taken, as is "
+                      "usual in fMRIPrep: write StartTime there if it was another", stacklevel=3)
+    return Timing(tr, start, known[0]) if known else Timing(tr)
+
+
+def _sidecar(path):
+    """What a JSON says: a dict."""
+    with readable(path):
+        told = json.loads(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(told, dict):
+        raise DataError(f"{path}: a {type(told).__name__}; expected names and values in braces")
+    return told
+
+
+def _number(path, told, key, default, most):
+    """A number of a JSON, from 0 to `most`; `default` where it has none."""
+    value = told.get(key)
+    if value is None:
+        return default
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (plain and 0 <= value <= most) or (key == "RepetitionTime" and value == 0):
+        unit = "a share of the TR" if key == "SliceTimingRef" else "seconds"
+        raise DataError(f"{path}: {key} {value!r}; expected {unit}, from 0 to {most:g}")
+    return float(value)
 
 
 def read_run(root: str | Path, subject: str, session: int, run: int, rois: Sequence[str] = ROIS,
@@ -275,15 +380,11 @@ def read_run(root: str | Path, subject: str, session: int, run: int, rois: Seque
     masks, image = masks or read_masks(root, subject, rois), load_volume(path)
     bold = voxels_at(path, image, masks)
     events = read_events(root, subject, session, run)
-    tr, start = timing(path, image, find_any(root, "task-5000scenes_bold.json"))
-    if events.onsets.max() > len(bold) * tr:
-        raise DataError(
-            f"{run_stem(subject, session, run)}_events.tsv: a trial at {events.onsets.max():.0f} "
-            f"s, but {path.name} has {len(bold)} volumes ({len(bold) * tr:.0f} s); is the run "
-            "truncated?"
-        )
-    return Run(bold, masks.roi, masks.ijk, events.onsets - start, events.durations, events.names,
-               tr, session, run, path)
+    refuse_empty(path, bold)
+    times = timing(path, image, find_any(root, "task-5000scenes_bold.json"))
+    refuse_outside(find_events(root, subject, session, run), events, path, len(bold), times.tr)
+    return Run(bold, masks.roi, masks.ijk, events.onsets - times.start, events.durations,
+               events.names, times.tr, session, run, path, times.start)
 
 
 def read_confounds(root: str | Path, subject: str, session: int, run: int,
@@ -301,18 +402,39 @@ def confounds_in(path, columns=MOTION):
     """Columns of a table of fMRIPrep's confounds, by names or patterns (`a_comp_cor_0*`), NaN as 0.
 
     Motion has its old names in the result, whichever the file has.
+
+    Raises
+    ------
+    DataError
+        If a column is missing, there twice, or no finite numbers.
+
+    Warns
+    -----
+    UserWarning
+        If a value is missing below the first row, where differences have none.
     """
     table = read_table(path, heading=True)
-    table = table.rename(columns=dict(zip(NEW_MOTION, MOTION, strict=True)))
-    wanted = [dict(zip(NEW_MOTION, MOTION, strict=True)).get(name, name) for name in columns]
+    refuse_twice(path, table, table.columns)
+    old = dict(zip(NEW_MOTION, MOTION, strict=True))
+    written = {old.get(name, name): name for name in table}
+    table, wanted = table.rename(columns=old), [old.get(name, name) for name in columns]
     found = {name: fnmatch.filter(map(str, table.columns), name) for name in wanted}
     absent = [name for name, there in found.items() if not there]
     if absent:
         raise DataError(f"{path}: no column {', '.join(absent)}; it holds "
                         f"{', '.join(map(str, table.columns[:8]))}")
     table = table[list(dict.fromkeys(sum(found.values(), [])))]
-    with readable(path):
-        return table.astype(np.float64).fillna(0.0)
+    numbers = table.apply(pandas.to_numeric, errors="coerce").astype(float)
+    for name, column in numbers.items():
+        bad = table[name][table[name].notna() & ~np.isfinite(column)]
+        if len(bad):
+            raise DataError(f"{path}: {written[name]} is {str(bad.iloc[0])!r} in row "
+                            f"{bad.index[0] + 2}; expected numbers, or n/a")
+    if len(gaps := [name for name in numbers if numbers[name][1:].isna().any()]):
+        warnings.warn(f"{path}: values of {', '.join(written[name] for name in gaps[:6])} are "
+                      f"missing below the first row, {numbers[1:].isna().sum().sum()} in all; 0 is "
+                      "taken", stacklevel=3)
+    return numbers.fillna(0.0)
 
 
 def list_runs(root: str | Path, subject: str):

@@ -11,12 +11,21 @@ import nibabel
 import numpy as np
 import pandas
 
+from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.events import condition_regressors
 from recon_lib.bold.glm import censor, without_data
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import find, read_table, readable
-from recon_lib.data.bids import CONFOUNDS, MOTION, confounds_in, events_in, timing
-from recon_lib.data.volumes import Masks, inside, load_volume, voxels_at
+from recon_lib.data.bids import (
+    CONFOUNDS,
+    MOTION,
+    Timing,
+    confounds_in,
+    events_in,
+    refuse_outside,
+    timing,
+)
+from recon_lib.data.volumes import Masks, inside, load_volume, refuse_empty, voxels_at
 
 BOLD = re.compile(r"(_desc-preproc_bold|_preproc)\.nii(\.gz)?$")  # since fMRIPrep 1.2, and before
 PLACED = ("space", "res", "den", "cohort", "desc", "echo", "part")  # which a raw run has not
@@ -61,7 +70,8 @@ class Preprocessed:
     path : Path
     session, run : str
         Labels; "1" where the name has none.
-    tr : float
+    times : Timing
+        TR, and the time that the first volume stands for.
     onsets, durations : (trials,) arrays
         Seconds from the time that the first volume stands for.
     names : list of str
@@ -77,7 +87,7 @@ class Preprocessed:
     path: Path
     session: str
     run: str
-    tr: float
+    times: Timing
     onsets: np.ndarray
     durations: np.ndarray
     names: list
@@ -145,19 +155,18 @@ def describe(path, wanted):
     """Read everything of a run but its voxels, as `Preprocessed`."""
     image = load_header(path)
     confounds_path, events_path = find_beside(path)
-    tr, start = timing(path, image)
+    times = timing(path, image)
+    tr, start = times.tr, times.start
     events = events_in(events_path, (wanted.picture,), wanted.where, "modelled as of no interest")
     columns = confounds_in(confounds_path, wanted.confounds)
-    steady = _spikes(confounds_in(confounds_path, ("*",)).filter(regex="(?i)^non_?steady_?state"))
+    every = read_table(confounds_path, heading=True)
+    steady = _spikes(every.filter(regex="(?i)^non_?steady_?state"))
     kept = ~(steady | _spikes(columns))
     if len(columns) != image.shape[3]:
         raise DataError(f"{confounds_path}: {len(columns)} rows, but {path.name} has "
                         f"{image.shape[3]} volumes; is it another run's?")
-    late = events.onsets - start
-    end = image.shape[3] * tr
-    if late.max() > end:
-        raise DataError(f"{events_path}: a trial at {late.max():.0f} s, but {path.name} ends at "
-                        f"{end:.0f} s; is the run truncated?")
+    late, end = events.onsets - start, image.shape[3] * tr
+    refuse_outside(events_path, events, path, image.shape[3], tr)
     gone = without_data(late, image.shape[3], tr, events.durations)
     lost = [f"{events.names[i]} at {late[i]:.0f} of {end:.0f} s" for i in np.flatnonzero(gone)]
     others = events.others[events.others.onset.between(start - 20, start + end)]
@@ -165,10 +174,16 @@ def describe(path, wanted):
     models = [condition_regressors(some.onset - start, some.duration, image.shape[3], tr)
               for _, some in others.groupby("trial_type")]
     spikes = np.eye(len(kept))[:, ~kept]
+    nuisances = np.hstack([plain, spikes, *models])
+    spare = len(kept) - (~gone).sum() - nuisance_basis(len(kept), tr, confounds=nuisances).shape[1]
+    if spare < 1:
+        raise DataError(f"{confounds_path}: {nuisances.shape[1]} confounds, drift and "
+                        f"{(~gone).sum()} trials leave nothing of {len(kept)} volumes; expected "
+                        "fewer confounds: choose some")
     return Preprocessed(
-        path, entities(path).get("ses", "1"), entities(path).get("run", "1"), tr, late[~gone],
+        path, entities(path).get("ses", "1"), entities(path).get("run", "1"), times, late[~gone],
         events.durations[~gone], [n for n, cut in zip(events.names, gone, strict=True) if not cut],
-        np.hstack([plain, spikes, *models]), kept, others.trial_type.to_numpy(str), lost)
+        nuisances, kept, others.trial_type.to_numpy(str), lost)
 
 
 def load_header(path):
@@ -198,13 +213,17 @@ def find_voxels(paths, mask=None):
     Raises
     ------
     DataError
-        If there is no mask, it is of no known kind, or no voxel is left.
+        If runs are on several grids, there is no mask, it is of no known kind, or no voxel is left.
     """
     image = load_header(paths[0])
+    for path in paths[1:]:
+        _same_grid(path, load_header(path), paths[0], image)
     if mask is None:
-        brains = [load_volume(find(path.parent, *_brain_masks(path))) for path in paths]
-        labels = np.logical_and.reduce([on_grid(inside(path, brain), brain, image)
-                                        for path, brain in zip(paths, brains, strict=True)])
+        own = [find(path.parent, *_brain_masks(path)) for path in paths]
+        brains = [nibabel.squeeze_image(load_volume(path)) for path in own]
+        for path, brain in zip(own, brains, strict=True):
+            _same_grid(path, brain, paths[0], image)
+        labels = np.logical_and.reduce([inside(*one) for one in zip(own, brains, strict=True)])
         names = {1: "brain"}
     else:
         labels, names = _labels(mask, image)
@@ -216,6 +235,20 @@ def find_voxels(paths, mask=None):
     order = np.argsort(area, kind="stable")
     roi = np.array([names.get(number, str(number)) for number in area[order].tolist()])
     return Masks(roi, ijk[order], image.slicer[..., 0])
+
+
+def _same_grid(path, image, first, like):
+    if image.shape[:3] != like.shape[:3] or not np.allclose(image.affine, like.affine, atol=0.01):
+        raise DataError(f"{path}: {_grid(image)}, but {first.name} has {_grid(like)}; expected one "
+                        "grid for all runs and their masks: resample them to one space "
+                        "(fMRIPrep's --output-spaces), or choose runs of one")
+
+
+def _grid(image):
+    """Size, voxels and place of a grid, in words."""
+    size, step = " x ".join(map(str, image.shape[:3])), image.header.get_zooms()[:3]
+    return (f"{size} voxels of {' x '.join(f'{mm:.3g}' for mm in step)} mm from "
+            f"{np.round(image.affine[:3, 3], 2).tolist()} mm")
 
 
 def _brain_masks(path):
@@ -261,7 +294,9 @@ def on_grid(values, here, image):
 
 def read_voxels(run, masks):
     """The BOLD of a run, (volumes, voxels); volumes left out hold the mean of the others."""
-    return censor(voxels_at(run.path, load_volume(run.path), masks), run.kept)[0]
+    bold = voxels_at(run.path, load_volume(run.path), masks)
+    refuse_empty(run.path, bold, run.kept)
+    return censor(bold, run.kept)[0]
 
 
 def read_subject(folder, subject, wanted):
@@ -278,7 +313,7 @@ def read_subject(folder, subject, wanted):
         Where files are missing, damaged or do not belong together, or runs have several TRs.
     """
     runs = [describe(path, wanted) for path in find_runs(folder, subject, wanted)]
-    if len(times := sorted({run.tr for run in runs})) > 1:
+    if len(times := sorted({run.times.tr for run in runs})) > 1:
         raise DataError(f"{runs[0].path.parent}: runs with a volume every {times} s; expected one "
                         "TR: choose some of them")
     return runs, find_voxels([run.path for run in runs], wanted.mask)
@@ -291,8 +326,8 @@ def told(runs, masks, wanted):
     kinds = pandas.Series(others).value_counts()
     bad, extra = sum((~run.kept).sum() for run in runs), [r.confounds.shape[1] for r in runs]
     lines = [
-        f"{len(runs)} runs, from {runs[0].path} to {runs[-1].path.name}; a volume every "
-        f"{runs[0].tr:g} s",
+        f"{len(runs)} runs, from {runs[0].path} to {runs[-1].path.name}; "
+        + ", or ".join(dict.fromkeys(str(run.times) for run in runs)),
         f"{len(masks.roi)} voxels of {wanted.mask or 'the brain masks of all runs'}: "
         + ", ".join(f"{a} {n}" for a, n in zip(areas[:8], counts, strict=False))
         + (f" and {len(areas) - 8} areas more" if len(areas) > 8 else ""),

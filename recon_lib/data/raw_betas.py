@@ -15,7 +15,8 @@ from tqdm import tqdm
 from recon_lib.bold.diagnosis import diagnose
 from recon_lib.bold.glm import single_trial_betas, without_data
 from recon_lib.bold.hrf import PEAKS
-from recon_lib.bold.whole_brain import digest, estimate_to_file, read_estimate, spool
+from recon_lib.bold.single_trial import find_noise
+from recon_lib.bold.whole_brain import digest, estimate_to_file, read_estimate, spool, spread
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.folders import mark_complete, withdraw_mark
 from recon_lib.common.paths import experiment_folder
@@ -67,7 +68,8 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
     bold5000.write_r2(root, of_subject(values))
     mark_complete(root / BETAS, {"subject": name})
     return (f"{name}: {len(shown)} trials of {len(set(shown))} pictures in {total} runs such as "
-            f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s"
+            f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s, the first at "
+            f"{last.start:g} s"
             + "".join(f"; left out, as the run ends before its response: {one}" for one in lost))
 
 
@@ -105,9 +107,10 @@ def raw_scans(root=None, name=SUBJECT):
 
 def preprocessed_scans(runs, masks):
     """fMRIPrep's runs, as `fmriprep.read_subject` gives them, with their voxels."""
-    return Scans([(fmriprep.read_voxels(one, masks), one.onsets) for one in runs], runs[0].tr,
-                 [(one.session, one.run) for one in runs], [one.names for one in runs],
-                 [one.durations for one in runs], [one.confounds for one in runs], masks)
+    return Scans([(fmriprep.read_voxels(one, masks), one.onsets) for one in runs],
+                 runs[0].times.tr, [(one.session, one.run) for one in runs],
+                 [one.names for one in runs], [one.durations for one in runs],
+                 [one.confounds for one in runs], masks)
 
 
 def report(scans, folder, name=SUBJECT):
@@ -182,12 +185,16 @@ def _trials(where, names):
             else table[key].to_numpy() for key in table}
 
 
-def _to_file(path, loaders, sources, tr, block, beside, **settings):
-    """Unpack runs beside `path`, and estimate their betas into it."""
+def _to_file(path, loaders, sources, tr, block, beside, durations, noise_of=None):
+    """Unpack runs beside `path`, and estimate their betas into it.
+
+    `noise_of` gives the confounds, from some voxels of all runs.
+    """
     folder = path.with_suffix(".runs")
     runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder, sources)
     try:
-        estimate_to_file(runs, path, tr, block, beside, **settings)
+        more = {} if noise_of is None else {"confounds": noise_of(spread(runs))}
+        estimate_to_file(runs, path, tr, block, beside, durations=durations, **more)
     finally:
         for bold, _ in runs:
             bold.file.close()
@@ -199,21 +206,29 @@ def estimate_preprocessed(runs, masks, path, block=8192):
 
     `path` gets what `estimate_whole_brain` writes, and `area` of each voxel, `affine` and `shape`
     of the volume. Beside it lie the trials as a table, and maps of the variance explained (`r2`),
-    of the time of the HRF's peak and of the ratio of variances.
+    of the time of the HRF's peak and of the ratio of variances. Returns the `Noise` that
+    some 2,000 voxels told to take out.
     """
     refuse_there(path)
+    labels, found, tr = np.concatenate([one.names for one in runs]), [], runs[0].times.tr
+    settings = [one.durations for one in runs], [one.confounds for one in runs]
+
+    def noise_of(some):
+        found.append(find_noise(some, tr, labels, *settings))
+        return found[0].confounds
+
     where = [(one.session, one.run) for one in runs]
     beside = {"ijk": masks.ijk, "area": masks.roi.astype("S"), "affine": masks.image.affine,
               "shape": masks.image.shape[:3]} | _trials(where, [one.names for one in runs])
     _to_file(path, [lambda one=one: (fmriprep.read_voxels(one, masks), one.onsets) for one in runs],
              [f"{_dated(one.path)} {digest(masks.ijk, one.kept, one.onsets)}" for one in runs],
-             runs[0].tr, block, beside, durations=[one.durations for one in runs],
-             confounds=[one.confounds for one in runs])
+             tr, block, beside, settings[0], noise_of)
     with atomic_write(path.with_name(f"{path.stem}_trials.csv")) as partial:
         pandas.DataFrame([(*place, name) for place, one in zip(where, runs, strict=True)
                           for name in one.names], columns=["session", "run", "stim_file"]).to_csv(
             partial, index=False, lineterminator="\n")
-    found = read_estimate(path)
-    maps = {"r2": found.r2, "peak": PEAKS[found.hrf], "ratio": found.ratio}
+    done = read_estimate(path)
+    maps = {"r2": done.r2, "peak": PEAKS[done.hrf], "ratio": done.ratio}
     for key, values in maps.items():
         save_map(path.with_name(f"{path.stem}_{key}.nii.gz"), values, masks)
+    return found[0]

@@ -162,8 +162,10 @@ def inside(path, image):
     """Where a mask is 1; an interpolated one counts from one half on, labels are refused."""
     with readable(path):
         values = np.nan_to_num(np.asanyarray(image.dataobj).astype(np.float32))
+    if values.ndim != 3:
+        raise DataError(f"{path}: shape {values.shape}; expected a mask of one volume")
     found = np.unique(values)
-    if len(found) <= 2 and found[0] == 0:
+    if len(found) <= 2 and found[0] == 0 or found.tolist() == [1]:
         return values > 0
     if found[0] < -0.2 or found[-1] > 1.2:
         raise DataError(f"{path}: values from {found[0]:.4g} to {found[-1]:.4g}; expected a mask "
@@ -171,6 +173,31 @@ def inside(path, image):
     warnings.warn(f"{path}: an interpolated mask; voxels of one half and more are taken",
                   stacklevel=3)
     return values >= 0.5
+
+
+def _empty(values):
+    """Volumes that hold nothing but 0 and what is no number: (volumes,) bool."""
+    return ~(np.isfinite(values) & (values != 0)).any(1)
+
+
+def refuse_empty(path, bold, kept=None):
+    """Stop where a run (volumes, voxels), or a whole volume of those kept, holds nothing."""
+    kept = np.ones(len(bold), bool) if kept is None else kept
+    empty = np.flatnonzero(_empty(bold) & kept)
+    if len(empty):
+        raise DataError(f"{path}: {len(empty)} of {len(bold)} volumes are empty (0 or no number in "
+                        f"all {bold.shape[1]} voxels), the first at index {empty[0]}; fetch or "
+                        "make the run again, or leave those volumes out")
+    bold = bold[kept]
+    varies = np.isfinite(bold).all(0) & (np.ptp(bold, axis=0) > 0)
+    if not varies.any():
+        raise DataError(f"{path}: none of {bold.shape[1]} voxels varies and is a number in all "
+                        "volumes; expected BOLD: fetch or make the run again")
+    mean, sd = (np.median(one(0)[varies]) for one in (bold.mean, bold.std))
+    if not mean > sd:
+        raise DataError(f"{path}: the median voxel has a mean of {mean:.3g} and a standard "
+                        f"deviation of {sd:.3g}; percent signal change needs a baseline above "
+                        "that: give a run that is not demeaned")
 
 
 def voxels_at(path, image, masks):
@@ -258,6 +285,9 @@ def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
             raise DataError(
                 f"{path}: {len(part)} betas, but {mine.sum()} pictures of session {s} in "
                 f"{trials.path.name}; is one of them another subject's?")
+        if len(empty := np.flatnonzero(_empty(part))):
+            raise DataError(f"{path}: {len(empty)} of {len(part)} trials have no beta (0 or no "
+                            f"number in all voxels), the first at index {empty[0]}; fetch it again")
         part[:, (part == 0).all(0)] = np.nan  # not acquired
         values[mine] = part
     return drop_voxels(
