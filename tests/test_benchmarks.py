@@ -185,6 +185,7 @@ def test_growth_of_memory_has_no_ratio(shared, monkeypatch):
     assert flat["ours"] == pytest.approx(0, abs=1e-9) and flat["ratio"] is None
 
 
+@pytest.mark.slow
 def test_the_first_step_of_no_network_is_timed(shared, clock, monkeypatch):
     """Steps of given seconds: the best after the first counts, of slow networks too."""
     import diffusion

@@ -103,6 +103,7 @@ def test_ridge_reads_a_linear_brain(grey):
     assert table["chance"] == {"top1": 1 / 24, "two_way": 0.5}
 
 
+@pytest.mark.slow
 def test_retrieval_finds_what_is_in_the_gallery():
     """Copies of the pictures seen, one grey level brighter, are what is likeliest of all."""
     data = world(n=100, noise=0.05)

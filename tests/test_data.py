@@ -199,6 +199,7 @@ def test_loader_reads_files_folders_and_datasets(tmp_path):
         assert np.array_equal(loader.images.numpy(), PICTURES.transpose(0, 3, 1, 2))
 
 
+@pytest.mark.slow
 def test_datasets_of_torchvision(tmp_path):
     """A folder of classes, as it is and with a transform; random pictures of another size."""
     from torchvision.datasets import FakeData, ImageFolder

@@ -150,6 +150,7 @@ def test_an_atlas_on_another_grid_has_nilearns_areas(study, tmp_path):
     np.testing.assert_allclose(means, 0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_betas_from_the_command_line(study, tmp_path):
     from typer.testing import CliRunner

@@ -26,6 +26,7 @@ from recon_lib.decoding.pretrained import (
 from recon_lib.scores import score_cross_validated
 
 pytest.importorskip("diffusers")
+pytestmark = pytest.mark.slow  # importing it alone takes seconds
 RNG = np.random.default_rng(0)
 QUICK = PretrainedSampling(steps=2, size=64, scale=2.0, batch_size=2)
 TOLD = RNG.normal(size=(3, 12)).astype(np.float32)

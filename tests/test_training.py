@@ -584,6 +584,7 @@ def former(weights):
     return {names[k]: v for k, v in weights.items()}
 
 
+@pytest.mark.slow
 def test_files_of_earlier_versions_load_and_resume(tmp_path, monkeypatch):
     whole = fit(tmp_path, "whole", True, epochs=3)
     fit(tmp_path, "cut", True, epochs=3, max_steps=4, lr=1e-9)
