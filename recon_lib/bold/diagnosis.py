@@ -13,44 +13,22 @@ from recon_lib.bold.single_trial import Noise, estimate, find_noise, standard_er
 
 @dataclass
 class Diagnosis:
-    """What `diagnose` finds.
+    """What `diagnose` finds."""
 
-    Attributes
-    ----------
-    voxels : dict of str to (voxels,) array
-        Share of the variance that the mean response explains, time of its peak (s), ratio of the
-        variances, mean, spread and median standard error of its betas (% signal change), split-half
-        reliability.
-    runs : dict of str to (runs,) array
-        Spread of betas (median voxel, % signal change), volumes, outlier volumes.
-    noise : Noise
-        The noise components, and what each number of them saves.
-    """
-
+    # (voxels,) each: share of the variance that the mean response explains, time of its peak (s),
+    # ratio of the variances, mean, spread and median standard error of its betas (% signal
+    # change), split-half reliability
     voxels: dict
-    runs: dict
-    noise: Noise
+    runs: dict  # (runs,) each: spread of betas (median voxel, %), volumes, outlier volumes
+    noise: Noise  # the noise components, and what each number of them saves
 
 
 def diagnose(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequence | float = 1.0,
              confounds: Sequence | None = None):
     """Go through the whole chain and keep what tells good betas from odd ones.
 
-    Parameters
-    ----------
-    runs : sequence of (bold, onsets)
-    tr : float
-        Repetition time, in seconds.
-    labels : (trials,) array
-        Which picture each trial showed.
-    durations : float, or list of float or (trials,) arrays
-        Seconds for which each picture was shown: all, or in each run.
-    confounds : list of (volumes, c) arrays, optional
-        What to take out of each run beside the noise components.
-
-    Returns
-    -------
-    Diagnosis
+    `labels` (trials,) say which picture each trial showed, `durations` for how many seconds: all,
+    or in each run. `confounds` are what to take out of each run beside the noise components.
     """
     noise = find_noise(runs, tr, labels, durations, confounds)
     run_of = np.repeat(np.arange(len(runs)), [len(onsets) for _, onsets in runs])

@@ -30,27 +30,13 @@ FEW = 5  # noise components where no picture was shown in two runs
 
 @dataclass
 class Estimate:
-    """Betas with what was chosen for each voxel on the way.
+    """Betas with what was chosen for each voxel on the way."""
 
-    Attributes
-    ----------
-    betas : (trials, voxels) float32 array
-        Percent signal change, trials in order of the runs.
-    hrf : (voxels,) int array
-        Row of `hrf.library`.
-    ratio : (voxels,) array
-        Variance of the trials' deviations from the mean response over that of the noise.
-    prior : (20, ratios) array
-        How common each shape with each of `reml.RATIOS` is among the voxels.
-    r2 : (voxels,) array
-        Share of the whitened, drift-free variance that the mean response explains, see `hrf_fit`.
-    """
-
-    betas: np.ndarray
-    hrf: np.ndarray
-    ratio: np.ndarray
-    prior: np.ndarray
-    r2: np.ndarray
+    betas: np.ndarray  # (trials, voxels) float32, % signal change, trials in order of the runs
+    hrf: np.ndarray  # (voxels,) row of `hrf.library`
+    ratio: np.ndarray  # (voxels,) variance of trials' deviations from their mean over the noise's
+    prior: np.ndarray  # (20, ratios) how common each shape is with each of `reml.RATIOS`
+    r2: np.ndarray  # (voxels,) share of whitened, drift-free variance by the mean, see `hrf_fit`
 
 
 def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None):

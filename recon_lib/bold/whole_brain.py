@@ -21,27 +21,11 @@ SAMPLE = 2000  # voxels, spread over all, that set the prior of the variance rat
 def spool(runs, folder, sources=""):
     """Put runs on disk one at a time, so that later steps can read some voxels of each.
 
-    Runs that are on disk already, made of the same, are not loaded again, so a killed job goes on
-    where it stopped.
-
-    Parameters
-    ----------
-    runs : sequence of functions
-        Each takes nothing and returns `(bold, onsets)`.
-    folder : str or Path
-    sources : str, or sequence of str
-        What each run is made of, such as its files with their sizes and dates: a run on disk that
-        was made of anything else, of another subject say, is made anew.
-
-    Returns
-    -------
-    list of (bold, onsets)
-        `bold` is an h5py data set (volumes, voxels) of float32: slicing reads those voxels.
-
-    Raises
-    ------
-    DataError
-        If a run on disk is damaged.
+    Each of `runs` is a function that returns (bold, onsets). Runs that are on disk already, made of
+    the same, are not loaded again, so a killed job goes on where it stopped: `sources` says what
+    each is made of, such as its files with their sizes and dates. Returns (bold, onsets) of each,
+    where `bold` is an h5py data set (volumes, voxels) of float32: slicing reads those voxels. A
+    damaged run on disk is a `DataError`.
     """
     out, folder = [], Path(folder)
     sources = [sources] * len(runs) if isinstance(sources, str) else sources
@@ -81,32 +65,17 @@ def _write_run(path, source, bold, onsets):
 def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     """`single_trial.estimate` for more voxels than fit in memory, written to an HDF5 file.
 
-    Works a block of voxels at a time over all runs. What is chosen for a voxel does not depend on
-    the blocks: voxels spread over all of them set the prior that they share. Each finished block
-    is a file of its own beside the target, so that a killed job goes on where it stopped; the last
-    step joins them. Finished blocks, and a finished result, are kept only where the data, read
-    once more, are the ones that they were made of.
+    Works a block of voxels at a time over all runs (see `spool`); memory is about 4 bytes x volumes
+    of all runs x block, three times. What is chosen for a voxel does not depend on the blocks:
+    voxels spread over all of them set the prior that they share. Each finished block is a file of
+    its own beside the target, so that a killed job goes on where it stopped; the last step joins
+    them. Finished blocks, and a finished result, are kept only where the data, read once more, are
+    the ones that they were made of.
 
-    Parameters
-    ----------
-    runs : sequence of (bold, onsets)
-        See `spool`.
-    path : str or Path
-        Gets the data sets `betas` (trials, voxels), `hrf`, `ratio` and `r2` (voxels,), `prior`.
-    tr : float
-        Repetition time, in seconds.
-    block : int
-        Voxels at a time. Memory is about 4 bytes x volumes of all runs x block, three times.
-    beside : dict of str to array, optional
-        Data sets to keep in the same file: what the trials and the voxels are.
-    **settings
-        Passed to `estimate`.
-
-    Raises
-    ------
-    DataError
-        If a half-done job with other settings lies at the target, a run is damaged, the disk is
-        full, or a block does not fit in memory.
+    `path` gets the data sets `betas` (trials, voxels), `hrf`, `ratio` and `r2` (voxels,), `prior`,
+    and those of `beside`: what the trials and the voxels are. `settings` are passed to `estimate`.
+    A half-done job with other settings at the target, a damaged run, a full disk and a block that
+    does not fit in memory are a `DataError`.
     """
     path = Path(path)
     voxels = runs[0][0].shape[1]
@@ -201,13 +170,7 @@ def _join(parts, path, trials, blocks, job, beside=None):
 
 
 def read_estimate(path, voxels=slice(None)):
-    """Read back what `estimate_to_file` wrote, all voxels or a slice of them.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, damaged, something else, or leads to another file.
-    """
+    """Read back what `estimate_to_file` wrote, and nothing else: all voxels or a slice of them."""
     with readable(path), h5py.File(path) as file:
         return Estimate(
             read_dataset(file, "betas", (slice(None), voxels)),

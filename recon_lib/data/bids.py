@@ -103,17 +103,9 @@ def run_stem(subject: str, session: int, run: int):
 def write_run(root, subject, run, shape=None, repeated=(), confounds=None):
     """Write one run as BIDS: `*_bold.nii.gz` (int16 with a slope), `*_events.tsv`, confounds.
 
-    Parameters
-    ----------
-    root : path
-    subject : str
-    run : Run
-    shape : tuple of 3 int, optional
-        Grid; default: the smallest that holds the voxels.
-    repeated : collection of str
-        Pictures whose type is written as `rep_coco`, `rep_imagenet` or `rep_scenes`.
-    confounds : (volumes, 6) array, optional
-        Motion: three shifts in mm, three turns in rad.
+    `shape` is the grid, by default the smallest that holds the voxels. The type of `repeated`
+    pictures is written as `rep_coco`, `rep_imagenet` or `rep_scenes`. `confounds` (volumes, 6) are
+    motion: three shifts in mm, three turns in rad.
     """
     stem, ijk = run_stem(subject, run.session, run.run), np.asarray(run.ijk)
     bold = check(run.bold, ("volumes", len(ijk)), what=f"{stem}: BOLD")
@@ -158,26 +150,12 @@ def read_events(root, subject, session, run):
 def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"):
     """Read a file of events: those that show a picture, and the others.
 
-    Parameters
-    ----------
-    path : path
-    pictures : sequence of str
-        Columns that may name the pictures; the first that names any is taken.
-    where : str
-        Only rows with one of these values are trials: `"trial_type=image,scene"`.
-    then : str
-        What becomes of the other events, for the warning.
-
-    Raises
-    ------
-    DataError
-        If a column is missing, an onset or duration is no time, or two pictures come at once.
-
-    Warns
-    -----
-    UserWarning
-        If events are left out: without a picture or an onset, before the first volume, or twice;
-        or if a duration is not known and taken for one second.
+    Of the columns `pictures` that may name the pictures the first that names any is taken. `where`:
+    only rows with one of these values are trials, `"trial_type=image,scene"`. Events without a
+    picture or an onset, before the first volume, or there twice are left out with a warning; `then`
+    says what becomes of those without a picture. A duration that is not known is taken for one
+    second, with a warning. A column that is missing, an onset or duration that is no time, and two
+    pictures at once are a `DataError`.
     """
     table = read_table(path, heading=True, dtype=str)
     refuse_twice(path, table, ("onset", "duration", "trial_type", *pictures))
@@ -254,13 +232,7 @@ def _seconds(path, cells):
 
 
 def find_run(root, subject, session, run):
-    """Where a run lies: fMRIPrep's in T1w space where it has made any, else the raw one.
-
-    Raises
-    ------
-    DataError
-        If there is none, none in T1w space, or more than one.
-    """
+    """Where a run lies: fMRIPrep's in T1w space where it has made any, else the raw one."""
     stem = run_stem(subject, session, run)
     folder = find_any(root, f"derivatives/fmriprep/{Path(stem).parent}") or Path(root, "nowhere")
     made = [path for path in sorted(folder.glob(f"{Path(stem).name}_*.nii.gz"))
@@ -401,17 +373,9 @@ def read_confounds(root: str | Path, subject: str, session: int, run: int,
 def confounds_in(path, columns=MOTION):
     """Columns of a table of fMRIPrep's confounds, by names or patterns (`a_comp_cor_0*`), NaN as 0.
 
-    Motion has its old names in the result, whichever the file has.
-
-    Raises
-    ------
-    DataError
-        If a column is missing, there twice, or no finite numbers.
-
-    Warns
-    -----
-    UserWarning
-        If a value is missing below the first row, where differences have none.
+    Motion has its old names in the result, whichever the file has. A column that is missing, there
+    twice or of no finite numbers is a `DataError`; a value missing below the first row, where
+    differences have none, is a warning.
     """
     table = read_table(path, heading=True)
     refuse_twice(path, table, table.columns)

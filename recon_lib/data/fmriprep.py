@@ -35,66 +35,38 @@ PLACED = ("space", "res", "den", "cohort", "desc", "echo", "part")  # which a ra
 class Selection:
     """Which of a subject's runs are meant, and which of their events are trials.
 
-    Attributes
-    ----------
-    task, session, run, space : str, optional
-        Labels as in the names of files ("rest", "01", "MNI152NLin2009cAsym").
-    mask : path, optional
-        A mask, or an atlas of whole-numbered areas (their names in a table `index`, `name` beside
-        it), in the same space, on any grid. Default: where fMRIPrep's brain masks of all runs are.
-    picture : str
-        The column of the events that names the pictures.
-    where : str
-        "trial_type=image": only such rows are trials.
-    confounds : tuple of str
-        Columns of fMRIPrep's confounds, or patterns such as "a_comp_cor_0*". Spikes among them
-        ("motion_outlier*") leave their volumes out, as volumes before the steady state always are.
+    By default voxels are read where fMRIPrep's brain masks of all runs are. Spikes among the
+    confounds ("motion_outlier*") leave their volumes out, as volumes before the steady state
+    always are.
     """
 
-    task: str | None = None
-    session: str | None = None
+    task: str | None = None  # labels as in the names of files: "rest"
+    session: str | None = None  # "01"
     run: str | None = None
-    space: str | None = None
+    space: str | None = None  # "MNI152NLin2009cAsym"
+    # a mask, or an atlas of whole-numbered areas (their names in a table `index`, `name` beside
+    # it), in the same space, on any grid
     mask: Path | None = None
-    picture: str = "stim_file"
-    where: str = ""
-    confounds: tuple = MOTION
+    picture: str = "stim_file"  # the column of the events that names the pictures
+    where: str = ""  # "trial_type=image": only such rows are trials
+    confounds: tuple = MOTION  # fMRIPrep's columns, or patterns such as "a_comp_cor_0*"
 
 
 @dataclass
 class Preprocessed:
-    """A run as it goes into the GLM, but for its voxels: see `read_voxels`.
-
-    Attributes
-    ----------
-    path : Path
-    session, run : str
-        Labels; "1" where the name has none.
-    times : Timing
-        TR, and the time that the first volume stands for.
-    onsets, durations : (trials,) arrays
-        Seconds from the time that the first volume stands for.
-    names : list of str
-    confounds : (volumes, c) array
-        Chosen ones, spikes of volumes left out, and the responses to events of no interest.
-    kept : (volumes,) bool array
-    others : (n,) array
-        The `trial_type` of each event of no interest.
-    lost : list of str
-        Trials left out as the run ends before their response.
-    """
+    """A run as it goes into the GLM, but for its voxels: see `read_voxels`."""
 
     path: Path
-    session: str
-    run: str
-    times: Timing
-    onsets: np.ndarray
-    durations: np.ndarray
+    session: str  # label; "1" where the name has none
+    run: str  # the same
+    times: Timing  # TR, and the time that the first volume stands for, …
+    onsets: np.ndarray  # (trials,) in seconds from that
+    durations: np.ndarray  # (trials,) in seconds
     names: list
-    confounds: np.ndarray
-    kept: np.ndarray
-    others: np.ndarray
-    lost: list
+    confounds: np.ndarray  # (volumes, c) chosen, spikes, responses to events of no interest
+    kept: np.ndarray  # (volumes,) bool
+    others: np.ndarray  # (n,) the `trial_type` of each event of no interest
+    lost: list  # trials left out as the run ends before their response
 
 
 def entities(path):
@@ -103,13 +75,7 @@ def entities(path):
 
 
 def find_runs(folder, subject, wanted):
-    """Preprocessed runs of a subject, in order of their names.
-
-    Raises
-    ------
-    DataError
-        If there is none, or a run is there in several spaces or resolutions, or several tasks are.
-    """
+    """Preprocessed runs of a subject, by name, of one task, space and resolution; at least one."""
     folder = find(folder, f"derivatives/fmriprep/sub-{subject}", f"fmriprep/sub-{subject}",
                   f"sub-{subject}")
     every = [path for path in sorted(folder.glob("**/func/*")) if BOLD.search(path.name)]
@@ -210,10 +176,7 @@ def _spikes(columns):
 def find_voxels(paths, mask=None):
     """Which voxels to read of runs on one grid, as `Masks`; parameters as in `Selection`.
 
-    Raises
-    ------
-    DataError
-        If runs are on several grids, there is no mask, it is of no known kind, or no voxel is left.
+    Several grids, no mask, one of no known kind, and no voxel left are a `DataError`.
     """
     image = load_header(paths[0])
     for path in paths[1:]:
@@ -300,17 +263,10 @@ def read_voxels(run, masks):
 
 
 def read_subject(folder, subject, wanted):
-    """Everything of a subject but its voxels.
+    """Everything of a subject but its voxels: a list of `Preprocessed`, and `Masks`.
 
-    Returns
-    -------
-    list of Preprocessed
-    Masks
-
-    Raises
-    ------
-    DataError
-        Where files are missing, damaged or do not belong together, or runs have several TRs.
+    Files that are missing, damaged or do not belong together, or runs of several TRs, are a
+    `DataError`.
     """
     runs = [describe(path, wanted) for path in find_runs(folder, subject, wanted)]
     if len(times := sorted({run.times.tr for run in runs})) > 1:
