@@ -128,8 +128,7 @@ def read_columns(bold, columns):
         name = bold.file.filename if isinstance(bold, h5py.Dataset) else "a run"
         raise DataError(
             f"{name}: voxels {columns.start} to {columns.stop} cannot be read; the file is "
-            "damaged, remove it and write it again"
-        ) from error
+            "damaged, remove it and write it again") from error
 
 
 def _is_whole(part, data):
@@ -172,13 +171,11 @@ def _join(parts, path, trials, blocks, job, beside=None):
 def read_estimate(path, voxels=slice(None)):
     """Read back what `estimate_to_file` wrote, and nothing else: all voxels or a slice of them."""
     with readable(path), h5py.File(path) as file:
-        return Estimate(
-            read_dataset(file, "betas", (slice(None), voxels)),
-            read_dataset(file, "hrf", voxels),
-            read_dataset(file, "ratio", voxels),
-            read_dataset(file, "prior"),
-            read_dataset(file, "r2", voxels),
-        )
+        return Estimate(read_dataset(file, "betas", (slice(None), voxels)),
+                        read_dataset(file, "hrf", voxels),
+                        read_dataset(file, "ratio", voxels),
+                        read_dataset(file, "prior"),
+                        read_dataset(file, "r2", voxels))
 
 
 def digest(*values):
@@ -216,8 +213,7 @@ def is_done(path, job, runs, blocks, mark):
         return False
     return len(data) == len(blocks) and all(
         digest(mark, *(read_columns(bold, columns) for bold, _ in runs)) == told
-        for columns, told in zip(blocks, data, strict=True)
-    )
+        for columns, told in zip(blocks, data, strict=True))
 
 
 def _same_job(parts, job):
@@ -228,7 +224,6 @@ def _same_job(parts, job):
     if other:
         raise DataError(
             f"{parts} holds a half-done job with other runs or settings; finish that one or "
-            "remove the folder"
-        )
+            "remove the folder")
     with atomic_write(note) as partial:
         partial.write_text(json.dumps(job))

@@ -148,19 +148,16 @@ def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | 
     if model.config["condition_size"] != width:
         raise DataError(
             f"{path} takes brain vectors of {model.config['condition_size']} numbers, the "
-            f"latent beside it gives {width}; use a model and a latent of the same training"
-        )
+            f"latent beside it gives {width}; use a model and a latent of the same training")
     if info.get("latent") not in (None, fingerprint(latent)):
         raise DataError(
             f"the {LATENT} beside {path} is of another training than the model; use the pair that "
-            "one training wrote"
-        )
+            "one training wrote")
     made = info["image_size"], model.config["image_channels"]
     if size is not None and made != (size, channels):
         raise DataError(
             f"{path} makes pictures of {made[0]} pixels and {made[1]} channels, yours have {size} "
-            f"and {channels}; bring them to one size and colour, or train a model on them"
-        )
+            f"and {channels}; bring them to one size and colour, or train a model on them")
     return Conditional(model, info, latent, load_guidance_model(path, model, info))
 
 
@@ -267,8 +264,7 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
     if likelihood is None if sampling.candidates > 1 else likelihood and vectors is None:
         raise DataError(
             "found candidates without a likelihood to choose by, or a likelihood without brain "
-            "vectors; give both vectors and likelihood, or neither and one candidate"
-        )
+            "vectors; give both vectors and likelihood, or neither and one candidate")
     if guidance.model is not None:
         refuse_misfit(model, info, *guidance.model)
     device = next(model.parameters()).device
