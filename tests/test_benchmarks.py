@@ -300,6 +300,12 @@ def test_the_betas_benchmark_holds_later_steps_against_the_first(shared, monkeyp
     made = {r["name"]: r for r in betas.rows()}
     kind = {k.removeprefix("dense: "): made.pop(k) for k in list(made) if k.startswith("dense")}
     assert 0.9 < kind.pop("chosen HRF beside the true one")["ours"] <= 1
+    surprise = kind.pop("error over its standard error")
+    assert 0.8 < surprise["ours"] < 1.2 and surprise["ours"] < surprise["peer"]
+    off = {k.partition(", pictures ")[2]: r["ours"] for k, r in made.items() if "no noise" in k}
+    assert off["every 10 s: mean response over the true"] > 1.15  # the unit that cannot be told
+    assert all(abs(value - 1) < 0.05 for k, value in off.items()
+               if k != "every 10 s: mean response over the true") and len(off) == 4
     assert all(r["ratio"] > 1 and r["peer_name"] == "LSA, SPM's HRF" for k, r in kind.items()
                if "mean response" not in k)  # better than LSA in correlation and in error
     assert 0.9 < kind["share of the mean response kept"]["ours"] < 1.1

@@ -44,7 +44,7 @@ class Shrinkage:
         Share of the voxels at each of `RATIOS`; None where the ratio was given.
     error : (trials, voxels) array
         Standard error of each beta, of m + d about its prediction, as if HRF, rho and t were known:
-        in simulated scans with all three estimated, errors are 1.0 to 1.2 times as large, and 1.3
+        in simulated scans with all three estimated, errors are 1.0 to 1.1 times as large, and 1.3
         to 1.5 times where the HRFs are of no library. `single_trial.standard_errors` counts that
         the HRF was chosen.
     """
