@@ -123,7 +123,7 @@ def standard_errors(runs: Sequence, tr: float, found: Estimate,
     (trials, voxels) float32 array
         Percent signal change; NaN where there is no beta.
     """
-    settings = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
+    settings: dict = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
     runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
     chance, ratios, _ = _chances(runs, tr, found.prior, settings)
     total = np.where(np.isfinite(chance[0]), np.float32(0), np.nan) * found.betas
