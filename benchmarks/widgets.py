@@ -3,7 +3,8 @@
     python benchmarks/widgets.py
 
 Each control is moved over its range, as a reader would drag it. From the change of the value to the
-new picture and numbers, ready to be sent to the browser; the kernel's share is all of it.
+new picture and numbers, ready to be sent to the browser: seconds of the processor, so that other
+work on the machine counts little. Set OMP_NUM_THREADS=1 for those of one core.
 """
 
 import sys
@@ -16,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from explorers import EXAMPLES, choices  # noqa: E402
 
-LIMIT = 150  # ms, at the median
+GOAL, GOALS = 100, {"guidance_explorer": 150}  # ms, at the median
 
 
 def redraws(box, stops=8):
@@ -26,9 +27,9 @@ def redraws(box, stops=8):
         for value in choices(control, stops):
             if value == control.value:
                 continue  # nothing would happen
-            start = time.perf_counter()
+            start = time.process_time()
             control.value = value
-            taken.append(time.perf_counter() - start)
+            taken.append(time.process_time() - start)
         box.reset.click()
     return 1000 * np.array(taken)
 
@@ -40,7 +41,7 @@ def rows():
         taken = redraws(make())
         slowest = max(slowest, taken.max())
         title = f"{name}, median of {len(taken)} redraws"
-        made.append(_table.row(title, np.median(taken), "ms", LIMIT, "goal"))
+        made.append(_table.row(title, np.median(taken), "ms", GOALS.get(name, GOAL), "goal"))
     return [*made, _table.row("slowest redraw of all", slowest, "ms")]
 
 

@@ -540,10 +540,10 @@ def run(data: NewData, out: Out, seed: Seed = 0):
     say("2 of 4: single-trial betas from the BOLD")
     experiment.ready(data, seed)
     say("3 of 4: pictures from betas")
-    results.reconstruct_release(out, results.Release(data), "conditional", seed,
-                                Drawing().sampling(), present("auto"), say)
+    space = results.reconstruct_release(out, results.Release(data), "conditional", seed,
+                                        Drawing().sampling(), present("auto"), say)
     say("4 of 4: scores")
-    results.score(out, 1000, say)
+    results.score(out, 1000, say, space)
     say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")
 
 

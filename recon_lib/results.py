@@ -43,7 +43,10 @@ class Release:
 
 
 def reconstruct_release(out, source, model, seed, sampling, device, say):
-    """Reconstruct the test pictures of a `Release` into `out`: `reconstruct_experiment`."""
+    """Reconstruct the test pictures of a `Release` into `out`: `reconstruct_experiment`.
+
+    Returns the evaluation space, see `report.evaluation_space`: `score` need not make it again.
+    """
     if source.split != "repeated":
         source.held = read_weights(model)[2].get("held") or None  # what the model never saw
     x = source.load()
@@ -60,8 +63,9 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     beside = [path, path.with_name(LATENT), path.with_name(GUIDANCE_MODEL)]
     weights = [file.read_bytes() for file in beside if file.is_file()]
     drawn = Drawn(out / DRAWN, [what.encode(), np.ascontiguousarray(x.betas), *weights], say)
-    keep = Rows(x, sampling, drawn, say).keep
-    results = reconstruct.reconstruct_experiment(x, model, seed, sampling, device, say, first, keep)
+    rows = Rows(x, sampling, drawn, say)
+    results = reconstruct.reconstruct_experiment(
+        x, model, seed, sampling, device, say, first, rows.keep)
     arrays = {}
     for name, part in results.items():
         arrays[f"{name}/target"] = part["target"]
@@ -74,6 +78,7 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
     drawn.forget()
     say(f"reconstructions are in {out / RELEASE}")
+    return rows.features
 
 
 class Drawn:
@@ -127,11 +132,16 @@ class Rows:
         self.seconds, self.done = 0.0, 0
 
     @cached_property
+    def features(self):
+        """The evaluation space; made with the first row, after the first figure."""
+        return report.evaluation_space(
+            self.experiment.train_pictures, report.load_classifiers()[""])
+
+    @cached_property
     def criteria(self):
-        """What scores a part's pictures; made with the first row, after the first figure."""
+        """What scores a part's pictures."""
         x = self.experiment
-        space = report.evaluation_space(x.train_pictures, report.load_classifiers()[""])
-        return {name: report.Criteria(x.images[x.test_index], target, space)
+        return {name: report.Criteria(x.images[x.test_index], target, self.features)
                 for name, target in self.target.items()}
 
     def keep(self, name, draw):
@@ -163,8 +173,11 @@ def reconstruct_arrays(out, own, options, seed, say):
         f"`python -m recon_lib score --out {out}`")
 
 
-def score_release(out, permutations, say):
-    """Score what `reconstruct_release` left in `out`; write the scores and two figures."""
+def score_release(out, permutations, say, features=None):
+    """Score what `reconstruct_release` left in `out`; write the scores and two figures.
+
+    `features`: the evaluation space, where that is there already.
+    """
     arrays = load_arrays(out / RELEASE)
     settings = arrays.pop("settings")
     x = Release(**{f.name: settings[f.name] for f in fields(Release) if f.name in settings}).load()
@@ -178,7 +191,7 @@ def score_release(out, permutations, say):
         else:
             part[rest[0]][rest[1]] = value
     classifiers = report.load_classifiers()
-    criteria = report.criteria_of(x, results, classifiers)
+    criteria = report.criteria_of(x, results, classifiers, features)
     table = report.score(x, results, classifiers, permutations, settings["seed"], criteria)
     paired = report.paired_differences(results, criteria, settings["seed"])
     sure = report.how_sure(results, criteria)
@@ -242,13 +255,19 @@ def score_arrays(out, permutations, say):
     say(f"\nscores: {out / 'scores.json'}\nfigure: {out / 'reconstructions.png'}")
 
 
-def score(out, permutations, say):
-    """Score what is in `out`: of a release or of anybody's data, whichever was made last."""
+def score(out, permutations, say, features=None):
+    """Score what is in `out`: of a release or of anybody's data, whichever was made last.
+
+    `features`: as for `score_release`.
+    """
     there = [out / name for name in (RELEASE, OWN) if (out / name).exists()]
     last = max(there, key=lambda path: path.stat().st_mtime_ns, default=out / RELEASE)
     if len(there) > 1:
         say(f"scoring {last}, the newer of the two results in {out}")
-    (score_arrays if last.name == OWN else score_release)(out, permutations, say)
+    if last.name == OWN:
+        score_arrays(out, permutations, say)
+    else:
+        score_release(out, permutations, say, features)
 
 
 def save_arrays(path, **arrays):

@@ -14,7 +14,13 @@ from torch.distributions import Normal
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import ArrayData
 from recon_lib.decoding import crossval, haxby, reconstruct
-from recon_lib.decoding.sampling import PLAIN, Guidance, load_guidance_model, sample_pictures
+from recon_lib.decoding.sampling import (
+    PLAIN,
+    Guidance,
+    guided_denoiser,
+    load_guidance_model,
+    sample_pictures,
+)
 from recon_lib.diffusion import amplitudes, cosine_schedule
 from recon_lib.guidance import guided
 from recon_lib.samplers import dpm_solver
@@ -190,3 +196,23 @@ def test_the_shipped_guide_is_small_and_drew_the_same_pictures():
     size, its_size = (sum(p.numel() for p in net.parameters()) for net in (model, guide))
     assert its_size < size / 2 and its["steps"] < info["steps"] / 2
     assert its["pictures"] == info["pictures"]
+
+
+@pytest.mark.parametrize("scale, passes", [(0.0, 1), (1.0, 1), (3.0, 1)])
+@pytest.mark.parametrize("n", [1, 3, 12])
+def test_few_pictures_are_guided_in_one_evaluation(n, scale, passes):
+    """The formula by hand, and how often the network is asked: twice only for many pictures."""
+    model, asked = random_unet(condition_size=7), []
+    alpha_bar, info = cosine_schedule(), {"prediction": "x0"}
+    x, condition = torch.randn(n, 3, 16, 16), torch.randn(n, 7)
+    model.register_forward_hook(lambda *_: asked.append(1))
+    sampling = replace(PLAIN, scale=scale, interval=(0.3, 1.0))
+    denoise = guided_denoiser(model, info, alpha_bar, condition, sampling)
+    for t in (torch.full((n,), 600), torch.full((n,), 20), torch.full((n,), 600)):
+        asked.clear()
+        with torch.no_grad():
+            made = denoise(x, t)
+            assert len(asked) == (2 if n > 8 and scale == 3 and t[0] == 600 else passes)
+            told, free = model(x, t, condition), model(x, t)
+        by_hand = told if t[0] == 20 else free + scale * (told - free)
+        assert torch.allclose(made, by_hand.clamp(-1, 1), atol=1e-5)

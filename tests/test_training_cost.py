@@ -1,4 +1,6 @@
-"""Costs counted by torch against a count by hand, and the explorer built on them."""
+"""Costs against a count of what really runs, by hand and by torch; the explorer built on them."""
+
+import re
 
 import pytest
 import torch
@@ -50,6 +52,22 @@ def test_costs_are_those_counted_by_hand(config, size):
     rows, model = count(config, size), UNet(**config).eval()
     assert sum(r["parameters"] for r in rows) == sum(p.numel() for p in model.parameters())
     assert sum(r["multiplications"] for r in rows) == multiplications_by_hand(model, size)
+
+
+def test_every_part_costs_what_torch_counts():
+    config, size = CONFIGS["grey, no patch, two blocks"]
+    model, counted, ours = UNet(**config), {}, {}
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 1, size, size), torch.tensor([5]))
+    for path, found in counter.get_flop_counts().items():  # such as UNet.up.0.1: level 0, stage 1
+        part = re.fullmatch(r"UNet\.(time|conv_\w+|(?:down|up)\.\d\.\d|(?:middle|up_conv)\.\d)",
+                            path)
+        if part:
+            name = re.sub(r"(middle|\w+\.\d)\.\d", r"\1", part[1]).replace(".", " ")
+            counted[name] = counted.get(name, 0) + sum(found.values()) // 2
+    for row in count(config, size):
+        ours[row["part"]] = ours.get(row["part"], 0) + row["multiplications"]
+    assert {part: n for part, n in ours.items() if n} == counted
 
 
 def test_costs_know_the_shapes():

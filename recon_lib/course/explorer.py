@@ -9,7 +9,10 @@ import functools
 import io
 
 import ipywidgets
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from recon_lib.course.style import DRAWING, WIDTH, styled
 
@@ -30,7 +33,7 @@ class Explorer(ipywidgets.VBox):
 
     def __init__(self, controls, compute, draw, readout):
         self.controls, self.compute, self.draw, self.readout = controls, compute, draw, readout
-        self.figure, self._several = None, False
+        self.figure, self.painter, self._several = None, Painter(), False
         start = {name: control.value for name, control in controls.items()}
         self.image = ipywidgets.Image(format="png", layout={"max_width": "100%"})
         self.text = ipywidgets.HTML(layout={"min_height": "4em"})  # two lines: nothing below moves
@@ -65,11 +68,61 @@ class Explorer(ipywidgets.VBox):
                 return
             self.numbers = self.compute(**{name: c.value for name, c in self.controls.items()})
             self.figure = self.draw(self.numbers, self.figure)
-            picture = io.BytesIO()
-            self.figure.savefig(picture, format="png", pil_kwargs={"compress_level": 1})
             # one message each: the browser swaps the picture in place, so nothing jumps or flickers
-            self.image.value = picture.getvalue()
+            self.image.value = self.painter.png(self.figure)
             self.text.value = f"<b>{self.readout(self.numbers)}</b>"
+
+
+class Painter:
+    """Draws a figure that changes again and again: what stays the same is drawn once.
+
+    Most of the time of a drawing goes to the axes' ticks and their labels. They are kept, and drawn
+    anew where `look` says that they changed.
+    """
+
+    def __init__(self):
+        self.kept, self.canvas = None, None
+
+    def png(self, figure):
+        """The figure as PNG: bytes; pixel by pixel what `figure.savefig` would write."""
+        if self.canvas is None or self.canvas.figure is not figure:
+            self.kept, self.canvas = None, FigureCanvasAgg(figure)
+        now = look(figure)
+        moving = [artist for ax in figure.axes for artist in moving_parts(ax)]
+        if self.kept is None or self.kept[0] != now:
+            for artist in moving:
+                artist.set_visible(False)
+            self.canvas.draw()
+            for artist in moving:
+                artist.set_visible(True)
+            self.kept = now, self.canvas.copy_from_bbox(figure.bbox)
+        self.canvas.restore_region(self.kept[1])
+        for artist in moving:
+            artist.draw(self.canvas.get_renderer())
+        picture = io.BytesIO()
+        image = Image.fromarray(np.asarray(self.canvas.buffer_rgba()))
+        image.convert("RGB").save(picture, "png", compress_level=1)
+        return picture.getvalue()
+
+
+def moving_parts(ax):
+    """What is drawn each time: all that is visible on the axes but ticks, in matplotlib's order."""
+    still = {ax.patch, ax.xaxis, ax.yaxis} | (set() if ax.axison else set(ax.spines.values()))
+    return sorted((artist for artist in ax.get_children() if artist.get_visible()
+                   and artist not in still), key=lambda artist: artist.get_zorder())
+
+
+def look(figure):
+    """All that the ticks and their labels depend on."""
+    found = [figure.dpi, *figure.get_size_inches()]
+    for ax in figure.axes:
+        ax.apply_aspect()
+        found += [ax.axison, *ax.get_position().bounds]
+        for axis in (ax.xaxis, ax.yaxis) if ax.axison else ():
+            places = axis.get_majorticklocs()
+            found += [axis.get_scale(), axis.get_label_text(), *axis.get_view_interval(), *places,
+                      *axis.get_major_formatter().format_ticks(places)]
+    return found
 
 
 def slider(description, value, low, high, step):

@@ -21,6 +21,7 @@ from recon_lib.training.checkpoints import CHECKPOINTS, load_checkpoint, load_mo
 from recon_lib.training.device import autocast
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
+FEW = 8  # pictures for which one evaluation of twice as many is quicker than two
 LATENT, GUIDANCE_MODEL = "latent.safetensors", "guide.safetensors"  # stand beside the model
 
 
@@ -205,6 +206,31 @@ def likeliest_of(candidates, log_likelihood):
     return torch.stack(candidates)[best, torch.arange(len(best), device=best.device)]
 
 
+def at_once(model, condition):
+    """The network, which is first asked without and then with the condition, in one evaluation.
+
+    With few pictures the time goes to reading the weights: twice as many hardly take longer.
+
+    Parameters
+    ----------
+    model : UNet
+    condition : Tensor (b, d)
+    """
+    n, latest = len(condition), {}
+    mask = torch.arange(2 * n, device=condition.device) >= n
+
+    def ask(x_t, t, told=None):
+        if told is not None:
+            x, answer = latest.pop("told", (None, None))
+            return answer if x is x_t else model(x_t, t, told)
+        without, answer = model(x_t.repeat(2, 1, 1, 1), t.repeat(2), condition.repeat(2, 1),
+                                mask).chunk(2)
+        latest["told"] = x_t, answer
+        return without
+
+    return ask
+
+
 def guided_denoiser(model: nn.Module, info: dict, alpha_bar: Tensor, condition: Tensor | None,
                     sampling: Sampling, other: tuple | None = None):
     """The network as a denoiser, guided away from `other` or from itself without a condition.
@@ -222,6 +248,8 @@ def guided_denoiser(model: nn.Module, info: dict, alpha_bar: Tensor, condition: 
     if other is not None:
         pair = guess(condition), denoiser(other[0], other[1]["prediction"], alpha_bar)
     elif condition is not None:
+        if len(condition) <= FEW and sampling.scale:
+            guess = partial(denoiser, at_once(model, condition), info["prediction"], alpha_bar)
         pair = guess(condition, clamp=False), guess(clamp=False)
     else:
         return guess()

@@ -275,10 +275,13 @@ def score(experiment: Experiment, results: dict, classifiers: dict, permutations
     return tables
 
 
-def criteria_of(experiment, results, classifiers):
-    """The `Criteria` of each part of what `reconstruct_experiment` returned."""
+def criteria_of(experiment, results, classifiers, features=None):
+    """The `Criteria` of each part of what `reconstruct_experiment` returned.
+
+    `features`: the `evaluation_space`, where it is there already.
+    """
     x = experiment
-    features = evaluation_space(x.train_pictures, classifiers[""])
+    features = features or evaluation_space(x.train_pictures, classifiers[""])
     factors = None if x.factors is None else x.factors[x.test_index]
     category = None if factors is None else factors["category"]
     return [Criteria(x.images[x.test_index], part["target"], features, category, factors,

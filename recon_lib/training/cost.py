@@ -1,11 +1,8 @@
-"""What a network and its training cost: operations counted by torch, hours derived (estimates)."""
+"""What a network and its training cost: operations counted, hours derived (estimates)."""
 
-import json
-from functools import lru_cache
+import inspect
 
-import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+import numpy as np
 
 from recon_lib.unet import UNet
 
@@ -19,58 +16,73 @@ USE = (0.05, 0.30)
 def count(config, size):
     """Shapes, parameters and multiplications of every part of an unconditional `UNet`.
 
-    Nothing is computed: torch counts a forward pass of tensors without memory (the meta device).
+    By arithmetic, without building it; the tests hold it against what torch counts.
 
     Parameters
     ----------
     config : dict
-        Arguments of `UNet`; what is missing has its default.
+        Arguments of `UNet`; what is missing has its default. Its condition is left out.
     size : int
         Side of the pictures in pixels, divisible by the network's stride.
 
     Returns
     -------
     list of dict
-        One for each part, in the order of the computation: `part`, `shape` (channels, side, side)
-        of what it passes on, `parameters`, `multiplications` (for one picture; each comes with
-        an addition, so that one is two FLOPs).
+        One for each part: `part`, `shape` (channels, side, side) of what it passes on,
+        `parameters`, `multiplications` (for one picture; each comes with an addition, so that one
+        is two FLOPs).
     """
-    return [dict(row) for row in _counted(json.dumps(config, default=int), size)]
+    network = inspect.signature(UNet).bind(**config)
+    network.apply_defaults()
+    channels, blocks, patch, attention, width = (
+        network.arguments[k] for k in ("channels", "blocks", "patch", "attention", "width"))
+    pixels, first = network.arguments["image_channels"] * patch**2, channels[0]
+    sides = [size // patch >> level for level in range(len(channels))]
+    above = [first, *channels]  # channels of the level above each
+    rows = []
 
+    def note(part, cost, *shape):
+        rows.append({"part": part, "shape": shape, "parameters": int(cost[0]),
+                     "multiplications": int(cost[1])})
 
-@lru_cache(maxsize=64)
-def _counted(config, size):
-    """The rows of `count`; an explorer asks for the same ones again and again."""
-    with torch.device("meta"):
-        model = UNet(**json.loads(config))
-        x = torch.empty(1, model.config["image_channels"], size, size)
-        t = torch.empty(1, dtype=torch.long)
-    rows, counter = [], FlopCounterMode(display=False)
-
-    def watch(name, module):
-        def note(module, inputs, output):
-            before = sum(row["multiplications"] for row in rows)
-            rows.append({"part": name, "shape": tuple(output.shape[1:]),
-                         "parameters": sum(p.numel() for p in module.parameters()),
-                         "multiplications": counter.get_total_flops() // 2 - before})
-
-        module.register_forward_hook(note)
-
-    for name in ("time", "conv_in", "norm", "conv_out"):
-        watch(name, getattr(model, name))
-    for name in ("down", "up"):
-        for level, stages in enumerate(getattr(model, name)):
-            for stage in stages:
-                watch(f"{name} {level}", stage)
-    for stage in model.middle:
-        watch("middle", stage)
-    for level, convolution in enumerate(model.up_conv):
+    note("time", 2 * _layer(width, width), width)
+    note("conv_in", _layer(pixels, first, sides[0] ** 2, 3), first, sides[0], sides[0])
+    for level, (c, side) in enumerate(zip(channels, sides, strict=True)):
+        for stage in range(blocks):
+            cost = _stage(c if stage else above[level], c, width, side**2, level in attention)
+            note(f"down {level}", cost, c, side, side)
+    for attend in (True, False):
+        note("middle", _stage(c, c, width, side**2, attend), c, side, side)
+    for level, (c, side) in reversed(list(enumerate(zip(channels, sides, strict=True)))):
+        for _ in range(blocks):
+            note(f"up {level}", _stage(c, c, width, side**2, level in attention), c, side, side)
         if level:
-            watch(f"up_conv {level}", convolution)
-    # torch does not count every fused attention, so the plain one
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
-        model(x, t)
+            note(f"up_conv {level}", _layer(c, above[level], side**2), above[level], side, side)
+    note("norm", _norm(first), first, sides[0], sides[0])
+    note("conv_out", _layer(first, pixels, sides[0] ** 2, 3), pixels, sides[0], sides[0])
     return rows
+
+
+def _layer(c_in, c_out, places=1, kernel=1):
+    """Parameters and multiplications of a convolution, or of a linear layer: at one place."""
+    weights = c_in * c_out * kernel**2
+    return np.array([weights + c_out, weights * places])
+
+
+def _norm(channels):
+    return np.array([2 * channels, 0])
+
+
+def _stage(c_in, c_out, width, places, attend):
+    """The same of a `unet.Stage`: a residual block and, where asked for, attention."""
+    cost = _norm(c_in) + _layer(c_in, c_out, places, 3) + _layer(width, 2 * c_out)
+    cost += _norm(c_out) + _layer(c_out, c_out, places, 3)
+    if c_in != c_out:
+        cost += _layer(c_in, c_out, places)
+    if attend:  # all pairs of places twice: their likeness, and the weighted sum
+        cost += _norm(c_out) + _layer(c_out, 3 * c_out, places) + _layer(c_out, c_out, places)
+        cost[1] += 2 * places**2 * c_out
+    return cost
 
 
 def operations(network, size, pictures):
