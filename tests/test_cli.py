@@ -144,6 +144,23 @@ def test_a_reconstruction_that_was_stopped_goes_on(miniature, tiny_model, tmp_pa
 
 
 @pytest.mark.slow
+def test_the_evaluation_space_is_made_once(miniature, tiny_model, tmp_path, monkeypatch):
+    """The growing table's space serves the scores, which are those of a space made anew."""
+    made, source = [], results.Release(miniature)
+    space = results.report.evaluation_space
+    monkeypatch.setattr(results.report, "evaluation_space",
+                        lambda *args: made.append(args) or space(*args))
+    one_step = replace(SAMPLING, steps=1, candidates=1)
+    features = results.reconstruct_release(
+        tmp_path, source, str(tiny_model), 0, one_step, "cpu", str)
+    results.score(tmp_path, 10, str, features)
+    assert len(made) == 1
+    shared = (tmp_path / "scores.json").read_text()
+    results.score(tmp_path, 10, str)
+    assert len(made) == 2 and (tmp_path / "scores.json").read_text() == shared
+
+
+@pytest.mark.slow
 def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path):
     code, _, _ = run(*release_args(miniature, tiny_model, tmp_path, "--release", 1))
     assert code == 0 and (tmp_path / "reconstructions.npz").exists()
