@@ -184,8 +184,9 @@ def ridge_betas(run, shape, ratio):
     return out
 
 
-@pytest.mark.parametrize("snr, dense, silent", [(0.03, False, 0), (0.03, True, 0), (0.2, True, 0),
-                                                (0.1, True, 120)])
+@pytest.mark.parametrize("snr, dense, silent", [(0.03, False, 0), *(
+    pytest.param(*kind, marks=pytest.mark.slow)
+    for kind in ((0.03, True, 0), (0.2, True, 0), (0.1, True, 120)))])
 def test_units_are_kept_and_the_truth_is_nearer_than_by_ridge(snr, dense, silent):
     runs, truth = scanned(snr, dense, silent)
     choice = single_trial.hrf_fit(runs, TR).argmax(0)
