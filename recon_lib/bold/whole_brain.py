@@ -66,7 +66,7 @@ def estimate_to_file(runs, path, tr, block=8192, beside=None, **settings):
     """`single_trial.estimate` for more voxels than fit in memory, written to an HDF5 file.
 
     Works a block of voxels at a time over all runs (see `spool`); memory is about 4 bytes x volumes
-    of all runs x block, three times. What is chosen for a voxel does not depend on the blocks:
+    of all runs x block, four times. What is chosen for a voxel does not depend on the blocks:
     voxels spread over all of them set the prior that they share. Each finished block is a file of
     its own beside the target, so that a killed job goes on where it stopped; the last step joins
     them. Finished blocks, and a finished result, are kept only where the data, read once more, are
