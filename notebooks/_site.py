@@ -7,6 +7,7 @@ formulas as MathML, a glossary that shows itself at a term, explorers in place o
 """
 
 import html
+import os
 import posixpath
 import re
 import shutil
@@ -64,7 +65,8 @@ CONF = {
     "html_show_search_summary": False, "html_show_sphinx": False, "html_domain_indices": False,
     "html_use_index": False, "html_context": {"default_mode": "auto"},
     "templates_path": [str(HERE / "_page")],
-    "html_static_path": [str(HERE / "_page" / name) for name in ("site.css", "site.js")],
+    "html_static_path": [str(HERE / "_page" / name) for name in
+                         ("site.css", "site.js", "math.woff2")],
     "html_css_files": ["site.css"], "html_js_files": ["site.js"],
     "html_theme_options": {
         "repository_url": REPOSITORY, "use_repository_button": True,
@@ -170,7 +172,8 @@ def show_terms(app, tree):
 def formula(translator, node):
     """TeX as MathML: a browser draws it without a script or a font from elsewhere."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
-    made = convert(node.astext(), display=display)
+    made = convert(re.sub(r"\\arg\b", r"\\operatorname{arg}", node.astext()), display=display)
+    made = re.sub("<mo[^>]*>(?=&#x02016;)", '<mo stretchy="false">', made)  # both bars of a norm
     if display == "block":
         made = f'<div class="formula" tabindex="0" role="group" aria-label="formula">{made}</div>'
     translator.body.append(made)
@@ -184,6 +187,7 @@ def setup(app):
     app.add_config_value("explorers", {}, "env")
     app.connect("source-read", read_source)
     app.connect("doctree-read", show_terms)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def read_source(app, page, content):
@@ -208,6 +212,7 @@ def write_sources(notebooks, folder):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     home, results = readme.split("## What it reads\n")
     results = results.split("<!-- end of results -->")[0]
+    home = re.sub(r"\[the course as a web page\]\(.*?\) ·\s", "", home)  # here it is
     for path in notebooks:
         title = nbformat.read(path, as_version=4).cells[0].source.split("\n")[0].lstrip("# ")
         home = home.replace(f"`{path.name}`", f"[{title}](notebooks/{path.name})")
@@ -282,7 +287,7 @@ def build(notebooks, target):
         write_sources(notebooks, sources)
         conf = CONF | {"terms": glossary(), "explorers": explorers}
         Sphinx(sources, None, target, Path(folder, "doctrees"), "html", conf,
-               status=None).build()
+               status=None, parallel=os.cpu_count()).build()
     lighten(target)
     keep_icons(target)
 

@@ -84,7 +84,9 @@ def test_every_notebook_has_its_place_its_buttons_and_its_feedback(pages, site):
 
 @pytest.mark.slow
 def test_formulas_figures_and_weight(pages, site):
-    assert sum(len(soup.select("math")) for soup in pages.values()) > 50
+    formulas = [part for soup in pages.values() for part in soup.select("math")]
+    assert len(formulas) > 50
+    assert not [part for part in formulas if "\\" in part.text]
     for stem in STEMS:
         soup = copy.copy(pages[f"{stem}.html"])
         assert soup.select("nav.page-toc a, .bd-toc-nav a") and soup.select("details pre")
@@ -114,7 +116,8 @@ def test_links_of_the_repository_lead_to_pages():
 def test_site_in_a_browser(site):
     SHOTS.mkdir(parents=True, exist_ok=True)
     with chromium.page() as (page, complaints):
-        for stem in [*STEMS[::3], "index", "results", "reference_data"]:
+        for stem in [*STEMS[::3], "index", "results", "teaching", "reference_data",
+                     "reference_decoding", "reference_scores"]:
             page.goto((site / f"{stem}.html").as_uri())
             page.set_viewport_size({"width": 390, "height": 844})  # a phone
             wide = page.evaluate("document.documentElement.scrollWidth")
@@ -126,6 +129,7 @@ def test_site_in_a_browser(site):
                 page.emulate_media(color_scheme=theme)
                 page.goto((site / "03_forward_noising.html").as_uri())
                 page.screenshot(path=SHOTS / f"site-{width}-{theme}.png")
+        assert page.evaluate("document.fonts.check('16px \"Course Math\"')")  # formulas
         page.get_by_role("button", name="Hide code").click()
         assert not page.locator(".cell_input").first.is_visible()
         assert len(page.locator("a.term").first.get_attribute("data-tip")) > 10

@@ -1,9 +1,19 @@
-// Terms of the glossary show themselves; code can be hidden; explorers get their height and theme.
+// Terms of the glossary show themselves; code can be hidden; a phone opens figures; explorers get
+// their height and theme.
 addEventListener("DOMContentLoaded", () => {
   for (const term of document.querySelectorAll("a.term[title]")) {
     term.dataset.tip = term.title;
     term.setAttribute("aria-description", term.title);
     term.removeAttribute("title");
+  }
+  if (matchMedia("(max-width: 600px)").matches) { // a figure opens by itself, to be enlarged
+    for (const image of document.querySelectorAll("article img")) {
+      if (image.closest("a")) continue;
+      const link = document.createElement("a");
+      link.href = image.src;
+      image.replaceWith(link);
+      link.append(image);
+    }
   }
   const fold = document.getElementById("fold");
   fold?.addEventListener("click", () => {
