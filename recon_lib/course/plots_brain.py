@@ -42,10 +42,11 @@ def cortex(colours: dict[str, str], title: str | None = None):
     mesh, folded = load_surf_mesh(files["infl_left"]), load_surf_mesh(files["pial_left"])
     grey = np.where(load_surf_data(files["sulc_left"])[mesh.faces].mean(1) > 0, 0.62, 0.82)
     paint = np.repeat(grey[:, None], 3, axis=1)  # of each triangle
-    middle = folded.coordinates[mesh.faces].mean(1)
+    middle = mesh.coordinates[mesh.faces].mean(1)
     for area, colour in colours.items():
         *centre, radius = CENTRES[area]
-        inside = np.linalg.norm(middle - centre, axis=1) < radius
+        nearest = np.linalg.norm(folded.coordinates - centre, axis=1).argmin()
+        inside = np.linalg.norm(middle - mesh.coordinates[nearest], axis=1) < radius
         paint[inside] = 0.8 * np.array(to_rgb(colour)) + 0.2 * paint[inside]
     fig, axes = panels(2.7 + 0.3 * bool(title), title, 1, 3)
     for ax, (name, view) in zip(axes, VIEWS.items(), strict=True):
