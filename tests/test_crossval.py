@@ -66,7 +66,7 @@ def test_grey_pictures_stay_grey(grey, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"fold_1", "fold_2"}
     for out in (grey[1], trained):
         assert set(out) == {"diffusion", "shuffled_brain", "ridge", "retrieval", "mean_image",
-                            "fold", "map_retrieval"}
+                            "fold", "posterior_retrieval"}
         for name in set(out) - {"fold"}:
             assert out[name].shape == (48, 16, 16, 1) and out[name].dtype == np.uint8
             assert out[name].std() > 0
@@ -109,8 +109,8 @@ def test_retrieval_finds_what_is_in_the_gallery():
     data = world(n=100, noise=0.05)
     near = (data.images.astype(int) + 1).clip(0, 255).astype(np.uint8)
     options = CrossValidation(2, pool=60, sampling=ONE_STEP, encoder="category-network")
-    plain = cross_validate(data, options, say=len)["map_retrieval"]
-    found = cross_validate(data, replace(options, gallery=near), say=len)["map_retrieval"]
+    plain = cross_validate(data, options, say=len)["posterior_retrieval"]
+    found = cross_validate(data, replace(options, gallery=near), say=len)["posterior_retrieval"]
     seen = near[data.trial_image]
     assert not (plain == seen).all((1, 2, 3)).any()
     assert (found == seen).all((1, 2, 3)).mean() > 0.3  # of 150 candidates

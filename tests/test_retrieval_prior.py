@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from recon_lib.brain.decoder import fit_decoder
-from recon_lib.brain.latents import load_latent, save_latent
+from recon_lib.brain.latents import Basis, ImageLatent, load_latent, save_latent
 from recon_lib.common.errors import DataError
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
@@ -52,6 +53,28 @@ def test_what_was_seen_without_noise_is_recalled(world):
     told = retrieval_prior.with_pseudo_trials(decoder, known, vectors, 8)
     assert np.allclose(told[:, :-1], vectors[:, :-1], atol=1e-5)
     assert np.allclose(told[:, -1], 1 / 3)
+
+
+def test_the_nearest_to_the_mean_is_found_by_hand(world):
+    """Bayes' rule picture by picture, and numpy's own correlation of the last layer."""
+    decoder, known, vectors = world
+    vectors = vectors * np.array([1] * D + [6])  # as noisy as a small part of a trial
+    rng = np.random.default_rng(1)
+    d, pixels = known.shape[1], 1
+    axes = rng.normal(size=(9, d - pixels))  # layers of 4 and 5 features
+    latent = ImageLatent(SimpleNamespace(widths=[4, 5]), Basis(np.zeros(3), np.ones((3, pixels))),
+                         Basis(np.zeros(9), axes))
+    last = (np.linalg.inv(axes.T @ axes) @ axes.T)[:, 4:]
+    covariance = decoder.noise_cholesky @ decoder.noise_cholesky.T
+    expected = []
+    for v in vectors.astype(float):
+        density = np.array([multivariate_normal.pdf(v[:-1], mean, covariance * v[-1] ** 2) ** (
+            1 / retrieval_prior.MILDER) for mean in decoder.forward.predict(known)])
+        mean = np.average(known[:, pixels:], axis=0, weights=density) @ last
+        expected.append(np.argmax([np.corrcoef(mean, k[pixels:] @ last)[0, 1] for k in known]))
+    found = retrieval_prior.mean_retrieval(decoder, latent, known, vectors)
+    assert found.tolist() == expected
+    assert (found != retrieval_prior.map_retrieval(decoder, known, vectors)).any()
 
 
 def test_a_memory_counts_as_so_many_trials(world):

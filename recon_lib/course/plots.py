@@ -21,6 +21,7 @@ LABELS = {  # how the decoders of scores.json are called in figures
     "diffusion": "diffusion",
     "conditional": "the network alone",
     "map_retrieval": "MAP retrieval",
+    "posterior_retrieval": "nearest to the posterior mean",
     "ridge": "ridge to pixels",
     "retrieval": "nearest training image",
     "mean_image": "mean image",

@@ -28,7 +28,7 @@ from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
 from recon_lib.decoding.reconstruct import ready_sampler
-from recon_lib.decoding.retrieval_prior import map_retrieval, refuse_trained_on
+from recon_lib.decoding.retrieval_prior import mean_retrieval, refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
@@ -66,7 +66,7 @@ class CrossValidation:
     encoder : str
         Which network gives features, see `encoders.choose_encoder`; a ready model has its own.
     gallery : (m, size, size, C) uint8 array, optional
-        Pictures that MAP retrieval may find beside the training pictures; none that is to be read.
+        Pictures that retrieval may find beside the training pictures; none that is to be read.
     """
 
     folds: int | None = None
@@ -195,7 +195,7 @@ def fit_fold(data, train, betas, known, options, seed):
 
 
 def retriever(training, latent, gallery=None, seen=()):
-    """A decoder of trials: the likeliest of the training pictures and of a gallery.
+    """A decoder of trials: of training pictures and a gallery the likest to the posterior mean.
 
     `seen` are the coarse pixels and the features of the gallery's pictures.
     """
@@ -203,7 +203,7 @@ def retriever(training, latent, gallery=None, seen=()):
     if gallery is not None:
         pictures = np.concatenate([pictures, gallery])
         codes = np.concatenate([codes, latent.project(*seen)])
-    return lambda trials: pictures[map_retrieval(training.decoder, codes, trials.vectors)]
+    return lambda trials: pictures[mean_retrieval(training.decoder, latent, codes, trials.vectors)]
 
 
 def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed: int = 0,
@@ -221,8 +221,8 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
     Returns
     -------
     dict of str to (trials, size, size, C) uint8 array
-        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`, `map_retrieval`; and
-        under `fold` the number of each trial's fold.
+        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`, `posterior_retrieval`;
+        and under `fold` the number of each trial's fold.
     """
     options = options or CrossValidation()
     groups, shown = np.asarray(data.groups), data.images[data.trial_image]
@@ -266,7 +266,7 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
         trials = Trials(held, decoder.vector(held), once, others)
         decoders = {"diffusion": draw, "shuffled_brain": lambda trials, draw=draw: draw(
             trials.shuffled)} | {k: fit(training) for k, fit in DRAWING.items()}
-        decoders["map_retrieval"] = retriever(training, latent, gallery, seen)
+        decoders["posterior_retrieval"] = retriever(training, latent, gallery, seen)
         for name, decode in decoders.items():
             part = decode(trials)
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part

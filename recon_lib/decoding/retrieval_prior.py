@@ -19,6 +19,7 @@ from scipy.spatial import KDTree
 
 from recon_lib.brain.decoder import BrainDecoder, brain_log_likelihood
 from recon_lib.brain.latents import ImageLatent
+from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
 from recon_lib.data.release import Experiment, unique_pictures
 from recon_lib.data.splits import refuse_leak
@@ -26,6 +27,9 @@ from recon_lib.decoding.sampling import Guidance
 from recon_lib.world import scenes
 
 EXTRA, EXTRA_SEED = 45_000, 1  # pictures without a brain
+# By how much log-likelihoods are divided where the picture that was seen is in no collection, so
+# that none there fits as well as it would; 1 and 2 were tried, see benchmarks/photographs.py.
+MILDER = 2.0
 SAME = 0.05  # no number of two latents of one picture differs by more, in half precision
 
 
@@ -124,6 +128,44 @@ def map_retrieval(decoder, prior, vectors):
                         "those trials, or nothing is likeliest")
     few = np.array_split(vectors, len(vectors) // 512 + 1)  # a number for each picture of the prior
     return np.concatenate([decoder.log_likelihood(v, prior).argmax(1) for v in few])
+
+
+def mean_retrieval(decoder, latent, prior, vectors):
+    """Which picture of a collection is likest to the posterior mean of what is in the picture?
+
+    For collections in which the picture that was seen is not. The score is then how like to it the
+    answer is, and of all answers the one nearest to the posterior mean has the least expected
+    squared distance from it, not the likeliest. Compared is the last layer of the feature encoder,
+    by correlation.
+
+    Parameters
+    ----------
+    decoder : BrainDecoder
+    latent : ImageLatent
+        To which the decoder was fitted.
+    prior : (m, d) array
+        Latents of the collection.
+    vectors : (n, d + 1) array
+        Brain vectors, see `BrainDecoder.vector`.
+
+    Returns
+    -------
+    (n,) int array
+        Rows of `prior`.
+
+    Raises
+    ------
+    DataError
+        As from `map_retrieval`.
+    """
+    check_prior(prior, vectors.shape[1] - 1)
+    back = np.linalg.pinv(latent.features.axes)[:, -latent.encoder.widths[-1]:]
+    seen, parts = prior[:, latent.blocks[0]:] @ back, []  # (m, p) features, less their mean
+    for some in np.array_split(vectors, len(vectors) // 512 + 1):
+        fit = decoder.log_likelihood(some, prior) / MILDER
+        weights = np.exp(fit - fit.max(1, keepdims=True))
+        parts.append(similarity(weights @ seen, seen).argmax(1))  # the weights' sum does not count
+    return np.concatenate(parts)
 
 
 def with_pseudo_trials(decoder: BrainDecoder, prior: Any, vectors: np.ndarray,
