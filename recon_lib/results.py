@@ -23,7 +23,7 @@ from recon_lib.training.checkpoints import located, read_weights
 from recon_lib.training.device import computed_on
 
 RELEASE, OWN, DRAWN = "reconstructions.npz", "own.npz", "drawn"
-WHITE = 0.25  # expected error that a figure shows as white
+WHITE = 0.25  # expected error, as a share of the range of pixels, that a figure shows as white
 PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
 
 
@@ -230,7 +230,7 @@ def draw_release(out, seen, averaged):
         unsure = np.kron(averaged["posterior"]["spread"][show], np.ones((side, side)))
         unsure = np.repeat((unsure.clip(0, WHITE) * 255 / WHITE).astype(np.uint8)[..., None],
                            seen.shape[3], 3)
-        rows[f"expected error\nblack 0, white {WHITE}\nof the range or more"] = unsure
+        rows[f"expected error\n(white: {WHITE})"] = unsure
     figure = plots.reconstructions(rows | {"shuffled brain": pictures["shuffled_brain"][show]})
     save_figure(out / "reconstructions.png", figure)
     many = spread(len(seen), 48)
