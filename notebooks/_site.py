@@ -60,7 +60,6 @@ CONF = {
     "default_role": "code", "autodoc_typehints": "none", "autodoc_preserve_defaults": True,
     "add_module_names": False,
     "napoleon_google_docstring": False, "napoleon_use_rtype": False, "napoleon_use_ivar": True,
-    "python_maximum_signature_line_length": 88,
     "html_theme": "sphinx_book_theme", "html_math_renderer": "mathml",
     "html_show_search_summary": False, "html_show_sphinx": False, "html_domain_indices": False,
     "html_use_index": False, "html_context": {"default_mode": "auto"},

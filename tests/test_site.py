@@ -142,7 +142,7 @@ def test_site_in_a_browser(site):
 def test_no_serious_finding_of_axe(site):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with chromium.page(1280, 900) as (page, _):
-        for name, theme in (("03_forward_noising", "light"), ("reference_common", "light"),
+        for name, theme in (("03_forward_noising", "light"), ("reference_world", "light"),
                             ("index", "dark")):
             page.emulate_media(color_scheme=theme)
             page.goto((site / f"{name}.html").as_uri())
