@@ -304,4 +304,6 @@ def rows(folder=PLACE, test=TEST, parts=("subject", "haxby", "digits"), **design
 
 
 if __name__ == "__main__":
-    _table.main(partial(rows, parts=sys.argv[1:]) if sys.argv[1:] else rows)
+    if sys.argv[1:]:
+        rows = partial(rows, parts=sys.argv[1:])
+    _table.main(rows)
