@@ -75,6 +75,11 @@ def test_the_nearest_to_the_mean_is_found_by_hand(world):
     found = retrieval_prior.mean_retrieval(decoder, latent, known, vectors)
     assert found.tolist() == expected
     assert (found != retrieval_prior.map_retrieval(decoder, known, vectors)).any()
+    missing = vectors.copy()
+    missing[1, 0] = np.nan
+    for prior, some, said in ((known, missing, "hold NaN"), (None, vectors, "retrieval prior")):
+        with pytest.raises(DataError, match=said):
+            retrieval_prior.mean_retrieval(decoder, latent, prior, some)
 
 
 def test_a_memory_counts_as_so_many_trials(world):

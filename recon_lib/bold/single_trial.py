@@ -331,13 +331,10 @@ def find_noise(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequenc
 
     Parameters
     ----------
-    runs : sequence of (bold, onsets)
-    tr : float
-        Repetition time, in seconds.
+    runs, tr, durations, confounds
+        As in `estimate`.
     labels : (trials,) array
         Which picture each trial showed.
-    durations, confounds
-        As in `estimate`.
 
     Returns
     -------

@@ -101,6 +101,15 @@ def check_prior(prior, width):
             "a model trained with `train conditional`")
 
 
+def few_at_a_time(prior, vectors):
+    """Finite brain vectors in batches: each has a number for each picture of a prior that fits."""
+    check_prior(prior, vectors.shape[1] - 1)
+    if not np.isfinite(vectors).all():
+        raise DataError("the brain vectors hold NaN or infinite values; expected numbers: drop "
+                        "those trials, or nothing is likeliest")
+    return np.array_split(vectors, len(vectors) // 512 + 1)
+
+
 def map_retrieval(decoder, prior, vectors):
     """Which picture of the retrieval prior explains each brain vector best.
 
@@ -122,12 +131,8 @@ def map_retrieval(decoder, prior, vectors):
     DataError
         If there is no prior of that width, or brain vectors are not finite.
     """
-    check_prior(prior, vectors.shape[1] - 1)
-    if not np.isfinite(vectors).all():
-        raise DataError("the brain vectors hold NaN or infinite values; expected numbers: drop "
-                        "those trials, or nothing is likeliest")
-    few = np.array_split(vectors, len(vectors) // 512 + 1)  # a number for each picture of the prior
-    return np.concatenate([decoder.log_likelihood(v, prior).argmax(1) for v in few])
+    return np.concatenate([decoder.log_likelihood(some, prior).argmax(1)
+                           for some in few_at_a_time(prior, vectors)])
 
 
 def mean_retrieval(decoder, latent, prior, vectors):
@@ -140,13 +145,10 @@ def mean_retrieval(decoder, latent, prior, vectors):
 
     Parameters
     ----------
-    decoder : BrainDecoder
+    decoder, prior, vectors
+        As for `map_retrieval`.
     latent : ImageLatent
         To which the decoder was fitted.
-    prior : (m, d) array
-        Latents of the collection.
-    vectors : (n, d + 1) array
-        Brain vectors, see `BrainDecoder.vector`.
 
     Returns
     -------
@@ -158,10 +160,10 @@ def mean_retrieval(decoder, latent, prior, vectors):
     DataError
         As from `map_retrieval`.
     """
-    check_prior(prior, vectors.shape[1] - 1)
+    few = few_at_a_time(prior, vectors)
     back = np.linalg.pinv(latent.features.axes)[:, -latent.encoder.widths[-1]:]
     seen, parts = prior[:, latent.blocks[0]:] @ back, []  # (m, p) features, less their mean
-    for some in np.array_split(vectors, len(vectors) // 512 + 1):
+    for some in few:
         fit = decoder.log_likelihood(some, prior) / MILDER
         weights = np.exp(fit - fit.max(1, keepdims=True))
         parts.append(similarity(weights @ seen, seen).argmax(1))  # the weights' sum does not count
