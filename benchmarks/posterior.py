@@ -101,9 +101,9 @@ def pictures(held, sampling=SAMPLING):
     """What each way of finding or drawing shows: name -> pictures."""
     x, trials = held.x, held.trials
     by_vector = map_retrieval(held.training.decoder, held.latent.prior, trials.vectors)
-    by_voxels = trials.found.index
     found = {name: prior_pictures(x, held.whole, held.rows[index]) for name, index in
-             (("MAP by brain vector", by_vector), ("MAP by all voxels", by_voxels))}
+             (("MAP by brain vector", by_vector), ("MAP by all voxels", trials.found.index),
+              ("nearest to the posterior mean", trials.found.nearest))}
     return found | {
         "drawn, MAP by brain vector": ready_sampler(held.net, held.training, sampling)(trials),
         "drawn, posterior mean": posterior_sampler(held.net, held.posterior, sampling, 0)(trials),
@@ -159,7 +159,8 @@ def rows(model=MODEL, held=HELD, sampling=SAMPLING):
     for name, hits in named.items():
         tell(f"named right of {AMONG}, {name}", hits)
     ours = named["drawn, posterior mean"].astype(float)
-    for other in ("drawn, MAP by brain vector", "MAP by all voxels"):
+    for other in ("drawn, MAP by brain vector", "MAP by all voxels",
+                  "nearest to the posterior mean"):
         tell(f"drawn, posterior mean - {other}", ours - named[other])
     covered = coverage(held)
     for level, hits in covered.items():

@@ -194,10 +194,12 @@ def score_release(out, permutations, say, features=None):
     classifiers = report.load_classifiers()
     criteria = report.criteria_of(x, results, classifiers, features)
     table = report.score(x, results, classifiers, permutations, settings["seed"], criteria)
-    paired = report.paired_differences(results, criteria, settings["seed"])
+    searches = "map_retrieval", "posterior_retrieval"
+    paired = {f"diffusion_minus_{other}": report.paired_differences(
+        results, criteria, settings["seed"], other=other) for other in searches}
     sure = report.how_sure(results, criteria)
-    table["info"] = settings | {
-        "diffusion_minus_map_retrieval": paired, "how_sure": sure,
+    table["info"] = settings | paired | {
+        "how_sure": sure,
         "sizes": {"train_trials": int((~x.test).sum()), "test_trials": int(x.test.sum()),
                   "test_pictures": len(x.test_index), "voxels": x.betas.shape[1]},
         "versions": {p: importlib.metadata.version(p) for p in PACKAGES},
@@ -207,9 +209,10 @@ def score_release(out, permutations, say, features=None):
     draw_release(out, x.images[x.test_index], results["averaged"])
     for name in ("single_trial", "averaged"):
         say(f"\n{name.replace('_', ' ')}\n{report.format_report(table[name])}")
-        if name in paired:
-            say("top-1, diffusion minus MAP retrieval: {top1:+.3f} ({top1_low:+.3f} to "
-                "{top1_high:+.3f})".format(**paired[name]))
+        for other, found in zip(searches, paired.values(), strict=True):
+            if name in found:
+                say("top-1, diffusion minus {}: {top1:+.3f} ({top1_low:+.3f} to {top1_high:+.3f})"
+                    .format(plots.LABELS[other], **found[name]))
         for factor, numbers in sure.get(name, {}).items():
             say(f"the likeliest {factor} is given {numbers['said']:.3f}, and right in "
                 f"{numbers['right']:.3f}; of those given .9 or more ({numbers['share_sure']:.3f} "

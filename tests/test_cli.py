@@ -25,9 +25,9 @@ from recon_lib.training import run as runs
 from recon_lib.training.checkpoints import load_model, save_model
 from recon_lib.training.device import pick_device
 
-DECODERS = {"diffusion", "conditional", "map_retrieval", "ridge", "retrieval", "mean_image",
-            "unconditional", "shuffled_brain", "brain_vector", "encoding_model", "ideal_observer",
-            "chance", "truth", "noise_ceiling"}
+DECODERS = {"diffusion", "conditional", "map_retrieval", "posterior_retrieval", "ridge",
+            "retrieval", "mean_image", "unconditional", "shuffled_brain", "brain_vector",
+            "encoding_model", "ideal_observer", "chance", "truth", "noise_ceiling"}
 NPY = "BOLD5000_GLMsingle_ROI_betas/py/CSI1_GLMbetas-TYPED-FITHRF-GLMDENOISE-RR_allses_{}.npy"
 RNG = np.random.default_rng(0)
 

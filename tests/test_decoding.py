@@ -29,8 +29,8 @@ from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
 ONE_STEP = replace(SAMPLING, steps=1, candidates=1)
 TWO_STEPS = replace(SAMPLING, steps=2)
-PICTURES = {"diffusion", "conditional", "map_retrieval", "ridge", "retrieval", "mean_image",
-            "unconditional", "shuffled_brain"}
+PICTURES = {"diffusion", "conditional", "map_retrieval", "posterior_retrieval", "ridge",
+            "retrieval", "mean_image", "unconditional", "shuffled_brain"}
 VECTORS = np.random.default_rng(0).normal(size=(5, 15)).astype(np.float32)
 
 

@@ -119,6 +119,9 @@ def test_posterior_is_bayes_rule_over_the_prior(posterior, world):
     weights /= weights.sum(1, keepdims=True)
     assert np.array_equal(index, weights.argmax(1))
     assert np.allclose(mean, weights @ latent.prior, atol=1e-4)
+    likeness = np.corrcoef(weights @ latent.prior, latent.prior)[:10, 10:]
+    nearest = posterior.find(few, 2).nearest
+    assert np.array_equal(nearest, likeness.argmax(1)) and (nearest != index).any()
     sure, _ = posterior.map_and_mean(few, 10**6)
     assert np.allclose(posterior.map_and_mean(few, 10**6)[1], latent.prior[sure], atol=1e-4)
 
@@ -144,6 +147,7 @@ def test_what_is_found_are_moments_of_the_posterior(posterior, world):
     assert np.allclose(found.spread[0], spread, atol=2e-3) and spread.max() > FLOOR + 0.005
     some = found.take([3, 1])
     assert np.array_equal(some.mean, found.mean[[3, 1]])
+    assert np.array_equal(some.nearest, found.nearest[[3, 1]])
     assert np.array_equal(some.share["light"], found.share["light"][[3, 1]])
     assert np.allclose(posterior.find(few, 10**6).spread, FLOOR, atol=2e-3)  # with many trials
 

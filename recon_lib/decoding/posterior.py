@@ -3,9 +3,10 @@
 Bayes' rule over a finite set: the pictures that training showed are the prior, an encoding model of
 every voxel is the likelihood. The likeliest picture is the MAP retrieval (Nishimoto et al. 2011,
 doi:10.1016/j.cub.2011.08.031). The network is told more: the mean of the latent under the
-posterior, which lies between the likely pictures and is none of them. And the posterior says how
-sure one may be: which categories, backgrounds and lights share it, and how far the likely pictures
-differ at each place.
+posterior, which lies between the likely pictures and is none of them. The picture nearest to that
+mean is another search, and a better one where what counts is to be like what was seen. And the
+posterior says how sure one may be: which categories, backgrounds and lights share it, and how far
+the likely pictures differ at each place.
 """
 
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from recon_lib.brain.encoding import EncodingModel
 from recon_lib.brain.families import feature_families
 from recon_lib.brain.features import NAMED, PIXEL_SIDE
 from recon_lib.brain.latents import ImageLatent
+from recon_lib.brain.patterns import similarity
 from recon_lib.decoding.retrieval_prior import add_trials, check_prior
 
 # By how much log-likelihoods are divided: the misfit of an encoding model is common to all voxels
@@ -38,6 +40,7 @@ class Found:
     """What the posterior says of each of n trials."""
 
     index: np.ndarray  # (n,) the likeliest picture: a row of the prior
+    nearest: np.ndarray  # (n,) the picture whose latent correlates best with the mean: a row, too
     mean: np.ndarray  # (n, d) of the latent
     # (n, classes) probability of each category, background and light, as the encoder names them
     share: dict[str, np.ndarray]
@@ -47,7 +50,7 @@ class Found:
 
     def take(self, rows):
         """What it says of some of these trials."""
-        return Found(self.index[rows], self.mean[rows],
+        return Found(self.index[rows], self.nearest[rows], self.mean[rows],
                      {k: v[rows] for k, v in self.share.items()}, self.spread[rows])
 
 
@@ -116,13 +119,14 @@ class Posterior:
             index = weights.argmax(1)
             weights /= weights.sum(1, keepdims=True)
             mean = weights @ self.latent.prior
+            nearest = similarity(mean, self.latent.prior).argmax(1)
             shares = [weights @ seen for seen in names.values()]
             square = (weights @ squares.reshape(len(squares), -1)).reshape(-1, *squares.shape[1:])
             variance = np.maximum(square - self.coarse(mean)[1], 0)
             spread = np.sqrt(GROWTH * variance + FLOOR**2)
-            parts.append((index, mean, *shares, spread))
-        index, mean, *shares, spread = map(np.concatenate, zip(*parts, strict=True))
-        return Found(index, mean, dict(zip(names, shares, strict=True)), spread)
+            parts.append((index, nearest, mean, *shares, spread))
+        index, nearest, mean, *shares, spread = map(np.concatenate, zip(*parts, strict=True))
+        return Found(index, nearest, mean, dict(zip(names, shares, strict=True)), spread)
 
     def map_and_mean(self, betas, repeats=1):
         """The likeliest picture for each trial (n,), and the mean of the latent (n, d): `find`."""

@@ -88,7 +88,8 @@ def model_decoders(net, experiment, training, sampling, posterior=None):
     """The decoders that a ready model draws for: decoder -> draw(trials).
 
     Beside the model: the network without likelihood, prior and candidates; the network without
-    vectors; and the pictures that its retrieval prior finds, None where they cannot be had.
+    vectors; and the pictures that two searches of its retrieval prior find, the likeliest and the
+    one nearest to the posterior mean: None where they cannot be had.
     """
     model, info, n = net.model, net.info, len(experiment.test_index)
     alone = replace(sampling, strength=0.0, candidates=1)
@@ -103,6 +104,8 @@ def model_decoders(net, experiment, training, sampling, posterior=None):
     if posterior is not None:
         decoders["map_retrieval"] = lambda trials: prior_pictures(
             experiment, net.latent, trials.found.index)
+        decoders["posterior_retrieval"] = lambda trials: prior_pictures(
+            experiment, net.latent, trials.found.nearest)
     return decoders
 
 
@@ -191,12 +194,11 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
         found = posterior and posterior.find(betas, repeats)
         trials = Trials(betas, decoder.vector(betas, repeats), repeats, found=found)
-        pictures = {key: keep(f"{name}.{key}", partial(draw, trials))
-                    for key, draw in decoders.items()}
+        pictures = {key: made for key, draw in decoders.items()
+                    if (made := keep(f"{name}.{key}", partial(draw, trials))) is not None}
         # what was drawn from the response to another picture
         pictures["shuffled_brain"] = pictures["diffusion"][shuffled_brain(target, seed)]
-        if posterior is not None and pictures["map_retrieval"] is None:
-            del pictures["map_retrieval"]
+        if posterior is not None and "map_retrieval" not in pictures:
             say("the prior is not of this experiment alone: what it retrieves cannot be shown")
         results[name] = {"target": target, "pictures": pictures,
                          "rankings": {key: rank(trials) for key, rank in observers.items()}}
