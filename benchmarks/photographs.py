@@ -240,10 +240,10 @@ def haxby():
     drawn, found = scenes.draw(scenes.sample_factors(500, SEED)), {}
     for name, network in NETWORKS.items():
         blocks = brain_vectors(fit_latent(drawn, load_encoder(network)), say=len)
-        kinds = np.unique(blocks.kind)
-        means = np.stack([blocks.latents[blocks.kind == kind][0] for kind in kinds])
-        named = kinds[similarity(blocks.vectors[:, :-1], means).argmax(1)]
-        found[name] = (named == blocks.kind).astype(float)
+        eight = np.unique(blocks.category)
+        means = np.stack([blocks.latents[blocks.category == one][0] for one in eight])
+        named = eight[similarity(blocks.vectors[:, :-1], means).argmax(1)]
+        found[name] = (named == blocks.category).astype(float)
     return found | {"": blocks.run}
 
 

@@ -19,8 +19,8 @@ def surfaces():
     found = {}
     for name in (*MODEL, *rooms):
         module = importlib.import_module(f"recon_lib.{name}")
-        offered = {key: value for key, value in vars(module).items()
-                   if name in MODEL or key in named(module)}
+        offered = vars(module) if name in MODEL else {
+            key: getattr(module, key) for key in named(module)}
         found[name] = module, public(module, offered, name in MODEL)
         for key, value in offered.items():
             if inspect.ismodule(value) and name in rooms:  # a file that a room offers as a whole
@@ -38,10 +38,11 @@ def public(module, names, own):
 
 
 def named(room):
-    """The names that the `__init__` of a room imports: its public surface."""
+    """The names that the `__init__` of a room imports, some when asked for: its public surface."""
     tree = ast.parse(inspect.getsource(room))
-    return {name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom)
-            for name in node.names}
+    own = [name.asname or name.name for node in tree.body if isinstance(node, ast.ImportFrom)
+           and node.module.startswith("recon_lib") for name in node.names]
+    return [*own, *getattr(room, "EXPLORERS", ())]
 
 
 def pages():

@@ -135,7 +135,7 @@ class Fitting:
     """How a diffusion model is trained."""
 
     start: Annotated[File, option("Checkpoint to resume, or model to start from.")] = None
-    steps: Annotated[int | None, option("Default: 30,000; of the guide 4,500.", min=1,
+    steps: Annotated[int | None, option("Default: 30,000; guidance model: 4,500.", min=1,
                                         max=10**9)] = None
     batch: Annotated[int, option("Pictures a step, in each process.", min=1, max=2**16)] = 32
     lr: Annotated[float, option("Peak learning rate.", callback=positive)] = 1.5e-3
@@ -373,7 +373,7 @@ def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None
 @with_options
 def train_pictures(
     images: Images, fitting: Fitting, out: Out, size: Size = 64, mirror: Mirror = False,
-    guide: Annotated[bool, option("Train the guide of such a model.", "--guide")] = False):
+    guide: Annotated[bool, option("Train a guidance model.", "--guide")] = False):
     """Train the unconditional model on pictures of your own; their side is divisible by 16."""
     from recon_lib import recipes
     from recon_lib.training.device import close_process_group

@@ -5,7 +5,7 @@ import torch
 from filelock import FileLock
 
 from recon_lib.brain.features import load_factor_net
-from recon_lib.brain.latents import fit_latent, save_latent
+from recon_lib.brain.latents import fit_latent, packed
 from recon_lib.data import release
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.decoding.retrieval_prior import training_pictures
@@ -71,7 +71,7 @@ def tiny_model(loaded, once):
         encoder = load_factor_net("feature_encoder")
         latent = fit_latent(loaded.train_pictures, encoder, pixels=6, features=8)
         latent.prior = latent.transform(training_pictures(loaded, extra=25))
-        save_latent(latent, folder / "latent.safetensors")
+        (folder / "latent.safetensors").write_bytes(packed(latent))
         info = dict(prediction="x0", schedule="cosine", image_size=64)
         save_model(random_unet(15), folder / "model.safetensors", info)
 

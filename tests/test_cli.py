@@ -15,7 +15,7 @@ from PIL import Image
 
 from recon_lib import __main__ as shell
 from recon_lib import results
-from recon_lib.brain.latents import load_latent, save_latent
+from recon_lib.brain.latents import load_latent, packed
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
@@ -331,7 +331,7 @@ def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
     load_conditional(resume)
     changed = load_latent(latent)
     changed.pixels.mean[0] += 1
-    save_latent(changed, latent)
+    latent.write_bytes(packed(changed))
     refused("is of another training", *release_args(
         miniature, latent.with_name("model.safetensors"), tmp_path / "out"))
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from recon_lib.bold import whole_brain
 from recon_lib.brain.features import FactorNet, load_factor_net, save_factor_net
-from recon_lib.brain.latents import arrays_of, fit_latent, load_latent, save_latent
+from recon_lib.brain.latents import arrays_of, fit_latent, load_latent, packed
 from recon_lib.common import files
 from recon_lib.common.errors import DataError
 from recon_lib.data import arrays, bids, bold5000, haxby, pictures, stimuli, volumes
@@ -61,7 +61,7 @@ def shelf(tmp_path_factory):
     save_model(random_unet(5), root / "a.safetensors", {"prediction": "x0"})
     save_factor_net(FactorNet(), root / "net.safetensors")
     few = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), np.uint8)
-    save_latent(fit_latent(few, FactorNet().eval(), 3, 4), root / "latent.safetensors")
+    (root / "latent.safetensors").write_bytes(packed(fit_latent(few, FactorNet().eval(), 3, 4)))
     (root / "list.txt").write_text("1\n2\n3\n", encoding="utf-8")
     ijk = volumes.compact_box(20)
     roi = np.repeat(bold5000.KEYS, 2)

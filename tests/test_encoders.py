@@ -14,7 +14,7 @@ from recon_lib.brain.encoders import choose_encoder, load_encoder, weights_of
 from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.brain.families import feature_families
 from recon_lib.brain.features import FactorNet, embed, fitted
-from recon_lib.brain.latents import fit_latent, load_latent, save_latent
+from recon_lib.brain.latents import fit_latent, load_latent, packed
 from recon_lib.common.errors import DataError
 from recon_lib.data.loader import to_batch
 from recon_lib.data.pictures import square_arrays
@@ -77,7 +77,7 @@ def test_a_latent_remembers_its_encoder(lite, photographs, tmp_path, monkeypatch
     assert np.allclose(vectors.std(0, ddof=1), 1, atol=0.01)
     with pytest.raises(DataError, match="of 3 layers for an encoder of 2"):
         fit_latent(photographs, lite, 5, (4, 3, 2))
-    save_latent(latent, path)
+    path.write_bytes(packed(latent))
     assert path.stat().st_size < 200_000  # not the network
     again = load_latent(path)
     assert again.encoder.name == "efficientnet-lite0"

@@ -17,7 +17,7 @@ from recon_lib.brain.latents import (
     fit_basis,
     fit_latent,
     load_latent,
-    save_latent,
+    packed,
 )
 from recon_lib.common.errors import DataError
 from recon_lib.world.scenes import draw, sample_factors
@@ -94,7 +94,7 @@ def test_latent_joins_pixels_and_features(latent, pictures):
 
 def test_latent_survives_the_disk(latent, pictures, tmp_path):
     path = tmp_path / "latent.safetensors"
-    save_latent(latent, path)
+    path.write_bytes(packed(latent))
     assert np.array_equal(load_latent(path).transform(pictures), latent.transform(pictures))
 
 
@@ -102,7 +102,7 @@ def test_files_that_hold_no_latent(latent, tmp_path):
     path = tmp_path / "latent.safetensors"
     with pytest.raises(DataError, match="no file"):
         load_latent(path)
-    save_latent(latent, path)
+    path.write_bytes(packed(latent))
     whole = path.read_bytes()
     for damaged in (whole[:-100], whole[:20], b"", b"\x00" * 500):
         path.write_bytes(damaged)
@@ -133,7 +133,7 @@ def test_arrays_of_a_latent_that_do_not_fit_together(latent, tmp_path, name, sha
 def test_the_same_latent_is_the_same_file(latent, tmp_path):
     written = set()
     for _ in range(8):  # safetensors alone shuffles the metadata
-        save_latent(latent, tmp_path / "latent.safetensors")
+        (tmp_path / "latent.safetensors").write_bytes(packed(latent))
         written.add((tmp_path / "latent.safetensors").read_bytes())
     assert len(written) == 1
 

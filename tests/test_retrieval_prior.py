@@ -10,7 +10,7 @@ import torch
 from scipy.stats import multivariate_normal
 
 from recon_lib.brain.decoder import fit_decoder
-from recon_lib.brain.latents import Basis, ImageLatent, load_latent, save_latent
+from recon_lib.brain.latents import Basis, ImageLatent, load_latent, packed
 from recon_lib.common.errors import DataError
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import PLAIN, Guidance, sample_pictures
@@ -82,7 +82,7 @@ def test_the_nearest_to_the_mean_is_found_by_hand(world):
             retrieval_prior.mean_retrieval(decoder, latent, prior, some)
 
 
-def test_a_memory_counts_as_so_many_trials(world):
+def test_pseudo_trials_count_as_so_many_trials(world):
     """Against the mean over a list of trials, measured and imagined."""
     decoder, known, vectors = world
     told = retrieval_prior.with_pseudo_trials(decoder, known, vectors, 6)
@@ -203,9 +203,9 @@ def test_remembered_pictures_are_those_recalled(loaded, tiny_model):
 def test_a_latent_keeps_its_memory(tiny_model, tmp_path):
     latent = load_latent(tiny_model.with_name("latent.safetensors"))
     assert latent.prior.dtype == np.float32
-    save_latent(latent, tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes(packed(latent))
     assert np.array_equal(load_latent(tmp_path / "a.safetensors").prior, latent.prior)
-    save_latent(replace(latent, prior=None), tmp_path / "b.safetensors")
+    (tmp_path / "b.safetensors").write_bytes(packed(replace(latent, prior=None)))
     assert load_latent(tmp_path / "b.safetensors").prior is None
 
 

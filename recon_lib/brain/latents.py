@@ -20,7 +20,7 @@ from scipy.linalg import block_diag
 
 from recon_lib.brain.encoders import load_encoder, weights_of
 from recon_lib.brain.features import PIXEL_SIDE, FactorNet, coarse_pixels, embed, fitted
-from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.errors import DataError
 from recon_lib.common.files import refuse_broken_seal, sealed
 
 
@@ -172,12 +172,6 @@ def packed(latent):
     if latent.prior is not None:
         arrays["memory"] = latent.prior.astype(np.float16)
     return sealed(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}))
-
-
-def save_latent(latent, path):
-    """Write an `ImageLatent`: a model conditioned on it is of no use without it."""
-    with atomic_write(path) as partial:
-        partial.write_bytes(packed(latent))
 
 
 def load_latent(path, whole=None):

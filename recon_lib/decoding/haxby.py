@@ -30,7 +30,7 @@ class BlockVectors:
     """The brain vector of each of Haxby's blocks."""
 
     vectors: np.ndarray  # (96, d + 1) float32
-    kind: np.ndarray  # (96,) index into `scenes.CATEGORIES`
+    category: np.ndarray  # (96,) index into `scenes.CATEGORIES`
     run: np.ndarray  # (96,) of int
     latents: np.ndarray  # (96, d) the mean latent of each block's category
 
@@ -42,15 +42,16 @@ def brain_vectors(latent, seed=0, say=print):
     of that category, and nothing else is known of the picture.
     """
     blocks = haxby_blocks()
-    patterns, run, kind = blocks.patterns, blocks.run, category_of(blocks.category)
-    mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0) for k in set(kind)}
-    latents = np.stack([mean[k] for k in kind])
-    vectors = np.zeros((len(kind), latents.shape[1] + 1), np.float32)
+    patterns, run, category = blocks.patterns, blocks.run, category_of(blocks.category)
+    mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0)
+            for k in set(category)}
+    latents = np.stack([mean[k] for k in category])
+    vectors = np.zeros((len(category), latents.shape[1] + 1), np.float32)
     for train, test in folds(run):
         say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
         known, held = zscore(patterns[train], patterns[test])
         vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
-    return BlockVectors(vectors, kind, run, latents)
+    return BlockVectors(vectors, category, run, latents)
 
 
 def others_in_run(run, seed=0):
@@ -82,8 +83,8 @@ def drive(model_path, seed=0, steps=20, say=print):
     """
     net = load_conditional(model_path)
     blocks = brain_vectors(net.latent, seed, say)
-    vectors, kind, run = blocks.vectors, blocks.kind, blocks.run
-    seen = scenes_of(kind, seed + 2)
+    vectors, run = blocks.vectors, blocks.run
+    seen = scenes_of(blocks.category, seed + 2)
     # without the likelihood: its latents are means over scenes, which no picture can have
     sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
     draw = partial(sample_pictures, net.model, net.info, seed=seed, sampling=sampling,
@@ -91,5 +92,5 @@ def drive(model_path, seed=0, steps=20, say=print):
     made, wrong = draw(vectors), draw(vectors[others_in_run(run, seed)])
     show = np.flatnonzero(run == run.max())
     rows = {"category seen": seen, "from the brain": made, "shuffled brain": wrong}
-    return {"category": kind, "run": run, "seen": seen, "reconstruction": made, "shuffled": wrong,
-            "figure": {k: v[show] for k, v in rows.items()}}
+    return {"category": blocks.category, "run": run, "seen": seen, "reconstruction": made,
+            "shuffled": wrong, "figure": {k: v[show] for k, v in rows.items()}}
