@@ -24,7 +24,7 @@ from recon_lib.training.device import computed_on
 
 RELEASE, OWN, DRAWN = "reconstructions.npz", "own.npz", "drawn"
 WHITE = 0.25  # expected error, as a share of the range of pixels, that a figure shows as white
-PACKAGES = ("numpy", "scipy", "scikit-learn", "torch", "torchmetrics")
+PACKAGES = ("numpy", "scipy", "scikit-learn", "torch")
 
 
 @dataclass

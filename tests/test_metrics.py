@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 from scipy.ndimage import gaussian_filter
 
@@ -69,6 +70,20 @@ def test_ssim_is_the_formula_of_the_paper(rng):
     index = (2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
     ours = metrics.ssim(a[None, :, :, None], b[None, :, :, None])[0]
     assert ours == pytest.approx(index[5:-5, 5:-5].mean(), abs=1e-4)
+
+
+@pytest.mark.slow  # the import takes seconds
+@pytest.mark.parametrize("shape", [(70, 64, 64, 3), (9, 16, 17, 1), (3, 200, 200, 1)])
+def test_ssim_is_that_of_torchmetrics_to_the_bit(rng, shape):
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    a = rng.integers(0, 256, shape).astype(np.uint8)
+    b = np.clip(a + rng.normal(0, 40, shape), 0, 255).astype(np.uint8)
+    x, y = (torch.from_numpy(p).float().permute(0, 3, 1, 2) / 255 for p in (a, b))
+    index = torch.cat([structural_similarity_index_measure(
+        *some, data_range=1.0, reduction="none", return_full_image=True)[1]
+        for some in zip(x.split(32), y.split(32), strict=True)])
+    assert np.array_equal(metrics.ssim(a, b), index[..., 5:-5, 5:-5].mean((1, 2, 3)).numpy())
 
 
 def test_pictures_must_agree_in_shape(rng):

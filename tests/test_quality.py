@@ -50,6 +50,7 @@ class Flat(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:Metric")
+@pytest.mark.slow  # its import takes seconds
 def test_kid_is_that_of_torchmetrics(rng):
     from torchmetrics.image.kid import KernelInceptionDistance
 
