@@ -222,7 +222,11 @@ def outcome(function, arguments):
             return None
 
 
-@pytest.mark.parametrize("name", CASES)
+SLOW = ("bold.single_trial.estimate", "decoding.decode_embeddings")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in CASES])
 def test_numbers_of_any_type_are_numbers(name):
     attack(name, SEED)
 

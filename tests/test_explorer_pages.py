@@ -92,7 +92,9 @@ def test_the_stored_explorers_are_small_and_whole(stored, tmp_path):
         assert len(set(data["pieces"])) == len(data["pieces"])
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=[pytest.mark.slow] * name.startswith(("guidance", "lesion")))
+    for name in EXAMPLES])
 def test_labels_are_the_explorers(stored, name):
     box = EXAMPLES[name]() if name != "unet_tour" else None
     for (_, stored_name), data in stored.items():
@@ -115,8 +117,8 @@ def test_stored_numbers_are_what_the_explorer_says_today(stored, name):
             assert data["texts"][data["states"][i][1]] == box.readout(numbers)
 
 
-@pytest.mark.parametrize("name", [
-    "chance_explorer", pytest.param("cost_explorer", marks=pytest.mark.slow), "denoising_stepper"])
+@pytest.mark.parametrize("name", ["chance_explorer", *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ("cost_explorer", "denoising_stepper"))])
 def test_states_are_in_the_order_of_the_controls(name):
     box = EXAMPLES[name]()
     before = {key: control.value for key, control in box.controls.items()}
