@@ -110,6 +110,8 @@ Encoder = Annotated[Literal["auto", "category-network", "efficientnet-lite0", "a
                            "TinyScenes, efficientnet-lite0 for all else.")]
 Overwrite = Annotated[bool, option("Replace the training that is there.", "--overwrite")]
 Permutations = Annotated[int, option("For p-values.", min=1, max=10**6)]
+Report = Annotated[bool, option("Instead: why are my betas odd? A figure, tables and maps.",
+                                "--report")]
 Weight = float | None
 
 
@@ -256,8 +258,7 @@ def betas(
     data: Data, subject: Subject = "CSI1",
     whole_brain: Annotated[bool, option("Every voxel of the brain mask, with an HRF of its own, "
                                         "shrunk to its mean response.", "--whole-brain")] = False,
-    report: Annotated[bool, option("Instead: why are my betas odd? A figure and two tables of "
-                                   "voxels and runs.", "--report")] = False):
+    report: Report = False):
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
     from recon_lib.data import raw_betas
 
@@ -300,9 +301,7 @@ def betas_fmriprep(
     where: Annotated[str, option("Which events are trials: trial_type=image,scene.")] = "",
     confounds: Annotated[str, option("Columns of the confounds, or patterns, with commas: "
                                      "a_comp_cor_0?,motion_outlier*. Default: the six of motion.")]
-    = "",
-    report: Annotated[bool, option("Instead: why are my betas odd? A figure, tables and maps.",
-                                   "--report")] = False):
+    = "", report: Report = False):
     """Estimate single-trial betas from fMRIPrep's preprocessed runs of any experiment."""
     from recon_lib.data import fmriprep, raw_betas
 

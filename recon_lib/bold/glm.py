@@ -168,32 +168,13 @@ def trial_design(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray
     return columns / heights[which]
 
 
-def trial_space(onsets, drift, tr, kernel, durations=1.0):
-    """Trial regressors without drift, and the eigenvectors of their products.
-
-    `drift` (volumes, k) is an orthonormal basis of everything to project out. Returns the design X
-    (volumes, trials), projected, and values (trials,) and vectors (trials, trials) of XᵀX = E
-    diag(values) Eᵀ. Trials that cannot be told apart are a `DataError`.
-    """
-    design = trial_design(onsets, len(drift), tr, kernel, durations)
-    most = (design**2).sum(0).max()
-    design -= drift @ (drift.T @ design)
-    values, vectors = np.linalg.eigh(design.T @ design)
-    if values[0] <= 1e-10 * max(values[-1], most):  # the second where confounds explain them all
-        raise DataError(
-            f"the {len(values)} trials of a run of {len(drift)} volumes cannot be told apart; "
-            "check that the onsets are in seconds, differ, and lie inside the run")
-    return design, values, vectors
-
-
-def without_data(onsets: np.ndarray, volumes: int, tr: float, durations: np.ndarray | float = 1.0,
-                 high_pass: float | str = 0.01):
+def without_data(onsets: np.ndarray, volumes: int, tr: float, durations: np.ndarray | float = 1.0):
     """Trials whose response the end of the run cuts off, so that their beta is next to unknown.
 
     (trials,) bool: the run ends less than 12 s after the onset, and the beta's standard error in
     LSA, SPM's HRF and white noise, is more than three times the median of the run.
     """
-    drift = nuisance_basis(volumes, tr, high_pass)
+    drift = nuisance_basis(volumes, tr)
     design = trial_design(onsets, volumes, tr, responses.spm_hrf(tr), durations)
     gram = design.T @ design - (drift.T @ design).T @ (drift.T @ design)
     tiny = 1e-9 * np.diag(gram).max()  # where nothing at all was measured the error is just large
@@ -224,7 +205,14 @@ def trial_estimator(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndar
     if method not in ("lsa", "lss"):
         raise DataError(f"unknown method {method!r}; expected 'lsa' or 'lss'")
     drift = nuisance_basis(volumes, tr, high_pass, confounds)
-    design, values, vectors = trial_space(onsets, drift, tr, kernel, durations)
+    design = trial_design(onsets, volumes, tr, kernel, durations)
+    most = (design**2).sum(0).max()
+    design -= drift @ (drift.T @ design)
+    values, vectors = np.linalg.eigh(design.T @ design)
+    if values[0] <= 1e-10 * max(values[-1], most):  # the second where confounds explain them all
+        raise DataError(
+            f"the {len(values)} trials of a run of {volumes} volumes cannot be told apart; check "
+            "that the onsets are in seconds, differ, and lie inside the run")
     if method == "lsa" or len(values) == 1:
         return (vectors / values) @ vectors.T @ design.T
     gram = design.T @ design  # (trials, trials)

@@ -391,15 +391,10 @@ def _svd(design):
     return u[:, keep], values[keep], vt[keep]
 
 
-def _inverse(design):
-    """Pseudo-inverse and rank from one singular value decomposition."""
-    u, values, vt = _svd(design)
-    return (vt.T / values) @ u.T, len(values)
-
-
 def _fit(bold, design, rho, group):
-    inverses, ranks = zip(*(_inverse(whiten(design, level)) for level in rho), strict=True)
-    rank = ranks[0]  # whitening can be undone, so it is the same for all
+    parts = [_svd(whiten(design, level)) for level in rho]
+    inverses = [(vt.T / values) @ u.T for u, values, vt in parts]
+    rank = len(parts[0][1])  # whitening can be undone, so it is the same for all
     df = len(design) - rank
     if df < 1:
         raise DataError(

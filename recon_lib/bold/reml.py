@@ -14,6 +14,7 @@ common each value is, and each voxel's likelihood is weighed by that (empirical 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -107,14 +108,19 @@ def reml_betas(runs: Sequence, tr: float, hrf: np.ndarray, confounds: Sequence |
 def rotated(runs, tr, hrf, confounds=None, durations=1.0, high_pass=0.01):
     """Every run as a `Space`, and the AR(1) coefficient of each voxel."""
     rho = autocorrelations(runs, tr, confounds, durations, high_pass)
-    hrf, spaces = responses.check_choice(hrf, len(rho)), []
+    hrf, shapes = responses.check_choice(hrf, len(rho)), responses.library(tr)
+    return [_rotate(series, drift, {one: design(shapes[one]) for one in np.unique(hrf)}, hrf, rho)
+            for series, drift, design in each_run(runs, tr, confounds, durations, high_pass)], rho
+
+
+def each_run(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
+    """Yield of each run the series in percent, drift's basis, and a function kernel -> design."""
+    some_runs(runs, confounds, durations)
     for i, (bold, onsets) in enumerate(runs):
         series = percent_change(bold[:])
         drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
-        designs = {shape: trial_design(onsets, len(series), tr, responses.library(tr)[shape],
-                                       of_run(durations, i)) for shape in np.unique(hrf)}
-        spaces.append(_rotate(series, drift, designs, hrf, rho))
-    return spaces, rho
+        yield series, drift, partial(
+            trial_design, onsets, len(series), tr, durations=of_run(durations, i))
 
 
 def some_runs(runs, confounds=None, durations=1.0):
@@ -145,14 +151,9 @@ def autocorrelations(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     middle of the library. A voxel's coefficient depends on no other voxel. Parameters as in
     `reml_betas`.
     """
-    some_runs(runs, confounds, durations)
-    middle = responses.library(tr)[10]
-    found = []
-    for i, (bold, onsets) in enumerate(runs):
-        series = percent_change(bold[:])
-        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
-        response = trial_design(onsets, len(series), tr, middle, of_run(durations, i)).sum(1)
-        model = np.column_stack([response, drift])
+    middle, found = responses.library(tr)[10], []
+    for series, drift, design in each_run(runs, tr, confounds, durations, high_pass):
+        model = np.column_stack([design(middle).sum(1), drift])
         found.append(autocorrelation(ols(series, model).residuals, model))
     known = np.isfinite(found)
     mean = np.where(known, found, 0).sum(0) / np.maximum(known.sum(0), 1)
@@ -234,20 +235,17 @@ def shape_likelihood(runs, tr, confounds=None, durations=1.0, high_pass=0.01):
     slices = [slice(*ends) for ends in zip(starts, [*starts[1:], len(rho)], strict=True)]
     shapes, freedom = responses.library(tr), np.full(len(rho), -1)
     sums = np.zeros((4, len(shapes), len(RATIOS), len(rho)))
-    for i, (bold, onsets) in enumerate(runs):
-        series = percent_change(bold[:])[:, order]
+    for series, drift, design in each_run(runs, tr, confounds, durations, high_pass):
+        series, designs = series[:, order], list(map(design, shapes))
         known = np.isfinite(series).all(0)
         series[:, ~known] = 0
-        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
-        designs = [trial_design(onsets, len(series), tr, shape, of_run(durations, i))
-                   for shape in shapes]
         freedom += (len(series) - drift.shape[1]) * known
         for level, some in zip(levels, slices, strict=True):
             basis, _ = np.linalg.qr(whiten(drift, level))
             white = project_out(basis, whiten(series[:, some], level))
-            for k, design in enumerate(designs):
+            for k, one in enumerate(designs):
                 sums[:, k, :, some] += known[some] * _sums(
-                    project_out(basis, whiten(design, level)), white)
+                    project_out(basis, whiten(one, level)), white)
     out = np.empty(sums.shape[1:])
     out[..., order] = _log_likelihood(sums, freedom)
     return out

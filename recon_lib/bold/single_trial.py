@@ -13,12 +13,13 @@ import numpy as np
 
 from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
-from recon_lib.bold.glm import percent_change, single_trial_betas, trial_design
+from recon_lib.bold.glm import percent_change, single_trial_betas
 from recon_lib.bold.regression import project_out, whiten
 from recon_lib.bold.reml import (
     RATIOS,
     autocorrelations,
     common_prior,
+    each_run,
     of_run,
     reml_betas,
     shape_likelihood,
@@ -37,6 +38,9 @@ class Estimate:
     ratio: np.ndarray  # (voxels,) variance of trials' deviations from their mean over the noise's
     prior: np.ndarray  # (20, ratios) how common each shape is with each of `reml.RATIOS`
     r2: np.ndarray  # (voxels,) share of whitened, drift-free variance by the mean, see `hrf_fit`
+    # (20, voxels) each: probability of each shape, and mean ratio given it; of a file None
+    chance: np.ndarray | None = None
+    ratios: np.ndarray | None = None
 
 
 def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None):
@@ -77,7 +81,8 @@ def estimate(runs, tr, confounds=None, durations=1.0, high_pass=0.01, prior=None
     hrf, voxel = chance.argmax(0), np.arange(chance.shape[1])
     ratio = np.where(np.isfinite(chance[0]), ratios[hrf, voxel], np.nan)
     betas = reml_betas(runs, tr, hrf, ratio=np.nan_to_num(ratio), **settings).betas
-    return Estimate(betas, hrf, ratio, prior, hrf_fit(runs, tr, **settings)[hrf, voxel])
+    r2 = hrf_fit(runs, tr, **settings)[hrf, voxel]
+    return Estimate(betas, hrf, ratio, prior, r2, chance, ratios)
 
 
 def _chances(runs, tr, prior, settings):
@@ -125,7 +130,9 @@ def standard_errors(runs: Sequence, tr: float, found: Estimate,
     """
     settings: dict = {"confounds": confounds, "durations": durations, "high_pass": high_pass}
     runs = [(as_numbers(bold[:], "the BOLD"), onsets) for bold, onsets in runs]
-    chance, ratios, _ = _chances(runs, tr, found.prior, settings)
+    chance, ratios = found.chance, found.ratios
+    if chance is None:
+        chance, ratios, _ = _chances(runs, tr, found.prior, settings)
     total = np.where(np.isfinite(chance[0]), np.float32(0), np.nan) * found.betas
     for shape, weight in enumerate(chance):
         some = np.flatnonzero(weight > 0.001)
@@ -165,12 +172,8 @@ def hrf_fit(runs: Sequence, tr: float, confounds: Sequence | None = None,
     rho = autocorrelations(runs, tr, confounds, durations, high_pass)
     product = np.zeros((len(shapes), len(rho)))  # of model and series
     models, power = np.zeros_like(product), np.zeros(len(rho))  # squares of either
-    for i, (bold, onsets) in enumerate(runs):
-        series = percent_change(bold[:])
-        drift = nuisance_basis(len(series), tr, high_pass, of_run(confounds, i))
-        each = np.stack(
-            [trial_design(onsets, len(series), tr, s, of_run(durations, i)).sum(1) for s in shapes],
-            axis=1)
+    for series, drift, design in each_run(runs, tr, confounds, durations, high_pass):
+        each = np.stack([design(shape).sum(1) for shape in shapes], axis=1)
         for level in np.unique(rho):
             mine = np.flatnonzero((rho == level) & np.isfinite(series).all(0))
             basis, _ = np.linalg.qr(whiten(drift, level))

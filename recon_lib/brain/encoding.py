@@ -1,6 +1,5 @@
 """From pictures to betas: an encoding model, and the likelihood of betas under any such model."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -99,8 +98,10 @@ class EncodingModel:
 
         `features` are (candidates, p), or a dict of families as the model was fitted to.
         """
-        x = check(side_by_side(features), ("candidates", len(self.ridge.x_mean)),
-                  what="the array of features") - self.ridge.x_mean
+        if isinstance(features, dict):
+            features = np.hstack(list(features.values()))
+        x = check(features, ("candidates", len(self.ridge.x_mean)), what="the array of features")
+        x = x - self.ridge.x_mean
         _, gain = self.whitened
         return Candidates(x, ((x @ (gain.T @ gain)) * x).sum(1))
 
@@ -120,14 +121,8 @@ class EncodingModel:
         return -0.5 * np.reshape(repeats, (-1, 1)) * distance
 
 
-def side_by_side(features):
-    """One array (n, p) of features that may come as a dict of families."""
-    return np.hstack(list(features.values())) if isinstance(features, dict) else features
-
-
 def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
-                       groups: ArrayLike | None = None, seed: int = 0,
-                       choices: Sequence[Sequence[str]] | None = None) -> EncodingModel:
+                       groups: ArrayLike | None = None, seed: int = 0) -> EncodingModel:
     """Fit a ridge regression from picture features to each voxel, and its noise.
 
     Out-of-fold residuals hold the measurement noise and the model's misfit, as betas of new
@@ -138,17 +133,15 @@ def fit_encoding_model(features: ArrayLike | dict, betas: ArrayLike,
     ----------
     features : array_like (trials, p), or dict of str to such arrays
         Of the picture shown in each training trial. Families of features, see
-        `families.feature_families`: each voxel takes those that predict it best.
+        `families.feature_families`: each voxel takes those that predict it best, of the choices
+        that `families` lists.
     betas : array_like (trials, voxels)
     groups : array_like (trials,), optional
         The image of each trial, so that its repeats stay in one fold.
-    choices : sequence of sequences of str
-        Families that are tried together, see `ridge.fit_banded_ridge`; default: those of
-        `families`, as far as they are there.
     """
     if isinstance(features, dict):
-        choices = choices or [names for names in (CHOICES if "object" in features else UNNAMED)
-                              if set(names) <= set(features)]
+        choices = [names for names in (CHOICES if "object" in features else UNNAMED)
+                   if set(names) <= set(features)]
         ridge = fit_banded_ridge(features, betas, choices, groups, seed)
     else:
         ridge = fit_ridge(features, betas, groups, seed=seed)

@@ -23,6 +23,7 @@ from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 
 NAMED = {"category": CATEGORIES, "background": BACKGROUNDS, "light": LIGHTS}
 EMBEDDING, PIXEL_SIDE = 96, 16
+BATCH, PEAK_LR = 64, 2e-3  # pictures in hand at a time; peak of the one-cycle learning rate
 SHIPPED = {  # name: what the file in data/checkpoints was called once, by which it is found too
     "feature_encoder": "eye", "evaluation_classifier": "judge", "independent_classifier": "referee"}
 
@@ -91,11 +92,10 @@ def noisy(x, generator):
     return x + blur * torch.randn(x.shape, generator=generator)
 
 
-def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, kind=FactorNet,
-                     spoil=noisy):
+def train_factor_net(images, factors, seed=0, epochs=6, kind=FactorNet, spoil=noisy):
     """Fit a network to pictures (n, 64, 64, 3) uint8 with known `scenes.FACTORS` (n,).
 
-    `lr` is the peak of a one-cycle schedule, `kind` the class: `FactorNet`, or another with the
+    `kind` is the class: `FactorNet`, or another with the
     same answers. `spoil` takes the pictures (b, 3, 64, 64) of a batch and a generator, and makes
     them worse, so that imperfect ones can be read too.
     """
@@ -105,11 +105,11 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
         net = kind()
     named = {k: torch.from_numpy(factors[k].astype(np.int64)) for k in NAMED}
     measured = torch.from_numpy(measured_targets(factors))
-    optimizer = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=1e-2)
-    batches = -(-len(images) // batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=epochs * batches)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=PEAK_LR, weight_decay=1e-2)
+    steps = epochs * -(-len(images) // BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps)
     for _ in tqdm(range(epochs), desc="factor net", disable=None):
-        for i in torch.randperm(len(images), generator=generator).split(batch_size):
+        for i in torch.randperm(len(images), generator=generator).split(BATCH):
             out = net(spoil(fitted(to_batch(images[i.numpy()])), generator))
             loss = sum(F.cross_entropy(out[k], named[k][i]) for k in NAMED)
             loss = loss + F.mse_loss(out["measured"], measured[i])
@@ -121,15 +121,15 @@ def train_factor_net(images, factors, seed=0, epochs=6, batch_size=64, lr=2e-3, 
 
 
 @torch.no_grad()
-def embed(net: nn.Module, images: np.ndarray, batch_size: int = 64):
+def embed(net: nn.Module, images: np.ndarray):
     """Features of pictures by a feature encoder: (n, p) float32."""
-    parts = [net.embed(fitted(to_batch(images[i : i + batch_size]), net.side)).float()
-             for i in range(0, len(images), batch_size)]
+    parts = [net.embed(fitted(to_batch(images[i : i + BATCH]), net.side)).float()
+             for i in range(0, len(images), BATCH)]
     return torch.cat(parts).numpy()
 
 
 @torch.no_grad()
-def read_factors(net: nn.Module, images: np.ndarray, batch_size: int = 64) -> dict:
+def read_factors(net: nn.Module, images: np.ndarray) -> dict:
     """What a `FactorNet`, or the independent classifier, reads from pictures.
 
     Returns
@@ -138,8 +138,7 @@ def read_factors(net: nn.Module, images: np.ndarray, batch_size: int = 64) -> di
         For "category", "background" and "light" the probabilities (n, classes); for "hue", "x",
         "y" and "size" the estimates (n,), in the units of `scenes.FACTORS`.
     """
-    outs = [net(fitted(to_batch(images[i : i + batch_size])))
-            for i in range(0, len(images), batch_size)]
+    outs = [net(fitted(to_batch(images[i : i + BATCH]))) for i in range(0, len(images), BATCH)]
     read = {k: torch.cat([o[k] for o in outs]).softmax(1).numpy() for k in NAMED}
     cos, sin, x, y, size = torch.cat([o["measured"] for o in outs]).numpy().T
     hue = (np.arctan2(sin, cos) / (2 * np.pi)) % 1

@@ -55,10 +55,10 @@ class Ridge:
 
 
 def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
-              strengths: ArrayLike = STRENGTHS, folds: int = 5, seed: int = 0) -> Ridge:
+              strengths: ArrayLike = STRENGTHS, seed: int = 0) -> Ridge:
     """Fit y ≈ x w + b with a squared-norm penalty on w, one strength for each target.
 
-    The strength of a target is the one whose out-of-fold predictions have the least squared
+    The strength of a target is the one whose predictions, out of five folds, have the least squared
     error. One eigendecomposition per fold serves all strengths and all targets: of x'x, or of
     xx' where there are fewer rows than columns.
 
@@ -90,7 +90,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
     if len(groups) != len(x):
         raise DataError(f"found {len(groups)} groups for {len(x)} rows of x, expected as many: "
                         "give the group of each trial")
-    parts = splits.folds(groups, min(folds, len(np.unique(groups))), seed)
+    parts = splits.folds(groups, min(5, len(np.unique(groups))), seed)
     strengths = errors.check(strengths, ("strengths",), what="the list of strengths").astype(kind)
 
     # First pass: the squared error of each strength and target, summed over folds.

@@ -20,7 +20,7 @@ import pandas
 import psutil
 import scipy.io
 
-from recon_lib.common.errors import DataError, reason
+from recon_lib.common.errors import DataError, atomic_write, reason
 
 MATLAB_TYPES = {"single": "f4", "double": "f8", "sparse": "f8", "logical": "?"}
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv", ".tsv", ".txt")
@@ -281,6 +281,12 @@ def _whole(cells):
     """Whether these are rising whole numbers, as a selection of voxels has them."""
     return all(cell.strip().isdecimal() for cell in cells) and (
         np.diff([int(cell) for cell in cells]) > 0).all()
+
+
+def write_table(path, columns, **options):
+    """Write columns (name -> cells, or a DataFrame) as a text table; see `pandas.to_csv`."""
+    with atomic_write(path) as partial:
+        pandas.DataFrame(columns).to_csv(partial, index=False, lineterminator="\n", **options)
 
 
 def read_numbers(path):

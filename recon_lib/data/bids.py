@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas
 
-from recon_lib.common.errors import DataError, atomic_write, check
-from recon_lib.common.files import find, find_any, read_table, readable
+from recon_lib.common.errors import DataError, check
+from recon_lib.common.files import find, find_any, read_table, readable, write_table
 from recon_lib.data.bold5000 import ROIS, SHOWN
 from recon_lib.data.stimuli import picture_folder, picture_name
 from recon_lib.data.volumes import (
@@ -119,22 +119,18 @@ def write_run(root, subject, run, shape=None, repeated=(), confounds=None):
                 tr=run.tr, scaling=(slope, middle))
     kinds = [("rep_" if name in repeated else "") + TYPE_NAMES[picture_folder(name)]
              for name in run.names]
-    _write_table(Path(root, f"{stem}_events.tsv"), "%.4f", {
+    as_bids = {"sep": "\t", "na_rep": "n/a"}
+    write_table(Path(root, f"{stem}_events.tsv"), {
         "onset": run.onsets, "duration": run.durations, "Subj": subject.removeprefix("CSI"),
         "Sess": run.session, "Run": run.run, "Trial": range(1, len(kinds) + 1),
         "ImgName": run.names, "ImgType": kinds, "StimOn(s)": run.onsets,
         "StimOff(s)": run.onsets + run.durations, "Response": None, "RT": None,
         "stim_file": run.names,
-    })
+    }, float_format="%.4f", **as_bids)
     if confounds is not None:
         path = Path(root, "derivatives/fmriprep", f"{stem}_bold_confounds.tsv")
-        _write_table(path, "%.6f", dict(zip(MOTION, np.transpose(confounds), strict=True)))
-
-
-def _write_table(path, digits, columns):
-    with atomic_write(path) as partial:
-        pandas.DataFrame(columns).to_csv(partial, sep="\t", index=False, na_rep="n/a",
-                                         float_format=digits, lineterminator="\n")
+        write_table(path, dict(zip(MOTION, np.transpose(confounds), strict=True)),
+                    float_format="%.6f", **as_bids)
 
 
 def find_events(root, subject, session, run):
@@ -424,8 +420,8 @@ def list_runs(root: str | Path, subject: str):
     return found
 
 
-def iter_runs(root, subject, rois=ROIS):
+def iter_runs(root, subject):
     """Yield every raw run of a subject as a `Run`, session by session, one in memory at a time."""
-    masks = read_masks(root, subject, rois)
+    masks = read_masks(root, subject)
     for session, run in list_runs(root, subject):
-        yield read_run(root, subject, session, run, rois, masks)
+        yield read_run(root, subject, session, run, masks=masks)

@@ -10,6 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pandas
+from scipy.ndimage import affine_transform
 
 from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.events import condition_regressors
@@ -28,6 +29,7 @@ from recon_lib.data.bids import (
 from recon_lib.data.volumes import Masks, inside, load_volume, refuse_empty, voxels_at
 
 BOLD = re.compile(r"(_desc-preproc_bold|_preproc)\.nii(\.gz)?$")  # since fMRIPrep 1.2, and before
+BRAIN_MASKS = ("_desc-brain_mask.nii.gz", "_desc-brain_mask.nii", "_brainmask.nii.gz")
 PLACED = ("space", "res", "den", "cohort", "desc", "echo", "part")  # which a raw run has not
 
 
@@ -182,7 +184,8 @@ def find_voxels(paths, mask=None):
     for path in paths[1:]:
         _same_grid(path, load_header(path), paths[0], image)
     if mask is None:
-        own = [find(path.parent, *_brain_masks(path)) for path in paths]
+        own = [find(path.parent, *(BOLD.sub(ending, path.name) for ending in BRAIN_MASKS))
+               for path in paths]
         brains = [nibabel.squeeze_image(load_volume(path)) for path in own]
         for path, brain in zip(own, brains, strict=True):
             _same_grid(path, brain, paths[0], image)
@@ -214,11 +217,6 @@ def _grid(image):
             f"{np.round(image.affine[:3, 3], 2).tolist()} mm")
 
 
-def _brain_masks(path):
-    return [BOLD.sub(ending, path.name) for ending in (
-        "_desc-brain_mask.nii.gz", "_desc-brain_mask.nii", "_brainmask.nii.gz")]
-
-
 def _labels(mask, image):
     """The label of each place of an image's grid, from a mask or an atlas, and their names."""
     atlas = nibabel.squeeze_image(load_volume(mask))
@@ -247,12 +245,9 @@ def on_grid(values, here, image):
     """
     with readable("the mask"):  # an affine may have no inverse
         step = np.linalg.inv(here.affine) @ image.affine
-    places = np.indices(image.shape[:3]).reshape(3, -1)
-    at = np.floor(step[:3, :3] @ places + step[:3, 3:] + 0.5 + 1e-6).astype(int)
-    known = ((at >= 0) & (at < np.array(values.shape)[:, None])).all(0)
-    out = np.zeros(places.shape[1], values.dtype)
-    out[known] = values[tuple(at[:, known])]
-    return out.reshape(image.shape[:3])
+    step[:3, 3] += 1e-6  # half way between two voxels, rounding does not decide
+    return affine_transform(values, step, output_shape=image.shape[:3], order=0,
+                            mode="grid-constant")
 
 
 def read_voxels(run, masks):

@@ -120,11 +120,6 @@ class BatchLoader:
         order = np.random.default_rng([self.seed, self.epoch]).permutation(n)
         return order[: n - n % self.world][self.rank :: self.world]
 
-    def _mirrored(self):
-        """Which pictures are mirrored in this epoch, (n,): the same in all processes."""
-        draw = np.random.default_rng([self.seed, self.epoch, 1])
-        return torch.from_numpy(draw.random(len(self.images)) < 0.5)
-
     def __len__(self):
         n = len(self.images)
         mine = n // self.world
@@ -134,7 +129,8 @@ class BatchLoader:
 
     def __iter__(self):
         epoch, order = self.epoch, torch.from_numpy(self._order())
-        turned = self._mirrored() if self.mirror else None
+        draw = np.random.default_rng([self.seed, epoch, 1])  # the same in all processes
+        turned = torch.from_numpy(draw.random(len(self.images)) < 0.5) if self.mirror else None
         for step, index in enumerate(order.split(self.batch_size)):
             images = self.images[index].float().div_(127.5).sub_(1)  # (b, C, H, W)
             if turned is not None:

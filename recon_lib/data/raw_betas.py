@@ -17,7 +17,8 @@ from recon_lib.bold.glm import single_trial_betas, without_data
 from recon_lib.bold.hrf import PEAKS
 from recon_lib.bold.single_trial import find_noise
 from recon_lib.bold.whole_brain import digest, estimate_to_file, read_estimate, spool, spread
-from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.errors import DataError
+from recon_lib.common.files import write_table
 from recon_lib.common.folders import mark_complete, withdraw_mark
 from recon_lib.common.paths import experiment_folder
 from recon_lib.data import bids, bold5000, fmriprep
@@ -125,9 +126,7 @@ def report(scans, folder, name=SUBJECT):
     tables = {"voxels": {"area": scans.masks.roi} | place | found.voxels,
               "runs": {"session": session, "run": run} | found.runs}
     for table, columns in tables.items():
-        with atomic_write(folder / f"{name}_{table}.csv") as partial:
-            pandas.DataFrame(columns).to_csv(partial, index=False, float_format="%.4g",
-                                             lineterminator="\n")
+        write_table(folder / f"{name}_{table}.csv", columns, float_format="%.4g")
     for key, values in found.voxels.items():
         save_map(folder / f"{name}_{key}.nii.gz", values, scans.masks)
     return found
@@ -164,7 +163,7 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     sources = [_dated(masks.path, bids.find_run(root, name, *n), bids.find_events(root, name, *n))
                for n in numbers]
     events = [bids.read_events(root, name, *n) for n in numbers]
-    beside = {"ijk": masks.ijk} | _trials(numbers, [one.names for one in events])
+    beside = {"ijk": masks.ijk} | _encoded(_trials(numbers, [one.names for one in events]))
     _to_file(path, [lambda n=n: load(*n) for n in numbers], sources, bold5000.TR, block, beside,
              durations=[one.durations for one in events])
     return path
@@ -177,28 +176,33 @@ def refuse_there(path):
 
 
 def _trials(where, names):
-    """Session, run and picture of each trial, as columns."""
-    table = pandas.DataFrame([(*n, shown) for n, mine in zip(where, names, strict=True)
-                              for shown in mine], columns=["session", "run", "stimuli"])
-    text = table.columns[[kind.kind not in "iu" for kind in table.dtypes]]
-    return {key: np.char.encode(table[key].to_numpy(str), "utf-8") if key in text
-            else table[key].to_numpy() for key in table}
+    """Session, run and picture of each trial: a table."""
+    return pandas.DataFrame([(*n, shown) for n, mine in zip(where, names, strict=True)
+                             for shown in mine], columns=["session", "run", "stimuli"])
+
+
+def _encoded(table):
+    """The columns of a table, text as UTF-8."""
+    return {key: column.to_numpy() if column.dtype.kind in "iu" else
+            np.char.encode(column.to_numpy(str), "utf-8") for key, column in table.items()}
 
 
 def _to_file(path, loaders, sources, tr, block, beside, durations, noise_of=None):
     """Unpack runs beside `path`, and estimate their betas into it.
 
-    `noise_of` gives the confounds, from some voxels of all runs.
+    `noise_of`, if given, finds the `Noise` in some voxels of all runs; it is returned.
     """
     folder = path.with_suffix(".runs")
     runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder, sources)
     try:
-        more = {} if noise_of is None else {"confounds": noise_of(spread(runs))}
+        noise = noise_of(spread(runs)) if noise_of else None
+        more = {"confounds": noise.confounds} if noise else {}
         estimate_to_file(runs, path, tr, block, beside, durations=durations, **more)
     finally:
         for bold, _ in runs:
             bold.file.close()
     shutil.rmtree(folder, ignore_errors=True)
+    return noise
 
 
 def estimate_preprocessed(runs, masks, path, block=8192):
@@ -210,25 +214,19 @@ def estimate_preprocessed(runs, masks, path, block=8192):
     some 2,000 voxels told to take out.
     """
     refuse_there(path)
-    labels, found, tr = np.concatenate([one.names for one in runs]), [], runs[0].times.tr
-    settings = [one.durations for one in runs], [one.confounds for one in runs]
-
-    def noise_of(some):
-        found.append(find_noise(some, tr, labels, *settings))
-        return found[0].confounds
-
-    where = [(one.session, one.run) for one in runs]
+    trials = _trials([(one.session, one.run) for one in runs], [one.names for one in runs])
+    tr, durations = runs[0].times.tr, [one.durations for one in runs]
     beside = {"ijk": masks.ijk, "area": masks.roi.astype("S"), "affine": masks.image.affine,
-              "shape": masks.image.shape[:3]} | _trials(where, [one.names for one in runs])
-    _to_file(path, [lambda one=one: (fmriprep.read_voxels(one, masks), one.onsets) for one in runs],
-             [f"{_dated(one.path)} {digest(masks.ijk, one.kept, one.onsets)}" for one in runs],
-             tr, block, beside, settings[0], noise_of)
-    with atomic_write(path.with_name(f"{path.stem}_trials.csv")) as partial:
-        pandas.DataFrame([(*place, name) for place, one in zip(where, runs, strict=True)
-                          for name in one.names], columns=["session", "run", "stim_file"]).to_csv(
-            partial, index=False, lineterminator="\n")
+              "shape": masks.image.shape[:3]} | _encoded(trials)
+    noise = _to_file(
+        path, [lambda one=one: (fmriprep.read_voxels(one, masks), one.onsets) for one in runs],
+        [f"{_dated(one.path)} {digest(masks.ijk, one.kept, one.onsets)}" for one in runs],
+        tr, block, beside, durations, lambda some: find_noise(
+            some, tr, trials.stimuli.to_numpy(str), durations, [one.confounds for one in runs]))
+    write_table(path.with_name(f"{path.stem}_trials.csv"),
+                trials.rename(columns={"stimuli": "stim_file"}))
     done = read_estimate(path)
     maps = {"r2": done.r2, "peak": PEAKS[done.hrf], "ratio": done.ratio}
     for key, values in maps.items():
         save_map(path.with_name(f"{path.stem}_{key}.nii.gz"), values, masks)
-    return found[0]
+    return noise

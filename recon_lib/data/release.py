@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import torch
 
-from recon_lib.bold.betas import zscore_sessions
+from recon_lib.bold.betas import average_repeats, zscore_sessions
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import find_any, read_dataset, readable, visible
 from recon_lib.common.folders import MARK, completed, is_complete, lost
@@ -86,11 +86,8 @@ class Experiment:
 
     def averaged(self):
         """Betas of each test picture, averaged over its trials, and the number of trials."""
-        mine = self.betas[self.test]
-        counts = np.bincount(self.target)
-        sums = np.zeros((len(counts), mine.shape[1]))
-        np.add.at(sums, self.target, mine)
-        return (sums / counts[:, None]).astype(np.float32), counts
+        means, _, counts = average_repeats(self.betas[self.test], self.target)
+        return means, counts
 
 
 def read_truth(path: str | Path, key: str, names: Sequence[str] | np.ndarray):

@@ -101,9 +101,10 @@ def two_way(similarity: np.ndarray, target: np.ndarray) -> float:
     return float(two_way_wins(similarity, target).mean())
 
 
-def two_way_wins(similarity: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """`two_way` of each trial (trials,): the share of wrong candidates that lose."""
-    below, equal, rivals = _against_rivals(similarity, target)
+def two_way_wins(similarity: np.ndarray, target: np.ndarray,
+                 category: ArrayLike | None = None) -> np.ndarray:
+    """`two_way`, or `two_way_within`, of each trial (trials,): the share of rivals that lose."""
+    below, equal, rivals = _against_rivals(similarity, target, category)
     return (below + equal / 2) / np.where(rivals > 0, rivals, np.nan)
 
 
@@ -122,7 +123,9 @@ def two_way_within(similarity: np.ndarray, target: np.ndarray, category: ArrayLi
     float
         In [0, 1]; chance .5. NaN when no trial has a rival.
     """
-    return _win_rate(*_against_rivals(similarity, target, category))
+    wins = two_way_wins(similarity, target, category)
+    wins = wins[np.isfinite(wins)]
+    return float(wins.mean()) if len(wins) else np.nan
 
 
 def two_way_null_sd(n: int):
@@ -219,10 +222,3 @@ def _against_rivals(similarity, target, category=None):
         rival = category[target][:, None] == category
     rival[trial, target] = False
     return ((similarity < own) & rival).sum(1), ((similarity == own) & rival).sum(1), rival.sum(1)
-
-
-def _win_rate(below, equal, rivals):
-    some = rivals > 0
-    if not some.any():
-        return float("nan")
-    return float(((below + equal / 2)[some] / rivals[some]).mean())

@@ -34,41 +34,16 @@ def picture_names(n, seed):
     return [names[i] for i in rng.permutation(n)]
 
 
-def pictures_digest(images):
-    """One fingerprint of a whole set of pictures."""
-    return hashlib.sha1("".join(fingerprints(images)).encode()).hexdigest()
-
-
 def build(root=None, seed=0, images=None, voxels=None, higher=None, **design_options):
-    """Simulate the experiment, once: a second call finds it whole and returns at once.
+    """Simulate the experiment, once: a second call finds it whole and returns its path at once.
 
-    It is built in a folder beside `root` that takes its name when all is written.
-
-    Parameters
-    ----------
-    root : path, optional
-        Default: `paths.experiment_folder()`.
-    seed : int
-        Of pictures, subject, design and noise.
-    images : (n, 64, 64, 3) uint8 array, optional
-        Pictures of your own instead of TinyScenes: at least as many as the design shows, see
-        `subject.design_for`. The first are used.
-    voxels : dict, optional
-        Voxels per area; default: CSI1's.
-    higher : (n, p) array, optional
-        What higher areas answer to in pictures of your own, see `tuning.responses`.
-    **design_options
-        For `subject.make_design`: a smaller experiment.
-
-    Returns
-    -------
-    Path
-        `root`.
-
-    Raises
-    ------
-    DataError
-        If `root` exists and is something else, or the number of pictures is wrong.
+    It is built in a folder beside `root` (default: `paths.experiment_folder()`) that takes its name
+    when all is written; `seed` is that of pictures, subject, design and noise. `images` (n, 64, 64,
+    3) uint8 take the place of TinyScenes: the first of them, at least as many as the design shows,
+    see `subject.design_for`. `higher` (n, p) is what higher areas answer to in them, see
+    `tuning.responses`. `voxels` counts those of each area, by default CSI1's; `design_options` of
+    `subject.make_design` make a smaller experiment. If `root` is something else, or there are too
+    few pictures, that is a `DataError`.
     """
     root = Path(experiment_folder() if root is None else root)
     voxels = voxels or bold5000.VOXELS[SUBJECT]
@@ -76,7 +51,8 @@ def build(root=None, seed=0, images=None, voxels=None, higher=None, **design_opt
     n = design.image.max() + 1
     info = {"simulator": SIMULATOR, "seed": seed, "subject": SUBJECT,
             "trials": len(design.image), "pictures": int(n), "voxels": {SUBJECT: voxels},
-            "own pictures": images is not None and pictures_digest(images)}
+            "own pictures": images is not None and hashlib.sha1(
+                "".join(fingerprints(images)).encode()).hexdigest()}
     info |= {"design": design_options} if design_options else {}
     info |= {} if higher is None else {
         "higher": hashlib.sha1(np.ascontiguousarray(higher[:n])).hexdigest()}

@@ -137,10 +137,10 @@ def beta_variance(rho):
     return np.einsum("it,ts,is->i", solve, rho**lag, solve).mean()
 
 
-def drifts(count=5):
-    """Slow cosines, (VOLUMES, count): what a scanner does on its own."""
+def drifts():
+    """Five slow cosines, (VOLUMES, 5): what a scanner does on its own."""
     t = (np.arange(VOLUMES) + 0.5) / VOLUMES
-    return np.cos(np.pi * t[:, None] * np.arange(1, count + 1))
+    return np.cos(np.pi * t[:, None] * np.arange(1, 6))
 
 
 def ar1_noise(rho, volumes, columns, rng):

@@ -35,12 +35,12 @@ def feature_maps(images):
     return (maps - mean) / (spread + 1e-6)
 
 
-def gabors(wavelength, directions=4):
-    """A quadrature pair of Gabor filters for each direction: two (directions, 1, k, k) tensors."""
+def gabors(wavelength):
+    """A quadrature pair of Gabor filters for each of 4 directions: two (4, 1, k, k) tensors."""
     half = round(wavelength)
     y, x = torch.meshgrid(*[torch.arange(-half, half + 1.0)] * 2, indexing="ij")
     envelope = torch.exp(-(x**2 + y**2) / (2 * (0.45 * wavelength) ** 2))
-    angles = torch.arange(directions) * torch.pi / directions
+    angles = torch.arange(4) * torch.pi / 4
     phase = 2 * torch.pi / wavelength * torch.stack([x * a.cos() + y * a.sin() for a in angles])
     pair = [envelope * phase.cos(), envelope * phase.sin()]
     return [(g - g.mean((1, 2), keepdim=True))[:, None] / envelope.sum() for g in pair]
