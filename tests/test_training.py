@@ -448,6 +448,26 @@ def test_auto_takes_the_first_device_that_is_there(monkeypatch, cuda, mps, auto)
                 assert devices.pick_device(name) == "cpu"
 
 
+@pytest.mark.parametrize("there, bf16, precision", [
+    ("cuda", True, "bf16"), ("cuda", False, "fp16"), ("mps", False, "no"),
+])
+def test_training_computes_in_the_precision_of_the_table(monkeypatch, there, bf16, precision):
+    """With the device mocked; accelerate scales the loss where it is told fp16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there == "cuda")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there == "mps")
+    monkeypatch.setattr(devices, "Accelerator", lambda **options: options)
+    assert devices.make_accelerator() == {"cpu": False, "mixed_precision": precision}
+
+
+def test_vectors_of_any_type_reach_the_device_in_float32():
+    """Apple's GPUs have no float64: a tensor of it would stop the training there."""
+    pictures = torch.zeros(2, 3, 8, 8, dtype=torch.float64)
+    for kind in (torch.float64, torch.float32, torch.int64):
+        images, vectors = run.unpack((pictures, torch.ones(2, 5, dtype=kind)), "cpu")
+        assert images.dtype == vectors.dtype == torch.float32
+
+
 def test_float16_needs_a_gpu(tmp_path):
     with pytest.raises(DataError, match="precision is 'fp16' on cpu"):
         fit(tmp_path, precision="fp16")

@@ -91,7 +91,7 @@ def unpack(item, device):
     """Pictures and vectors (or None) of a loader's item, on the device."""
     images, vectors = batch_of(item)
     images = images.to(device, torch.float32, memory_format=torch.channels_last)
-    return images, None if vectors is None else vectors.to(device)
+    return images, None if vectors is None else vectors.to(device, torch.float32)  # as MPS needs
 
 
 def resume(path, model, optimizer, average, info):
