@@ -479,3 +479,78 @@ def test_the_first_picture_is_seen_while_the_command_runs(shared):
     assert (first["peer"], end["peer"]) == (90, 300)
     with pytest.raises(subprocess.CalledProcessError):
         first_picture.rows((sys.executable, "-c", "raise SystemExit(3)"))
+
+
+@pytest.mark.slow
+def test_a_dry_run_for_the_gpu_leaves_scores_and_weights(
+        shared, miniature, tiny_model, tmp_path, monkeypatch):
+    """Both networks can take the starting model's place: the same latent, the same vectors."""
+    import gpu
+
+    from recon_lib.brain.latents import fingerprint
+    from recon_lib.decoding.sampling import load_drawing, load_latent_of
+
+    monkeypatch.setattr(sys, "argv", [
+        "gpu.py", "--dry", "--minutes", "0", "--start", str(tiny_model), "--data", str(miniature),
+        "--out", str(tmp_path)])
+    gpu.main()
+    rows = json.loads((tmp_path / "scores.json").read_text())["rows"]
+    assert list(rows) == ["start", "continued", "wider"]
+    assert all(np.isfinite(row["loss"]) and 0 <= row["named"] <= 1 for row in rows.values())
+    for name, channels in (("continued", [16, 32]), ("wider", [32, 48])):
+        model, info = load_drawing(tmp_path / f"{name}.safetensors")
+        assert model.config["channels"] == channels and model.config["condition_size"] == 15
+        assert info["steps"] == rows[name]["steps"] > 0
+        assert info["latent"] == fingerprint(load_latent_of(tiny_model))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "continued.safetensors", "scores.json", "wider.safetensors"]
+
+
+def test_without_a_gpu_its_benchmark_says_so(shared, monkeypatch, tmp_path):
+    import gpu
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="no CUDA GPU found; .* --dry"):
+        gpu.main()
+    assert not (tmp_path / "out").exists()
+
+
+def test_muon_steps_along_the_nearest_orthogonal_matrix(shared):
+    """Held against the singular value decomposition, for matrices of all shapes."""
+    import optimizers
+    import torch
+
+    for shape in ((12, 108), (40, 24), (32, 32)):
+        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+        found = optimizers.orthogonal(matrix)
+        assert torch.nn.functional.cosine_similarity(
+            found.flatten(), (left @ right).flatten(), dim=0) > 0.97
+        assert 0 < torch.linalg.svdvals(found).min() < torch.linalg.svdvals(found).max() < 1.3
+
+
+def test_an_optimizer_goes_on_where_it_was_cut_off(shared, tmp_path):
+    import optimizers
+    import torch
+
+    from recon_lib.training.device import make_accelerator
+    from recon_lib.unet import UNet
+
+    torch.manual_seed(0)
+    start, accelerator = UNet(channels=(16, 32), attention=(), width=32), make_accelerator("cpu")
+    images = torch.randint(256, (9, 3, 16, 16), dtype=torch.uint8)
+    whole, cut, resumed = (torch.nn.ModuleDict({"a": optimizers.Arm(start, batch=4, muon=2)})
+                           for _ in range(3))
+    for arms, steps in ((whole, 4), (cut, 2)):
+        for _ in range(steps):
+            arms["a"].step(images, 0.5, accelerator)
+    torch.save(cut.state_dict(), tmp_path / "arms.pt")
+    resumed.load_state_dict(torch.load(tmp_path / "arms.pt", weights_only=True))
+    for _ in range(2):
+        resumed["a"].step(images, 0.5, accelerator)
+    assert resumed["a"].n == 4 and resumed["a"].seconds > cut["a"].seconds
+    for name, weight in whole["a"].net.named_parameters():
+        assert torch.equal(weight, resumed["a"].net.get_parameter(name))
+        assert not torch.equal(weight, start.get_parameter(name)), name

@@ -1,0 +1,167 @@
+"""AdamW against Muon, and batches of 64 against 32, after equal seconds of one core.
+
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --minutes 10     # of each; then the table
+    OMP_NUM_THREADS=1 python benchmarks/optimizers.py --network NETWORK --arms AdamW Muon
+
+Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the nearest orthogonal
+matrix of a hidden convolution's momentum, taken as a matrix (out, in k k). At rate x 1 its step is
+as long as AdamW's usual one (Liu et al. 2025, arXiv 2502.16982). All other weights keep AdamW.
+`torch.optim.Muon` takes no convolutions and computes in bfloat16.
+
+All start from the same weights; step n of each sees the same pictures, times and noise. They take
+turns, so that a disturbance meets all alike, and seconds are the process's own. The loss is that of
+averaged weights on new scenes, the same times and noise for all, so that differences are paired
+over pictures. Averages of two other lengths are carried along, outside the seconds: today's moves
+by 9 / (10 + n), which is EDM2's power function (arXiv 2312.02696), until n is 9,000. A run that was
+cut off goes on from `--out`.
+"""
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from recon_lib import diffusion, recipes
+from recon_lib.brain.features import load_factor_net
+from recon_lib.common.paths import results_folder
+from recon_lib.data.loader import to_batch
+from recon_lib.decoding.sampling import sample_pictures
+from recon_lib.scores.quality import quality_scores
+from recon_lib.training.checkpoints import save_checkpoint
+from recon_lib.training.device import make_accelerator
+from recon_lib.training.step import draw_noise, gradient_step, learning_rate, update_average
+from recon_lib.unet import UNet
+from recon_lib.world import scenes
+
+ALPHA_BAR = diffusion.cosine_schedule()
+MOVES = {"today": 9, "shorter": 18, "longer": 4.3}  # an average moves by this over 10 + n
+ARMS = {"AdamW": {}, "AdamW, rate x 2": dict(rate=2), "AdamW, batches of 64": dict(batch=64),
+        "Muon": dict(muon=1), "Muon, rate x 2": dict(muon=2), "Muon, rate x 4": dict(muon=4)}
+
+
+class Muon(torch.optim.AdamW):
+    """Muon at `times` the learning rate for weights under "hidden" in their group, else AdamW."""
+
+    @torch.no_grad()
+    def step(self):
+        """One step of both; AdamW passes over weights whose gradient is gone."""
+        for group in self.param_groups:
+            rate = group["times"] * group["lr"]
+            for weight in group["params"] if group["times"] else ():
+                gradient, weight.grad = weight.grad.flatten(1), None
+                state = self.state[weight]
+                state.setdefault("step", torch.zeros(()))  # AdamW looks for it when it is loaded
+                moving = state.setdefault("moving", torch.zeros_like(gradient))
+                moving.lerp_(gradient, 0.05)
+                way = orthogonal(gradient.lerp(moving, 0.95))
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.sub_(way.view(weight.shape), alpha=0.2 * rate * max(way.shape) ** 0.5)
+        super().step()
+
+
+def orthogonal(matrix, rounds=5):
+    """About the nearest orthogonal matrix: Muon's Newton-Schulz, on the smaller Gram matrix."""
+    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
+    wide = wide / (wide.norm() + 1e-7)
+    gram, whole = wide @ wide.T, torch.eye(len(wide))
+    for _ in range(rounds):
+        factor = 3.4445 * torch.eye(len(wide)) + gram @ (2.0315 * gram) - 4.775 * gram
+        gram, whole = factor @ gram @ factor, factor @ whole
+    return whole @ wide if len(matrix) <= matrix.shape[1] else (whole @ wide).T
+
+
+class Arm(torch.nn.Module):
+    """One of `ARMS` in training; `state_dict` is its checkpoint."""
+
+    def __init__(self, start, rate=1.0, batch=32, muon=0):
+        super().__init__()
+        self.net, self.batch, self.lr = copy.deepcopy(start), batch, rate * recipes.TRAINING["lr"]
+        self.averages = torch.nn.ModuleDict({name: copy.deepcopy(start) for name in MOVES})
+        hidden = [p for name, p in self.net.named_parameters() if p.ndim == 4
+                  and name.startswith(("down.", "middle.", "up.", "up_conv."))]
+        others = [p for p in self.net.parameters() if all(p is not other for other in hidden)]
+        self.optimizer = Muon([dict(params=hidden, times=muon), dict(params=others, times=0)],
+                              self.lr, betas=(0.9, 0.99), fused=True)
+        self.n, self.seconds = 0, 0.0
+
+    def get_extra_state(self):
+        return dict(optimizer=self.optimizer.state_dict(), n=self.n, seconds=self.seconds)
+
+    def set_extra_state(self, state):
+        self.n, self.seconds = state["n"], state["seconds"]
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def step(self, images, progress, accelerator):
+        """A step as `loop.train` takes it."""
+        began = time.process_time()
+        torch.manual_seed(self.n)
+        some = images[torch.randint(len(images), (self.batch,))].float().div_(127.5).sub_(1)
+        t, noise, _ = draw_noise(some, len(ALPHA_BAR), 0.0, accelerator)
+        loss = diffusion.diffusion_loss(self.net, some, ALPHA_BAR, t, noise)
+        gradient_step(accelerator, self.net, self.optimizer, loss,
+                      self.lr * learning_rate(self.n, progress, 200))
+        for name, average in self.averages.items():
+            update_average(average, self.net, min(0.999, max(0, 1 - MOVES[name] / (10 + self.n))))
+            if name == "today":
+                self.seconds += time.process_time() - began
+        self.n += 1
+
+
+@torch.no_grad()
+def picture_losses(net, held, times=4):
+    """The loss of each new picture (n,), at so many times, the same for all networks."""
+    generator = torch.Generator().manual_seed(1)
+    t = diffusion.stratified_times(len(held) * times, 1000, generator).view(-1, times)
+    noise = torch.randn(*t.shape, *held.shape[1:], generator=generator)
+    device = next(net.parameters()).device
+    return np.array([diffusion.diffusion_loss(
+        net, x0.expand(times, -1, -1, -1).to(device), ALPHA_BAR.to(device), its.to(device),
+        its_noise.to(device)).item() for x0, its, its_noise in zip(held, t, noise, strict=True)])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=10, help="of one core, for each")
+    parser.add_argument("--network", default="GUIDANCE_NETWORK", help="a name in recipes")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--samples", type=int, default=500, help="for KID and precision; 0: none")
+    parser.add_argument("--out", type=Path, default=results_folder() / "optimizers.pt")
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    start = UNet(**getattr(recipes, args.network)).to(memory_format=torch.channels_last)
+    arms = torch.nn.ModuleDict({name: Arm(start, **ARMS[name]) for name in args.arms})
+    if args.out.exists():
+        arms.load_state_dict(torch.load(args.out, weights_only=True))
+    pictures = scenes.draw(scenes.sample_factors(20_000, recipes.EXTRA_SEED))
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+    accelerator, limit, saved = make_accelerator("cpu", "no"), 60 * args.minutes, time.monotonic()
+    while (arm := min(arms.values(), key=lambda arm: arm.seconds)).seconds < limit:
+        arm.step(images, arm.seconds / limit, accelerator)
+        if time.monotonic() > saved + 60:
+            saved = time.monotonic()
+            save_checkpoint(args.out, arms.state_dict())
+            print({name: (x.n, round(x.seconds)) for name, x in arms.items()}, flush=True)
+    save_checkpoint(args.out, arms.state_dict())
+    new = scenes.draw(scenes.sample_factors(1000, recipes.NEW_SEED))
+    held, info = to_batch(new[:500]), dict(prediction="x0", schedule="cosine", image_size=64)
+    print("| | steps | " + " | ".join(f"loss, average {name}" for name in MOVES)
+          + " | loss less AdamW's | KID | precision |\n|---|---|" + "---|" * (len(MOVES) + 3))
+    first = None
+    for name, arm in arms.items():
+        losses = [picture_losses(average.eval(), held) for average in arm.averages.values()]
+        first = losses[0] if first is None else first
+        less = losses[0] - first
+        line = [name, f"{arm.n}", *(f"{x.mean():.5f}" for x in losses),
+                f"{less.mean():+.5f} ± {1.96 * less.std(ddof=1) / len(less) ** 0.5:.5f}"]
+        if args.samples:
+            made = sample_pictures(arm.averages["today"], info, args.samples)
+            s = quality_scores(made, new[-args.samples:], load_factor_net("evaluation_classifier"))
+            line += [f"{s['kid']:.3f} ± {s['kid_error']:.3f}", f"{s['precision']:.2f}"]
+        print("| " + " | ".join(line) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
