@@ -573,7 +573,7 @@ def main():
             sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except refusal as error:
         line = told(error)
-    except (DataError, FloatingPointError) as error:  # the second: a loss that burst
+    except (DataError, FloatingPointError) as error:  # the second: of a loss that is not finite
         line = error
     except OSError as error:  # the system refuses, where nobody thought of it
         line = f"{error.filename or 'the system'}: {error.strerror or error}"

@@ -239,7 +239,7 @@ def noise_components(runs: Sequence, tr: float, pool: np.ndarray, count: int,
 
 
 def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequence,
-                 hrf: np.ndarray, voters: np.ndarray, confounds: Sequence | None = None,
+                 hrf: np.ndarray, responsive: np.ndarray, confounds: Sequence | None = None,
                  durations: Sequence | float = 1.0):
     """How many noise components to take: the repeats decide, a run left out at a time.
 
@@ -254,12 +254,12 @@ def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequ
     tr : float
         Repetition time, in seconds.
     labels : (trials,) array
-        Which picture each trial showed, -1 for trials that may not vote.
+        Which picture each trial showed, -1 for trials that do not count.
     components : list of (volumes, most) arrays
         Of `noise_components`, the strongest first.
     hrf : (voxels,) int array
         A row of `hrf.library` each.
-    voters : (voxels,) boolean array
+    responsive : (voxels,) boolean array
         Voxels that answer to the pictures, whose median gain counts.
     confounds : list of (volumes, c) arrays, optional
         One per run, taken out with every count.
@@ -291,8 +291,9 @@ def choose_count(runs: Sequence, tr: float, labels: np.ndarray, components: Sequ
     for count in range(components[0].shape[1] + 1):
         noise = beside(confounds, [some[:, :count] for some in components])
         betas = np.concatenate([
-            single_trial_betas(bold[:, voters], onsets, tr, hrf[voters], of_run(durations, i),
-                               confounds=noise[i]) for i, (bold, onsets) in enumerate(runs)])
+            single_trial_betas(bold[:, responsive], onsets, tr, hrf[responsive],
+                               of_run(durations, i), confounds=noise[i])
+            for i, (bold, onsets) in enumerate(runs)])
         plain = betas if plain is None else plain
         errors.append(((betas[others] - plain[left_out]) ** 2).mean(0) / plain.var(0))
     gains = np.nanmedian(errors[0] - np.array(errors), axis=1) / np.nanmedian(errors[0])
@@ -329,8 +330,8 @@ def find_noise(runs: Sequence, tr: float, labels: np.ndarray, durations: Sequenc
     """Noise components of the voxels that answer least, as many as the repeats choose.
 
     The pool is the 30 % of voxels that the mean response explains worst; those from the median on
-    vote. At most 10 components are tried, and no more than half of the degrees of freedom that
-    trials, drift and confounds leave. Without repeats the number is `FEW`.
+    choose the number. At most 10 components are tried, and no more than half of the degrees of
+    freedom that trials, drift and confounds leave. Without repeats the number is `FEW`.
 
     Parameters
     ----------

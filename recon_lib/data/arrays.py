@@ -279,13 +279,13 @@ def _from_zero(shown, count):
 
 def in_one_order(shown, names):
     """Stop if indices mean other pictures when files are sorted as people and file lists do."""
-    people = sorted(range(len(names or [])), key=lambda i: [
+    natural = sorted(range(len(names or [])), key=lambda i: [
         (0, int(part), "") if part.isdecimal() else (1, 0, part)
         for part in re.split(r"(\d+)", names[i].lower())])
     for one in shown.tolist() if names else []:
-        if people[one] != one:
+        if natural[one] != one:
             raise DataError(f"picture {one} could be {names[one]} (by letter) or "
-                            f"{names[people[one]]} (by number); expected one order: give the "
+                            f"{names[natural[one]]} (by number); expected one order: give the "
                             "names of the pictures in trial_image, or pad their numbers with 0")
     return shown
 

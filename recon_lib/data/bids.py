@@ -249,23 +249,9 @@ def timing(path, image, sidecar=None):
     taken, never their sum. Where the JSON says that it was corrected but not to what, half a TR is
     taken, fMRIPrep's default. nilearn's `slice_time_ref` is `start / tr`.
 
-    Parameters
-    ----------
-    path : path
-        The run: a JSON of its name beside it is read.
-    image : nibabel image
-    sidecar : path, optional
-        Another JSON, where there is none beside it.
-
-    Returns
-    -------
-    Timing
-
-    Warns
-    -----
-    UserWarning
-        If the header has another TR than the JSON, `StartTime` and `SliceTimingRef` differ by more
-        than a tenth of the TR, or neither is there for a run whose slice timing was corrected.
+    The JSON lies beside the run `path`, else `sidecar` is read. A `Timing` comes back; a warning
+    says if the header has another TR than the JSON, if `StartTime` and `SliceTimingRef` differ by
+    more than a tenth of the TR, and if neither is there although slice timing was corrected.
     """
     header = float(image.header.get_zooms()[3])
     if header > 100 or image.header.get_xyzt_units()[1] == "msec":  # as some converters write

@@ -128,8 +128,8 @@ def describe(path, wanted):
     events = events_in(events_path, (wanted.picture,), wanted.where, "modelled as of no interest")
     columns = confounds_in(confounds_path, wanted.confounds)
     every = read_table(confounds_path, heading=True)
-    steady = _spikes(every.filter(regex="(?i)^non_?steady_?state"))
-    kept = ~(steady | _spikes(columns))
+    spikes, marked = _spikes(columns)
+    kept = ~(marked | _spikes(every.filter(regex="(?i)^non_?steady_?state"))[1])
     if len(columns) != image.shape[3]:
         raise DataError(f"{confounds_path}: {len(columns)} rows, but {path.name} has "
                         f"{image.shape[3]} volumes; is it another run's?")
@@ -138,11 +138,9 @@ def describe(path, wanted):
     gone = without_data(late, image.shape[3], tr, events.durations)
     lost = [f"{events.names[i]} at {late[i]:.0f} of {end:.0f} s" for i in np.flatnonzero(gone)]
     others = events.others[events.others.onset.between(start - 20, start + end)]
-    plain = columns.loc[:, [not _is_spike(column) for _, column in columns.items()]]
     models = [condition_regressors(some.onset - start, some.duration, image.shape[3], tr)
               for _, some in others.groupby("trial_type")]
-    spikes = np.eye(len(kept))[:, ~kept]
-    nuisances = np.hstack([plain, spikes, *models])
+    nuisances = np.hstack([columns.loc[:, ~spikes], np.eye(len(kept))[:, ~kept], *models])
     spare = len(kept) - (~gone).sum() - nuisance_basis(len(kept), tr, confounds=nuisances).shape[1]
     if spare < 1:
         raise DataError(f"{confounds_path}: {nuisances.shape[1]} confounds, drift and "
@@ -163,16 +161,10 @@ def load_header(path):
         return image
 
 
-def _is_spike(column):
-    return (column != 0).sum() == 1 and column.max() == 1
-
-
 def _spikes(columns):
-    """Volumes that some column, 1 there and 0 elsewhere, marks: (volumes,) bool."""
-    marked = np.zeros(len(columns), bool)
-    for _, column in columns.items():
-        marked |= (column.to_numpy() != 0) & _is_spike(column)
-    return marked
+    """Which columns are 1 in one volume and 0 elsewhere, and which volumes these mark."""
+    which = ((columns != 0).sum() == 1) & (columns.max() == 1)
+    return which, (columns.loc[:, which] != 0).any(axis=1).to_numpy()
 
 
 def find_voxels(paths, mask=None):

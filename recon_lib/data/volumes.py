@@ -131,14 +131,11 @@ def read_masks(root: str | Path, subject: str, rois: Sequence[str] = ROIS):
     for key in roi_keys(rois):
         path = find(root, mask_path(subject, key),  # somebody may have renamed the misnamed ones
                     f"derivatives/spm/sub-{subject}/sub-{subject}_mask-{key}.nii.gz")
-        image = nibabel.squeeze_image(load_volume(path))
+        image, ijk = _mask(path, key)
         first = image if first is None else first
         if image.shape != first.shape or not np.allclose(image.affine, first.affine, atol=0.01):
             raise DataError(f"{path}: grid {image.shape} at {_origin(image)}, the other masks have "
                             f"{first.shape} at {_origin(first)}; expected one grid")
-        ijk = np.argwhere(inside(path, image))
-        if len(ijk) == 0:
-            raise DataError(f"{path}: an empty mask; expected the voxels of {key}, fetch it again")
         names.append(np.full(len(ijk), key))
         places.append(ijk)
     return Masks(np.concatenate(names), np.concatenate(places), first)
@@ -147,11 +144,17 @@ def read_masks(root: str | Path, subject: str, rois: Sequence[str] = ROIS):
 def read_brain_mask(root, subject):
     """Read release 2's mask of the whole brain, as `Masks` with one region, "brain"."""
     path = find(root, f"{subject}_brainmask.nii.gz")
+    image, ijk = _mask(path, "the brain")
+    return Masks(np.full(len(ijk), "brain"), ijk, image, by_index=True, path=path)
+
+
+def _mask(path, what):
+    """A mask, and the places (voxels, 3) where it is 1, at least one."""
     image = nibabel.squeeze_image(load_volume(path))
     ijk = np.argwhere(inside(path, image))
     if len(ijk) == 0:
-        raise DataError(f"{path}: an empty mask; expected the voxels of the brain, fetch it again")
-    return Masks(np.full(len(ijk), "brain"), ijk, image, by_index=True, path=path)
+        raise DataError(f"{path}: an empty mask; expected the voxels of {what}, fetch it again")
+    return image, ijk
 
 
 def _origin(image):

@@ -45,8 +45,7 @@ def score_embeddings(decoded: dict, permutations: int = 1000, seed: int = 0) -> 
                 hits = np.concatenate([score(*part) for part in parts])
                 low, high = bootstrap_interval(hits, picture, seed=seed)
                 row |= {metric: float(hits.mean()), f"{metric}_low": low, f"{metric}_high": high}
-            null = sum(permutation_null(wins(m), t, lambda won, own: won[
-                np.arange(len(own)), own].mean(), permutations, seed + i) * len(t)
+            null = sum(permutation_null(wins(m), t, of_target, permutations, seed + i) * len(t)
                        for i, (m, t) in enumerate(parts)) / len(picture)
             beaten = (null >= row["two_way"] - 1e-12).sum()
             tables[name][key] = row | {"p_value": float((1 + beaten) / (1 + permutations))}
@@ -59,6 +58,11 @@ def score_embeddings(decoded: dict, permutations: int = 1000, seed: int = 0) -> 
 def wins(matrix):
     """For each trial and candidate the share of the other candidates that it beats."""
     return (rankdata(matrix, axis=1) - 1) / (matrix.shape[1] - 1)
+
+
+def of_target(matrix, target):
+    """The mean number in each trial's own column."""
+    return matrix[np.arange(len(target)), target].mean()
 
 
 def ceilings(betas: np.ndarray, trial_image: np.ndarray) -> dict:

@@ -29,7 +29,7 @@ def score_blocks(result: dict, classifiers: dict, seed: int = 0, permutations: i
         block, among all and within its category; the latter also for twenty other sets of scenes
         that might as well have been shown.
     """
-    kind, eight = result["category"], np.unique(result["category"])
+    category, eight = result["category"], np.unique(result["category"])
 
     def log_p(pictures, suffix=""):  # (96, 8)
         return np.log(read_factors(classifiers[suffix], pictures)["category"][:, eight] + 1e-9)
@@ -37,16 +37,16 @@ def score_blocks(result: dict, classifiers: dict, seed: int = 0, permutations: i
     def accuracy(matrix, target):
         return float((matrix.argmax(1) == target).mean())
 
-    target, brain = np.searchsorted(eight, kind), log_p(result["reconstruction"])
+    target, brain = np.searchsorted(eight, category), log_p(result["reconstruction"])
     rng = np.random.default_rng(seed)
     observed = accuracy(brain, target)
     null = [accuracy(brain, rng.permutation(target)) for _ in range(permutations)]
     features = evaluation_space(result["seen"], classifiers[""])
     made = features(result["reconstruction"])
     alike = similarity(made, features(result["seen"]))
-    own = np.arange(len(kind))
-    others = [two_way_within(similarity(made, features(scenes_of(kind, seed + 100 + i))), own, kind)
-              for i in range(20)]
+    own = np.arange(len(category))
+    others = [two_way_within(similarity(made, features(scenes_of(category, seed + 100 + i))), own,
+                             category) for i in range(20)]
     scores = {
         "category read": observed,
         "category read, shuffled brain": accuracy(log_p(result["shuffled"]), target),
@@ -55,7 +55,7 @@ def score_blocks(result: dict, classifiers: dict, seed: int = 0, permutations: i
         "category read, chance": 1 / len(eight),
         "category read, p-value": (1 + sum(n >= observed for n in null)) / (1 + permutations),
         "two-way": two_way(alike, own),
-        "two-way within category": two_way_within(alike, own, kind),
+        "two-way within category": two_way_within(alike, own, category),
         "two-way within category, other scenes": float(np.mean(others)),
     }
-    return {"scores": scores, "info": {"blocks": len(kind), "runs": 12, "seed": seed}}
+    return {"scores": scores, "info": {"blocks": len(category), "runs": 12, "seed": seed}}
