@@ -267,7 +267,8 @@ def betas(
         return
 
     if whole_brain:
-        say(f"betas of {subject} are in {raw_betas.estimate_whole_brain(data, subject)}")
+        path, noise = raw_betas.estimate_whole_brain(data, subject)
+        say(f"{noise}\nbetas of {subject} are in {path}")
         return
     say(raw_betas.estimate_betas(data, subject))
     say(f"betas of {subject} are in {data}: ROIs/ (release 1), {raw_betas.BETAS}/ (release 2)")

@@ -746,7 +746,7 @@ def test_a_spool_of_another_subject_is_made_anew(tmp_path):
 
 def test_a_whole_brain_of_newer_runs_is_unpacked_anew(raw):
     events(raw, onset=[2.0, 8.0, 14.0])
-    before = raw_betas.estimate_whole_brain(raw)
+    before, _ = raw_betas.estimate_whole_brain(raw)
     first = whole_brain.read_estimate(before).betas
     folder, run = before.with_suffix(".runs"), raw / f"{STEM}_bold.nii.gz"
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -758,7 +758,7 @@ def test_a_whole_brain_of_newer_runs_is_unpacked_anew(raw):
     changed = image.get_fdata()
     changed[..., 5] += 100
     volumes.save_volume(run, changed.astype(np.float32), image.affine, tr=2.0)
-    second = whole_brain.read_estimate(raw_betas.estimate_whole_brain(raw)).betas
+    second = whole_brain.read_estimate(raw_betas.estimate_whole_brain(raw)[0]).betas
     assert np.abs(second - first).max() > 1
 
 

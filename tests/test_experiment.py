@@ -12,10 +12,10 @@ from conftest import DESIGN, VOXELS
 
 from recon_lib.bold.betas import correlate_columns
 from recon_lib.bold.glm import single_trial_betas
-from recon_lib.bold.single_trial import estimate
+from recon_lib.bold.single_trial import estimate, find_noise
 from recon_lib.common import folders
 from recon_lib.common.errors import DataError
-from recon_lib.data import bids, bold5000, raw_betas, release
+from recon_lib.data import bids, bold5000, raw_betas, release, volumes
 from recon_lib.data.bold5000 import KEYS, TR, read_r1, read_r2
 from recon_lib.data.release import BETAS, Experiment
 from recon_lib.world import experiment, scenes, subject, tuning
@@ -244,10 +244,16 @@ def test_leftovers_of_a_killed_build_are_removed(tmp_path, monkeypatch):
 
 def test_the_whole_brain_is_estimated_as_its_regions_would_be(tmp_path):
     root = build(tmp_path / "experiment", runs_per_session=(3,), repeated=6, test_trials=24)
-    path = raw_betas.estimate_whole_brain(root)
+    path, noise = raw_betas.estimate_whole_brain(root)
+    masks = volumes.read_brain_mask(root, "CSI1")
+    whole = [bids.read_run(root, "CSI1", *n, masks=masks) for n in bids.list_runs(root, "CSI1")]
     runs = list(bids.iter_runs(root, "CSI1"))
     names = np.concatenate([one.names for one in runs])
-    expected = estimate([(one.bold, one.onsets) for one in runs], TR)
+    step = len(masks.ijk) // 2000 or 1  # the whole brain, not its regions, says what noise is
+    again = find_noise([(one.bold[:, ::step], one.onsets) for one in whole], TR, names,
+                       [one.durations for one in whole])
+    assert str(noise) == str(again) and "chosen by leave-one-run-out" in str(noise)
+    expected = estimate([(one.bold, one.onsets) for one in runs], TR, again.confounds)
     with h5py.File(path) as file:
         place = {tuple(ijk): i for i, ijk in enumerate(file["ijk"][:].tolist())}
         columns = [place[tuple(ijk)] for ijk in runs[0].ijk.tolist()]

@@ -141,7 +141,8 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     """Estimate betas of every voxel of the brain mask, in little memory; killed, it goes on.
 
     Returns the path `derivatives/betas/NAME_whole-brain.h5` under `root` (by default the embedded
-    experiment): `betas` (trials, voxels) in % signal change, `hrf`, `ratio` and `r2` (voxels,) as
+    experiment), and the `Noise` that some 2,000 voxels told to take out. The file holds `betas`
+    (trials, voxels) in % signal change, `hrf`, `ratio` and `r2` (voxels,) as
     `single_trial.estimate` chooses them, `ijk` (voxels, 3) places in the volume, `stimuli`,
     `session` and `run` of each trial. While it works, on `block` voxels at a time, the runs lie
     unpacked in a folder beside the file (4 bytes a volume and voxel). A file that is there already,
@@ -163,10 +164,10 @@ def estimate_whole_brain(root=None, name=SUBJECT, block=8192):
     sources = [_dated(masks.path, bids.find_run(root, name, *n), bids.find_events(root, name, *n))
                for n in numbers]
     events = [bids.read_events(root, name, *n) for n in numbers]
-    beside = {"ijk": masks.ijk} | _encoded(_trials(numbers, [one.names for one in events]))
-    _to_file(path, [lambda n=n: load(*n) for n in numbers], sources, bold5000.TR, block, beside,
-             durations=[one.durations for one in events])
-    return path
+    trials = _trials(numbers, [one.names for one in events])
+    return path, _to_file(path, [lambda n=n: load(*n) for n in numbers], sources, bold5000.TR,
+                          block, {"ijk": masks.ijk} | _encoded(trials),
+                          (trials.stimuli.to_numpy(str), [one.durations for one in events]))
 
 
 def refuse_there(path):
@@ -187,17 +188,17 @@ def _encoded(table):
             np.char.encode(column.to_numpy(str), "utf-8") for key, column in table.items()}
 
 
-def _to_file(path, loaders, sources, tr, block, beside, durations, noise_of=None):
-    """Unpack runs beside `path`, and estimate their betas into it.
+def _to_file(path, loaders, sources, tr, block, beside, design):
+    """Unpack runs beside `path`, and estimate their betas into it: the `Noise` taken out.
 
-    `noise_of`, if given, finds the `Noise` in some voxels of all runs; it is returned.
+    `design` holds the picture of each trial, and durations and, if any, confounds of each run.
     """
     folder = path.with_suffix(".runs")
     runs = spool(tqdm(loaders, "unpack", unit="run", disable=None), folder, sources)
     try:
-        noise = noise_of(spread(runs)) if noise_of else None
-        more = {"confounds": noise.confounds} if noise else {}
-        estimate_to_file(runs, path, tr, block, beside, durations=durations, **more)
+        noise = find_noise(spread(runs), tr, *design)
+        estimate_to_file(runs, path, tr, block, beside, durations=design[1],
+                         confounds=noise.confounds)
     finally:
         for bold, _ in runs:
             bold.file.close()
@@ -215,14 +216,14 @@ def estimate_preprocessed(runs, masks, path, block=8192):
     """
     refuse_there(path)
     trials = _trials([(one.session, one.run) for one in runs], [one.names for one in runs])
-    tr, durations = runs[0].times.tr, [one.durations for one in runs]
+    design = (trials.stimuli.to_numpy(str), [one.durations for one in runs],
+              [one.confounds for one in runs])
     beside = {"ijk": masks.ijk, "area": masks.roi.astype("S"), "affine": masks.image.affine,
               "shape": masks.image.shape[:3]} | _encoded(trials)
     noise = _to_file(
         path, [lambda one=one: (fmriprep.read_voxels(one, masks), one.onsets) for one in runs],
         [f"{_dated(one.path)} {digest(masks.ijk, one.kept, one.onsets)}" for one in runs],
-        tr, block, beside, durations, lambda some: find_noise(
-            some, tr, trials.stimuli.to_numpy(str), durations, [one.confounds for one in runs]))
+        runs[0].times.tr, block, beside, design)
     write_table(path.with_name(f"{path.stem}_trials.csv"),
                 trials.rename(columns={"stimuli": "stim_file"}))
     done = read_estimate(path)
