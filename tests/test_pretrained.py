@@ -66,6 +66,24 @@ def test_one_seed_one_picture_whatever_its_batch(net, start):
     assert differ(drawn, sample_embeddings(net, TOLD, 1, QUICK, start)) > 2
 
 
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_in_half_precision_no_number_stays_behind_in_another(half):
+    """As on a GPU, where a float32 beside weights of half precision is an error or costs double."""
+    net, seen = untrained(12), set()
+    net.draw.to(dtype=half)
+    for part in (net.draw.unet, net.draw.movq):
+        for module in part.modules():
+            module.register_forward_hook(lambda module, given, out: seen.update(
+                (type(module).__name__, x.dtype) for x in (*given, out)
+                if isinstance(x, torch.Tensor) and x.is_floating_point()))
+    for start in (None, START[:1]):
+        drawn = sample_embeddings(net, TOLD[:1], 0, QUICK, start)
+        whole = sample_embeddings(untrained(12), TOLD[:1], 0, QUICK, start)
+        assert 0 < differ(drawn, whole) < 60  # the same picture, rounded
+    assert len({name for name, _ in seen}) > 10
+    assert {kind for name, kind in seen if name != "Timesteps"} == {half}
+
+
 def test_guidance_strength_and_start_change_the_picture(net):
     drawn = sample_embeddings(net, TOLD, 0, QUICK, START)
     for change in ({"scale": 1.0}, {"strength": 1.0}, {"steps": 4}):
