@@ -36,6 +36,8 @@ it: told the true features, the same search scores .99. From test betas without 
 
 import os
 import sys
+import tempfile
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -43,12 +45,14 @@ from pathlib import Path
 import _table
 import numpy as np
 import torch
+from scipy.linalg import cholesky, eigh, solve_triangular
+from scipy.special import softmax
 
 from recon_lib.bold.betas import average_repeats, zscore_sessions
 from recon_lib.bold.glm import single_trial_betas
-from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.encoders import ANSWERED, CATEGORY, PHOTOGRAPHS, load_encoder
-from recon_lib.brain.encoding import fit_encoding_model
+from recon_lib.brain.encoding import fit_encoding_model, square_distances
 from recon_lib.brain.families import feature_families
 from recon_lib.brain.features import embed, fitted
 from recon_lib.brain.latents import fit_latent
@@ -56,13 +60,17 @@ from recon_lib.brain.patterns import similarity
 from recon_lib.common.files import read_array
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.bold5000 import TR, VOXELS
-from recon_lib.data.loader import to_batch
+from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.pictures import square_arrays
 from recon_lib.decoding.baselines import shuffled_brain
+from recon_lib.decoding.crossval import small_unet
 from recon_lib.decoding.embeddings import decode_embeddings
 from recon_lib.decoding.haxby import brain_vectors
 from recon_lib.decoding.retrieval_prior import mean_retrieval
+from recon_lib.decoding.sampling import sample_pictures
 from recon_lib.scores.identification import bootstrap_interval, top_k_hits, two_way_wins
+from recon_lib.training.checkpoints import load_model
+from recon_lib.training.loop import train_conditional_diffusion
 from recon_lib.world import scenes, subject, tuning
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "real"
@@ -72,6 +80,10 @@ COMPONENTS = 56  # of the last layer alone
 NETWORKS = {"category network": CATEGORY, "ImageNet network": PHOTOGRAPHS}
 LAST = "ImageNet network, last layer"
 GOAL = 0.85  # two-way of what is retrieved
+LINEAR = "linear estimate"
+PENALTY = 10.0  # of LINEAR; .1 to 10 were tried on held-out training pictures
+IDEAL, NOTHING = "ideal observer", "network from nothing"
+SMALL, STEPS = 32, 6000  # pixels a side, and steps of training, of the network from nothing
 
 
 @torch.no_grad()
@@ -98,8 +110,10 @@ class World:
         The first `TEST` pictures are the test pictures.
     test : (trials,) bool array
     betas : (trials, voxels) array
-    noiseless : (TEST, voxels) array
-        What the betas of the test pictures would be without noise.
+    evoked : (pictures, voxels) array
+        What the betas of each picture would be without noise.
+    noise : (voxels, voxels) array
+        Covariance of the noise of one trial, from what is true of the subject.
     """
 
     def __init__(self, pictures, voxels=None, test=TEST, **design):
@@ -119,7 +133,37 @@ class World:
         self.pictures, self.image, self.test = pictures, plan.image, plan.test
         self.betas = zscore_sessions(np.concatenate(betas), plan.session, ~plan.test)
         shown, train = response[plan.image[~plan.test]], self.betas[~plan.test]
-        self.noiseless = response[:test] * (shown * train).mean(0) / np.square(shown).mean(0)
+        gain = (shown * train).mean(0) / np.square(shown).mean(0)
+        self.evoked = response * gain - (shown * gain).mean(0)
+        self.noise = true_noise(person, (train - shown * gain).std(0))
+
+
+def true_noise(person, spread):
+    """Covariance (voxels, voxels) of a trial's noise as the subject has it, at a known spread."""
+    factor = {rho: subject.beta_variance(rho) for rho in (*np.unique(person.rho), 0.5)}
+    own = (1 - subject.SHARED) * person.sigma**2 * [factor[rho] for rho in person.rho]
+    sources = person.weight * person.sigma
+    noise = np.diag(own) + subject.SHARED * factor[0.5] * sources.T @ sources
+    scale = spread / np.sqrt(np.diag(noise))
+    return scale[:, None] * noise * scale
+
+
+def common_noise(betas, passes=3):
+    """Covariance (voxels, voxels) of betas: a few sources that voxels share, and each one's own.
+
+    Principal factors: as many as the correlations have eigenvalues well above the largest of noise
+    that nothing shares (Marchenko & Pastur 1967).
+    """
+    found = np.corrcoef(betas.T)
+    values, axes = eigh(found)
+    count = (values > 1.2 * (1 + np.sqrt(betas.shape[1] / len(betas))) ** 2).sum()
+    for _ in range(passes):
+        load = axes[:, len(axes) - count:] * np.sqrt(values[len(axes) - count:])
+        np.fill_diagonal(found, np.minimum((load**2).sum(1), 0.99))
+        values, axes = eigh(found)
+    common = load @ load.T
+    np.fill_diagonal(common, 1)
+    return betas.std(0)[:, None] * common * betas.std(0)
 
 
 class Reader:
@@ -203,6 +247,88 @@ def score(table, readers, betas, repeats, space, test):
         table.subtract(f"{name}: retrieved", f"{name}, brain vector: likeliest")
 
 
+def whitened(noise, *arrays):
+    """Rows of arrays (n, voxels) divided by the Cholesky factor of a covariance."""
+    root = cholesky(noise, lower=True)
+    return [solve_triangular(root, x.T, lower=True).T for x in arrays]
+
+
+def linear_estimate(known, betas, features, penalty):
+    """Ridge from the betas of known pictures (m, voxels) to their features (m, p), for `betas`.
+
+    All are whitened; the penalty is the variance of noise that is added, a number or one a row.
+    What comes back, (n, p), are deviations from the mean of the features.
+    """
+    x = known - known.mean(0)
+    values, axes = eigh(x @ x.T / len(x))
+    told = (betas - known.mean(0)) @ x.T @ axes / len(x)
+    return told / (np.maximum(values, 0) + penalty) @ (axes.T @ (features - features.mean(0)))
+
+
+def swapped(table, world, betas, repeats, space, seen):
+    """Each part of a linear reading exchanged for its ideal, up to the ideal observer.
+
+    From what is fitted (means over the trials of each training picture, noise that voxels share,
+    `PENALTY`) to the true noise, to what these pictures would evoke without noise, to features that
+    are those of the network that scores. The ideal observer's own answer is the likeliest picture,
+    or that nearest to the posterior mean.
+    """
+    test, train = len(np.unique(table.target)), ~world.test
+    repeats = np.reshape(repeats, (-1, 1))
+
+    def retrieved(name, guess, features=seen):
+        found = test + similarity(guess, features[test:] - features[test:].mean(0)).argmax(1)
+        table.add(f"{name}: retrieved", similarity(space[found], space[:test]))
+
+    means = average_repeats(world.betas[train], world.image[train])[0]
+    known, some = whitened(common_noise(world.betas[train]), means, betas)
+    guess = linear_estimate(known, some, seen[test:], PENALTY)
+    retrieved(LINEAR, guess)
+    retrieved(f"{LINEAR}, shuffled brain", guess[shuffled_brain(table.target)])
+    table.subtract(f"{LINEAR}: retrieved", f"{LAST}: retrieved")
+    known, evoked, some = whitened(world.noise, means, world.evoked, betas)
+    retrieved(f"{LINEAR}, true noise", linear_estimate(known, some, seen[test:], PENALTY))
+    for name, features in {"": seen, ", features of the network that scores": space}.items():
+        guess = linear_estimate(evoked[test:], some, features[test:], 1 / repeats)
+        retrieved(f"{LINEAR}, true noise and true responses{name}", guess, features)
+    fit = -repeats / 2 * square_distances(some, evoked)  # (trials, pictures)
+    table.add(f"{IDEAL}: ranked", fit[:, :test])
+    likeliest = test + fit[:, test:].argmax(1)
+    table.add(f"{IDEAL}: likeliest", similarity(space[likeliest], space[:test]))
+    for name, features in {"": seen, ", features of the network that scores": space}.items():
+        f = features[test:] - features[test:].mean(0)
+        retrieved(f"{IDEAL}, posterior mean{name}", softmax(fit[:, test:], 1) @ f, features)
+
+
+def from_nothing(table, reader, world, betas, repeats, space, steps):
+    """A small network trained on the training pictures at `SMALL` pixels for `steps`, from nothing.
+
+    What it draws from averaged betas is scored as what is retrieved, beside the shuffled brain and
+    what was seen, at as few pixels.
+    """
+    test = len(np.unique(table.target))
+    small = square_arrays(world.pictures, SMALL, 3)
+    source = vector_source(reader.decoder, reader.latents[test:], reader.latent.blocks, (1, 4, 5))
+    loader = create_loader(SMALL, 16, images=small[test:], vectors=source, seed=SEED)
+    torch.manual_seed(SEED)
+    net, start = small_unet(SMALL, 3, sum(reader.latent.blocks) + 1), time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        train_conditional_diffusion(loader, 1, 1e-3, SMALL, "cpu", model=net, out_dir=folder,
+                                    steps=steps, seed=SEED, warmup=50, grids=1)
+        model, info = load_model(Path(folder, "model.safetensors"))
+    print(f"{NOTHING}: {steps} steps of 16 of {len(small) - test} pictures of {SMALL} pixels in "
+          f"{time.process_time() - start:.0f} s of the processor", flush=True)
+    wrong = shuffled_brain(table.target)
+    vectors = reader.decoder.vector(betas, repeats)
+    shown = {NOTHING: sample_pictures(model, info, vectors, SEED),
+             f"{NOTHING}, shuffled brain": sample_pictures(model, info, vectors[wrong], SEED),
+             f"what was seen, at {SMALL} pixels": small[table.target]}
+    for name, pictures in shown.items():
+        table.add(name, similarity(judged(pictures), space[:test]))
+    table.subtract(NOTHING, f"{NOTHING}, shuffled brain")
+    table.subtract(NOTHING, f"{LAST}: retrieved")
+
+
 def limits(readers, world, space, seen, test):
     """What stops the retrieval: the collection, the decoding, or the noise of the test betas."""
     table = Table("limit", np.arange(test))
@@ -212,7 +338,7 @@ def limits(readers, world, space, seen, test):
         table.add(name, similarity(space[test + fit.argmax(1)], space[:test]))
     counts = np.bincount(world.image[world.test])
     for name, reader in readers.items():
-        found = reader.retrieve(world.noiseless, counts, test)
+        found = reader.retrieve(world.evoked[:test], counts, test)
         table.add(f"{name}, test betas without noise: retrieved",
                   similarity(space[found], space[:test]))
 
@@ -266,7 +392,7 @@ def recordings(parts):
     return made
 
 
-def of_subject(folder, test=TEST, **design):
+def of_subject(folder, test=TEST, steps=STEPS, **design):
     """The simulated subject: rows."""
     pictures = load_pictures(folder, SIDE, 3).images
     pictures = pictures[np.random.default_rng(SEED).permutation(len(pictures))]
@@ -277,12 +403,14 @@ def of_subject(folder, test=TEST, **design):
     net = nets["ImageNet network"]
     parts = [0] * (len(net.widths) - 1) + [COMPONENTS]
     readers[LAST] = Reader(world, fit_latent(pictures[test:], net, 0, parts), voxels=False)
+    seen_by_net = embed(net, pictures)[:, -net.widths[-1]:]
     mean, target, counts = average_repeats(world.betas[world.test], world.image[world.test])
     for kind, (betas, repeats, seen) in {
             "one trial": (world.betas[world.test], 1, world.image[world.test]),
             "averaged": (mean, counts, target)}.items():
         table = Table(kind, seen)
         score(table, readers, betas, repeats, space, test)
+        swapped(table, world, betas, repeats, space, seen_by_net)
         for name, what, unit in (("ImageNet network", ", brain vector: ranked", "named"),
                                  ("ImageNet network", ": retrieved", "two-way"),
                                  (LAST, ": retrieved", "two-way")):
@@ -290,17 +418,22 @@ def of_subject(folder, test=TEST, **design):
                          for one in (name, "category network"))
             made.append(_table.row(f"{kind}, {name}{what}", ours, unit, old, "category network",
                                    better="more"))
-        made.append(_table.row(f"{kind}, {LAST}: retrieved", ours, unit, GOAL, "the goal",
-                               better="more"))
-    limits(readers, world, space, embed(net, pictures)[:, -net.widths[-1]:], test)
+        for name in (f"{LAST}: retrieved", f"{LINEAR}: retrieved", f"{IDEAL}: likeliest"):
+            made.append(_table.row(f"{kind}, {name}", table.hits[name]["two-way"].mean(), "two-way",
+                                   GOAL, "the goal", better="more"))
+    limits(readers, world, space, seen_by_net, test)
+    from_nothing(table, readers["ImageNet network"], world, mean, counts, space, steps)
+    drawn, found = (table.hits[k]["two-way"].mean() for k in (NOTHING, f"{LAST}: retrieved"))
+    made.append(_table.row(f"averaged, {NOTHING}", drawn, "two-way", found, f"{LAST}: retrieved",
+                           better="more"))
     return made
 
 
-def rows(folder=PLACE, test=TEST, parts=("subject", "haxby", "digits"), **design):
+def rows(folder=PLACE, test=TEST, parts=("subject", "haxby", "digits"), **options):
     if not Path(folder).is_dir():
         print(f"no photographs in {folder}: skipped; name a folder in $RECON_LIB_PHOTOS")
         return []
-    return (of_subject(folder, test, **design) if "subject" in parts else []) + recordings(parts)
+    return (of_subject(folder, test, **options) if "subject" in parts else []) + recordings(parts)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from recon_lib.brain.features import load_factor_net
-from recon_lib.world import scenes
+from recon_lib.brain.ridge import fit_ridge
+from recon_lib.world import scenes, subject
 
 HERE = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -458,14 +459,53 @@ def test_the_photographs_benchmark_holds_out_its_test_pictures(shared, monkeypat
     world = photographs.World(pictures, test=12, runs_per_session=(4, 4), test_trials=36)
     assert set(world.image[world.test]) == set(range(12)) and world.test.sum() == 36
     assert set(world.image[~world.test]) == set(range(12, 60))
-    made = photographs.rows(tmp_path, 12, runs_per_session=(4, 4), test_trials=36)
-    assert len(made) == 8 and {r["peer"] for r in made} >= {photographs.GOAL}
+    trials = world.betas - world.evoked[world.image]
+    np.testing.assert_allclose(np.mean(trials[~world.test], 0), 0, atol=1e-6)
+    made = photographs.rows(tmp_path, 12, steps=2, runs_per_session=(4, 4), test_trials=36)
+    assert len(made) == 13 and {r["peer"] for r in made} >= {photographs.GOAL}
     told = capsys.readouterr().out
+    for name in ("ideal observer: likeliest", "network from nothing, shuffled brain"):
+        assert f"averaged, {name}" in told
     for name in ("shuffled brain", "voxels permuted", "mean of the"):
         assert f"averaged, {name}" in told
     assert "limit, true features of what was seen: named" in told
     equal = [line for line in told.splitlines() if ": ranked - category network, " in line]
     assert len(equal) == 4 and all("0.000 (0.000 to 0.000)" in line for line in equal)
+
+
+def test_the_noise_of_the_ideal_observer_is_that_of_the_scans():
+    """Against betas of scans without any response."""
+    import photographs
+
+    from recon_lib.bold.glm import single_trial_betas
+
+    plan = subject.make_design(0, (10,) * 3, 20, 80)
+    person = subject.make_subject({"LHEarlyVis": 8, "LHPPA": 8}, 0, 3)
+    silent = np.zeros((len(plan.image), 16), np.float32)
+    betas = np.concatenate([single_trial_betas(bold, plan.onset[trials], photographs.TR)
+                            for *_, trials, bold in subject.bold_runs(person, silent, plan, 1)])
+    noise, spread = photographs.true_noise(person, betas.std(0)), betas.std(0)
+    np.testing.assert_allclose(np.diag(noise), spread**2, rtol=1e-5)
+    shared = [(x / np.outer(spread, spread))[~np.eye(16, dtype=bool)]
+              for x in (noise, np.cov(betas.T))]
+    assert np.abs(shared[0] - shared[1]).max() < 0.15
+    assert np.corrcoef(*shared)[0, 1] > 0.9
+
+
+def test_what_voxels_share_is_found_and_a_linear_estimate_is_ridge():
+    """Of noise that was mixed here, and against the ridge of the library."""
+    import photographs
+
+    rng = np.random.default_rng(0)
+    load = rng.normal(size=(3, 40))
+    betas = rng.normal(size=(4000, 3)) @ load + rng.normal(size=(4000, 40))
+    found, true = photographs.common_noise(betas), load.T @ load + np.eye(40)
+    assert np.abs(found - true).max() < 0.06 * np.diag(true).max()
+    known, features, new = (rng.normal(size=shape) for shape in ((60, 40), (60, 5), (7, 40)))
+    ridge = fit_ridge(known, features, strengths=[0.7])
+    penalty = 0.7 * np.square(known - known.mean(0)).mean()
+    np.testing.assert_allclose(photographs.linear_estimate(known, new, features, penalty),
+                               ridge.predict(new) - features.mean(0), atol=1e-10)
 
 
 def test_the_first_picture_is_seen_while_the_command_runs(shared):
