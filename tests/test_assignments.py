@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbgrader.api import Gradebook
 from nbgrader.nbgraderformat import MetadataValidator
@@ -269,7 +270,10 @@ def test_release_gives_nothing_away(course, name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_wrong_answers_are_told_why(name):
-    """One pass through the reference; at each exercise first every wrong answer of the guide."""
+    """One pass through the reference; at each exercise first every wrong answer of the guide.
+
+    And some of another shape or type: no raw error of NumPy or torch comes of them.
+    """
     known, wrong = build.graded(source(name)), build.mistakes(guide(name))
     assert {mistake.exercise for mistake in wrong} <= set(known)
     by_test = [k for k in build.points(source(name)) if not build.by_hand(known[k])]
@@ -286,6 +290,12 @@ def test_wrong_answers_are_told_why(name):
                 with pytest.raises(AssertionError) as told:
                     execute(known[f"test_{grade_id}"].source, attempt)
                 assert mistake.message in str(told.value), mistake.title
+        for answer in (np.ones(3), [1.0, 2.0], (np.ones(3), 0.5), "a word", 1j) * (
+                grade_id in by_test):  # of no shape that anybody expects
+            execute(cell.source, attempt := dict(names))
+            attempt[grade_id] = lambda *_, answer=answer, **__: answer
+            with pytest.raises(AssertionError):
+                execute(known[f"test_{grade_id}"].source, attempt)
         execute(cell.source, dict(names) if grade_id.startswith("test_") else names)
 
 

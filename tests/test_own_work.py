@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from torch import nn
 
 from recon_lib import scores
-from recon_lib.course import own_work
+from recon_lib.course import expect_shape, own_work
 from recon_lib.scores import two_way as imported
 from recon_lib.scores.identification import top_k
 
@@ -94,11 +94,35 @@ def test_own_lines_pass_and_functions_handed_in_may_do_as_they_like():
 
 @pytest.mark.parametrize("answer, message", [
     (np.ones(3), "one number, found an array of shape"), (None, "does it end with `return`"),
-    ([0.5, 0.5], "one number"),
+    ([0.5, 0.5], "one number"), ("a half", "one number, found str"), (1j, "found complex"),
+    ((np.ones(2), 1.0), r"found a tuple of 2 \(an array \(2,\), a number\)"),
 ])
 def test_what_is_no_number_is_said(answer, message):
     with pytest.raises(AssertionError, match=message):
         own_work(lambda: answer, number=True)()
+
+
+@pytest.mark.parametrize("found, shapes, tensor, message", [
+    (np.ones((3, 1)), [(3,)], False, r"expected an array \(3,\), found an array \(3, 1\): so"),
+    ([1, 2, 3], [(3,)], False, r"found a list of 3 \(a number, a number, a number\)"),
+    (np.ones(3), [(3,)], True, r"expected a tensor \(3,\), found an array \(3,\)"),
+    (torch.ones(3), [(3,)], False, r"expected an array \(3,\), found a tensor \(3,\)"),
+    (0.5, [(3,)], False, "found a number"),
+    (np.ones((2, 3)), [(3,), (3,)], False, r"\(3,\) and an array \(3,\), found an array \(2, 3\)"),
+    ((np.ones(3),), [(3,), (3,)], False, "found a tuple of 1"),
+    (7, [(), ()], False, "expected a number and a number, found a number"),
+    ({}, [()], False, "expected a number, found dict"),
+])
+def test_another_shape_is_said(found, shapes, tensor, message):
+    with pytest.raises(AssertionError, match=message):
+        expect_shape(found, *shapes, hint="so", tensor=tensor)
+
+
+def test_the_right_shape_comes_through():
+    for found, shapes, tensor in ((np.ones(3), [(3,)], False), (torch.ones(3), [(3,)], True),
+                                  ((1, torch.tensor(2)), [(), ()], False),
+                                  ([np.ones(3), np.ones((2, 1))], [(3,), (2, 1)], False)):
+        assert expect_shape(found, *shapes, tensor=tensor) is found
 
 
 def test_numbers_of_all_kinds_and_errors_of_the_function_come_through():

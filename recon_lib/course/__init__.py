@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-from recon_lib.course.own_work import own_work
+from recon_lib.course.own_work import expect_shape, own_work
 from recon_lib.course.plots import (
     LABELS, animation, bars, curves, dots, image_grid, null_histogram, rdm, reconstructions)
 from recon_lib.course.plots_bold import (

@@ -7,8 +7,6 @@ from functools import wraps
 from types import FunctionType
 from typing import Any
 
-import numpy as np
-
 LIBRARIES = ("recon_lib", "sklearn", "nilearn", "subprocess", "multiprocessing")
 SWITCHES = ("setprofile", "setprofile_all_threads", "settrace")  # would end the watch
 
@@ -73,6 +71,55 @@ def own_work(function: Callable, number: bool = False, forbidden: tuple = ()) ->
     return watched
 
 
+def expect_shape(found: Any, *shapes: tuple, hint: str = "", tensor: bool = False) -> Any:
+    """Whatever a student's function returned, if it is an array of this shape.
+
+    Parameters
+    ----------
+    found : anything
+    *shapes : tuple of int
+        One, or one for each of several arrays that are returned together.
+    hint : str
+        What to say besides what was expected and what was found.
+    tensor : bool
+        Whether it has to be a torch tensor, and no NumPy array.
+
+    Returns
+    -------
+    anything
+        `found` as it is.
+
+    Raises
+    ------
+    AssertionError
+        If it is anything else.
+    """
+    parts = [found] if len(shapes) == 1 else found
+    right = isinstance(parts, list | tuple) and len(parts) == len(shapes) and all(
+        _shape(part) == tuple(shape) and (not shape or hasattr(part, "detach") == tensor)
+        for part, shape in zip(parts, shapes, strict=True))
+    kind = "a tensor" if tensor else "an array"
+    wanted = " and ".join(f"{kind} {tuple(shape)}" if shape else "a number" for shape in shapes)
+    assert right, f"expected {wanted}, found {_described(found)}{': ' * bool(hint)}{hint}"
+    return found
+
+
+def _shape(value):
+    """Shape of a number, an array or a tensor; None of anything else."""
+    number = isinstance(value, int | float)
+    return () if number else tuple(value.shape) if hasattr(value, "shape") else None
+
+
+def _described(value):
+    """Type and shape in words."""
+    if isinstance(value, list | tuple):
+        inside = ", ".join(_described(part) for part in value[:3])
+        return f"a {type(value).__name__} of {len(value)} ({inside}{', …' * (len(value) > 3)})"
+    kind = "a tensor" if hasattr(value, "detach") else "an array"
+    return {None: type(value).__name__, (): "a number"}.get(
+        _shape(value), f"{kind} {_shape(value)}")
+
+
 def _library_function(code, forbidden):
     """The name of a function of a library, or None."""
     parts = code.co_filename.replace("\\", "/").split("/")
@@ -117,8 +164,10 @@ def _something(result: Any):
 
 
 def _as_number(result):
-    shape = tuple(np.shape(_something(result)))
-    assert shape == (), (
-        f"expected one number, found an array of shape {shape}: take the mean where the text says "
-        "so")
-    return float(result)
+    advice = ": take the mean where the text says so"
+    assert not hasattr(_something(result), "shape") or result.shape == (), (
+        f"expected one number, found an array of shape {tuple(result.shape)}{advice}")
+    try:
+        return float(result)
+    except (TypeError, ValueError):
+        raise AssertionError(f"expected one number, found {_described(result)}{advice}") from None
