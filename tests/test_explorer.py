@@ -139,6 +139,18 @@ def test_several_controls_are_set_at_once_and_drawn_once():
         box.set(z=1)
 
 
+def test_a_still_has_a_message_and_leaves_the_figure_alone():
+    box = EXAMPLES["chance_explorer"]()
+    before, (place,) = box.image.value, [ax.get_position().bounds for ax in box.figure.axes]
+    still = box.still("one sentence")
+    assert [text.get_text() for text in still.texts] == ["one sentence"]
+    tall, low = still.get_size_inches()[1], box.figure.get_size_inches()[1]
+    assert still.axes[0].get_position().height * tall == pytest.approx(place[3] * low)  # as large
+    assert still is not box.figure and not box.figure.texts
+    box.reset.click()
+    assert box.image.value == before
+
+
 def test_a_broken_callback_is_not_silent_and_the_box_lives_on():
     box, drawn = counting()
     with pytest.raises(RuntimeError, match="boom"):

@@ -24,7 +24,7 @@ class Explorer(ipywidgets.VBox):
 
     Code can move it too: `box.controls["peak"].value = 4` moves a slider, `box.set(peak=4, ...)`
     several at once, `box.reset.click()` puts all back. `box.numbers` and `box.figure` are the
-    latest; end a notebook cell with the figure.
+    latest; for pages without a kernel end a notebook cell with `box.still(message)`.
 
     The values of `controls`, a dict of ipywidgets, are the arguments of `compute`, which gives a
     dict, all that the figure shows. `draw(numbers, fig=None)` gives a matplotlib Figure, see
@@ -61,6 +61,20 @@ class Explorer(ipywidgets.VBox):
             finally:
                 self._several = False
             self._update()
+
+    def still(self, message):
+        """The figure as it is now, on a sheet of its own, under a sentence with its message."""
+        figure, more = self.draw(self.numbers), 0.4  # inches
+        width, height = figure.get_size_inches()
+        places = [ax.get_position(original=True).bounds for ax in figure.axes]
+        part = height / (height + more)
+        for ax, (x, y, wide, high) in zip(figure.axes, places, strict=True):
+            ax.set_position((x, y * part, wide, high * part))
+        for legend in figure.legends:
+            legend.set_bbox_to_anchor((0, 0, 1, part), figure.transFigure)
+        figure.set_size_inches(width, height + more)
+        figure.text(0.01, 1 - 0.1 / (height + more), message, va="top", fontsize=13)
+        return figure
 
     def _update(self, _=None):
         with DRAWING:  # two controls may be answered at once, each in a thread
