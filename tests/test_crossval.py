@@ -7,6 +7,7 @@ import pytest
 
 from recon_lib.bold.betas import zscore
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.encoders import choose_encoder
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import load_trials
 from recon_lib.data.pictures import square_arrays
@@ -14,6 +15,7 @@ from recon_lib.decoding.crossval import (
     CrossValidation,
     cross_validate,
     cut_and_paste,
+    fit_fold,
     small_unet,
     wrong_vectors,
 )
@@ -87,6 +89,16 @@ def test_no_fold_shows_its_own_test_pictures(grey):
         assert {bytes(p) for p in out["retrieval"][out["fold"] == fold]} <= train - held
         mean = np.mean([data.images[i] for i in data.trial_image[out["fold"] != fold]], axis=0)
         assert np.abs(out["mean_image"][out["fold"] == fold] - mean).max() <= 0.5
+
+
+def test_a_pool_of_nothing_is_the_training_pictures():
+    data, rows = world(channels=1), np.arange(40)
+    encoder = choose_encoder(data.images, "category-network")
+    pool, latent, training = fit_fold(data, rows, data.betas[rows], encoder,
+                                      replace(GREY, pool=0), 0)
+    own = data.images[np.unique(data.trial_image[rows])]
+    assert np.array_equal(pool, own)
+    assert training.latents.shape == (40, sum(latent.blocks)) and max(latent.blocks) < len(own)
 
 
 def test_ridge_reads_a_linear_brain(grey):

@@ -52,8 +52,8 @@ class CrossValidation:
         Train a network for so many steps of 16 pictures in each fold. 0: the exact denoiser of
         the pool, the better choice below a few thousand pictures.
     pool : int, optional
-        Pictures after `cut_and_paste`; larger sets are left as they are. Default: 4000, or 1000
-        where a large network looks at them.
+        Pictures after `cut_and_paste`; larger sets are left as they are, so 0 adds none. Default:
+        4000, or 1000 where a large network looks at them.
     sampling : Sampling
         For a ready model; without one only `steps` counts.
     device : {"cpu", "cuda"}
@@ -184,7 +184,9 @@ def fit_fold(data, train, betas, known, options, seed):
     most = len(pool) - 1  # no more components than these pictures can teach
     latent = known
     if isinstance(known, torch.nn.Module):
-        size = options.pool or (4000 if isinstance(known, FactorNet) else 1000)
+        size = options.pool
+        if size is None:
+            size = 4000 if isinstance(known, FactorNet) else 1000
         if len(pool) < size:
             pool = np.concatenate([pool, cut_and_paste(pool, size - len(pool), seed)])
         latent = fit_latent(pool, known, min(40, most), min(56, most))
