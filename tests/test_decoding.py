@@ -9,18 +9,30 @@ import numpy as np
 import pytest
 import torch
 from conftest import random_unet
+from scipy.special import softmax
 
 from recon_lib import recipes
+from recon_lib.bold.betas import zscore
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.encoding import fit_encoding_model, log_likelihood
 from recon_lib.brain.features import load_factor_net, read_factors
 from recon_lib.brain.latents import fingerprint
+from recon_lib.brain.patterns import similarity
 from recon_lib.common.errors import DataError
 from recon_lib.data import release
+from recon_lib.data.haxby import haxby_blocks
+from recon_lib.data.splits import folds
 from recon_lib.decoding import baselines, sampling
-from recon_lib.decoding.haxby import category_of, drive, others_in_run
+from recon_lib.decoding.haxby import (
+    TEMPERATURE,
+    brain_vectors,
+    category_of,
+    drive,
+    others_in_run,
+)
 from recon_lib.decoding.reconstruct import reconstruct_experiment
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_rows
-from recon_lib.decoding.sampling import PLAIN, SAMPLING, sample_pictures
+from recon_lib.decoding.sampling import PLAIN, SAMPLING, load_conditional, sample_pictures
 from recon_lib.samplers import to_uint8
 from recon_lib.scores.haxby import score_blocks as scores_of_blocks
 from recon_lib.scores.report import METRICS, evaluation_space, load_classifiers, score
@@ -324,6 +336,27 @@ def test_haxby_drives_a_model(haxby):
                    zip(haxby["reconstruction"], haxby["shuffled"], strict=True))
     assert all(len(rows) == 8 for rows in haxby["figure"].values())
     assert category_of(["scrambledpix", "cat"]).tolist() == [CATEGORIES.index("scrambled"), 1]
+
+
+@pytest.mark.slow
+def test_haxby_tells_the_mean_over_categories(tiny_model):
+    """By the Gaussian density of a whole pattern, for the blocks of the last run."""
+    blocks = brain_vectors(load_conditional(tiny_model).latent, say=len)
+    patterns = haxby_blocks().patterns
+    train, test = folds(blocks.run)[-1]
+    known, held = zscore(patterns[train], patterns[test])
+    fit = fit_encoding_model(blocks.latents[train], known, blocks.run[train])
+    each = np.unique(blocks.latents, axis=0)
+    density = log_likelihood(held, fit.ridge.predict(each), fit.noise) / TEMPERATURE
+    mean = softmax(density, axis=1) @ each
+    decoder = fit_decoder(known, blocks.latents[train], blocks.run[train])
+    expected = (blocks.vectors[test, :-1] + 60 * decoder.forward.predict(mean)) / 61
+    assert np.allclose(blocks.told[test, :-1], expected, atol=1e-3)
+    assert np.allclose(blocks.told[:, -1], 61**-0.5)
+    which = np.array([np.flatnonzero((each == own).all(1))[0] for own in blocks.latents])
+    decoded, told = (similarity(vectors[:, :-1], each).argmax(1) == which
+                     for vectors in (blocks.vectors, blocks.told))
+    assert told.mean() > max(0.8, decoded.mean())
 
 
 @pytest.mark.slow

@@ -4,13 +4,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+from scipy.special import softmax
 
 from recon_lib.bold.betas import zscore
 from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.data.haxby import haxby_blocks
 from recon_lib.data.splits import folds
+from recon_lib.decoding.retrieval_prior import add_trials
 from recon_lib.decoding.sampling import SAMPLING, Guidance, load_conditional, sample_pictures
 from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
+
+# By how much log-likelihoods of the categories are divided, as `posterior.TEMPERATURE`: of 1, 2, 4 …
+# 32 the one under which left-out runs among each fold's training runs are likeliest, in eleven of
+# the twelve folds.
+TEMPERATURE = 4.0
 
 
 def category_of(category):
@@ -29,7 +37,8 @@ def scenes_of(categories, seed):
 class BlockVectors:
     """The brain vector of each of Haxby's blocks."""
 
-    vectors: np.ndarray  # (96, d + 1) float32
+    vectors: np.ndarray  # (96, d + 1) float32, as decoded
+    told: np.ndarray  # (96, d + 1) float32, after the posterior mean counted as further trials
     category: np.ndarray  # (96,) index into `scenes.CATEGORIES`
     run: np.ndarray  # (96,) of int
     latents: np.ndarray  # (96, d) the mean latent of each block's category
@@ -39,19 +48,24 @@ def brain_vectors(latent, seed=0, say=print):
     """The `BlockVectors` of all blocks, by decoders that were fitted to the other runs.
 
     All that the labels tell is the category, so patterns are decoded to the mean latent of scenes
-    of that category, and nothing else is known of the picture.
+    of that category, and nothing else is known of the picture. The posterior is that of the eight
+    categories under an encoding model of every voxel, all alike probable before.
     """
     blocks = haxby_blocks()
     patterns, run, category = blocks.patterns, blocks.run, category_of(blocks.category)
     mean = {k: latent.transform(scenes_of(np.full(60, k), seed + 1)).mean(0)
             for k in set(category)}
-    latents = np.stack([mean[k] for k in category])
-    vectors = np.zeros((len(category), latents.shape[1] + 1), np.float32)
+    latents, each = np.stack([mean[k] for k in category]), np.stack(list(mean.values()))
+    vectors, told = np.zeros((2, len(category), latents.shape[1] + 1), np.float32)
     for train, test in folds(run):
         say(f"run {run[test[0]] + 1} of {len(np.unique(run))} left out")
         known, held = zscore(patterns[train], patterns[test])
-        vectors[test] = fit_decoder(known, latents[train], run[train], seed).vector(held)
-    return BlockVectors(vectors, category, run, latents)
+        decoder = fit_decoder(known, latents[train], run[train], seed)
+        encoding = fit_encoding_model(latents[train], known, run[train], seed)
+        weights = softmax(encoding.rank(held, each) / TEMPERATURE, axis=1)  # (8, 8)
+        vectors[test] = decoder.vector(held)
+        told[test] = add_trials(decoder, vectors[test], weights @ each, SAMPLING.pseudo_trials)
+    return BlockVectors(vectors, told, category, run, latents)
 
 
 def others_in_run(run, seed=0):
@@ -65,6 +79,8 @@ def others_in_run(run, seed=0):
 
 def drive(model_path, seed=0, steps=20, say=print):
     """Let Haxby's patterns drive a model of TinyScenes, leaving one run out at a time.
+
+    The model is told the posterior mean, as in the main job, see `brain_vectors`.
 
     Parameters
     ----------
@@ -83,7 +99,7 @@ def drive(model_path, seed=0, steps=20, say=print):
     """
     net = load_conditional(model_path)
     blocks = brain_vectors(net.latent, seed, say)
-    vectors, run = blocks.vectors, blocks.run
+    vectors, run = blocks.told, blocks.run
     seen = scenes_of(blocks.category, seed + 2)
     # without the likelihood: its latents are means over scenes, which no picture can have
     sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
