@@ -1,6 +1,7 @@
 """What is read, what is found and what is drawn: on training trials that nothing was fitted to.
 
-    python benchmarks/posterior.py    # some ten minutes of one core
+    python benchmarks/posterior.py           # some fifteen minutes of one core
+    python benchmarks/posterior.py finite    # a part of it: held or finite
 
 Some training pictures of the embedded experiment are held out, with their trials: no decoder is
 fitted to them and the retrieval prior forgets them. From one trial each is named among 113 of them:
@@ -8,11 +9,15 @@ by rankings that draw nothing, by what the retrieval prior finds, and by what th
 draws when it is told the one or the other. Each share comes with a bootstrap interval over
 pictures, and the pairs that matter with the interval of their difference. Then: does the posterior
 know how sure it may be? Sets of categories that it gives 50 to 95 % must hold the true one as
-often. No test trial is touched; `posterior.TEMPERATURE` was chosen so.
+often. No test trial is touched; `posterior.TEMPERATURE` was chosen so. Last, samplers are held
+against the exact posterior of a finite world, see `_finite`.
 """
 
+import sys
 from dataclasses import replace
+from functools import partial
 
+import _finite
 import _table
 import numpy as np
 
@@ -97,17 +102,30 @@ def rankings(held):
     return {name: held.right(fit) for name, fit in fits.items()}
 
 
+def counted(net, draw, trials):
+    """What is drawn, and how many evaluations of a network each picture took."""
+    asked, networks = [], [net.model, *(net.guidance_model or ())[:1]]
+    hooks = [network.register_forward_hook(lambda module, told, answer: asked.append(len(answer)))
+             for network in networks]
+    try:
+        return draw(trials), sum(asked) / len(trials.betas)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def pictures(held, sampling=SAMPLING):
-    """What each way of finding or drawing shows: name -> pictures."""
+    """What each way of finding or drawing shows: name -> (pictures, evaluations a picture)."""
     x, trials = held.x, held.trials
     by_vector = map_retrieval(held.training.decoder, held.latent.prior, trials.vectors)
-    found = {name: prior_pictures(x, held.whole, held.rows[index]) for name, index in
+    found = {name: (prior_pictures(x, held.whole, held.rows[index]), 0) for name, index in
              (("MAP by brain vector", by_vector), ("MAP by all voxels", trials.found.index),
               ("nearest to the posterior mean", trials.found.nearest))}
-    return found | {
-        "drawn, MAP by brain vector": ready_sampler(held.net, held.training, sampling)(trials),
-        "drawn, posterior mean": posterior_sampler(held.net, held.posterior, sampling, 0)(trials),
+    draws = {
+        "drawn, MAP by brain vector": ready_sampler(held.net, held.training, sampling),
+        "drawn, posterior mean": posterior_sampler(held.net, held.posterior, sampling, 0),
     }
+    return found | {name: counted(held.net, draw, trials) for name, draw in draws.items()}
 
 
 def coverage(held):
@@ -148,14 +166,15 @@ def tell(name, hits, image=None):
     print(f"{name}: {np.mean(hits):.3f} ({low:.3f} to {high:.3f})", flush=True)
 
 
-def rows(model=MODEL, held=HELD, sampling=SAMPLING):
-    held = HeldOut(release.load_experiment(experiment.ready()), model, held)
-    named = rankings(held)
+def of_held_out(held, sampling=SAMPLING):
+    """What is read, found and drawn of training trials that were held out: rows."""
+    named, evaluations = rankings(held), {}
     classifiers = load_classifiers()
     space = evaluation_space(held.training.pictures, classifiers[""])
     known = space(held.x.images[held.pictures])
-    for name, drawn in pictures(held, sampling).items():
+    for name, (drawn, evaluations[name]) in pictures(held, sampling).items():
         named[name] = held.right(similarity(space(drawn), known))
+        print(f"evaluations of both networks a picture, {name}: {evaluations[name]:.0f}")
     for name, hits in named.items():
         tell(f"named right of {AMONG}, {name}", hits)
     ours = named["drawn, posterior mean"].astype(float)
@@ -177,9 +196,22 @@ def rows(model=MODEL, held=HELD, sampling=SAMPLING):
     table = [_table.row(f"{name}, {few}", named[name].mean(), "top-1",
                         named["ideal observer"].mean(), "ideal observer", "more")
              for name in named if name != "ideal observer"]
+    table += [_table.row(f"evaluations of both networks a picture, {name}", number, "evaluations")
+              for name, number in evaluations.items() if number]
     return table + [_table.row(f"categories in sets of {level:.0%}, {few}", hits.mean(), "share",
                                level, "asked for", "more") for level, hits in covered.items()]
 
 
+def rows(model=MODEL, held=HELD, sampling=SAMPLING, parts=("held", "finite")):
+    held = HeldOut(release.load_experiment(experiment.ready()), model, held)
+    made = of_held_out(held, sampling) if "held" in parts else []
+    if "finite" in parts:
+        kinds = held.posterior.pictures[1]["category"].argmax(1)
+        made += _finite.rows(held.training.decoder, held.latent.prior, kinds)
+    return made
+
+
 if __name__ == "__main__":
+    if sys.argv[1:]:
+        rows = partial(rows, parts=sys.argv[1:])
     _table.main(rows)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import DESIGN, VOXELS
 from matplotlib.figure import Figure
 from PIL import Image
@@ -405,11 +406,45 @@ def test_the_posterior_benchmark_forgets_what_it_asks_for(shared, monkeypatch, m
     assert not asked & set(held.training.image)
     near = np.abs(held.latent.prior[:, None] - held.latents[held.pictures]).max(2)
     assert near.min() > 0.05 and len(held.rows) == len(held.latent.prior)
-    made = posterior.rows(tiny_model, 20, replace(posterior.SAMPLING, steps=1))
-    assert len(made) == 8 + len(posterior.LEVELS)
+    made = posterior.rows(tiny_model, 20, replace(posterior.SAMPLING, steps=1), ("held",))
+    assert len(made) == 8 + len(posterior.LEVELS) + 2
+    asked = [r["ours"] for r in made if r["unit"] == "evaluations"]
+    assert len(asked) == 2 and min(asked) >= posterior.SAMPLING.candidates
     ranked = {r["name"].split(",")[0]: r for r in made}
     assert ranked["brain vector"]["peer"] >= ranked["brain vector"]["ours"]  # the ideal observer
     assert "drawn, posterior mean - MAP by all voxels" in capsys.readouterr().out
+
+
+def test_samplers_are_held_against_the_exact_posterior(monkeypatch):
+    """The world's arithmetic against scipy's, and particles that near the posterior."""
+    import _finite
+    from scipy.stats import multivariate_normal
+
+    from recon_lib.brain.decoder import fit_decoder
+
+    for name, number in {"PICTURES": 12, "TRIALS": 4, "DRAWS": 300}.items():
+        monkeypatch.setattr(_finite, name, number)
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(60, 3)).astype(np.float32)
+    betas = latents @ rng.normal(size=(3, 9)) + 1.5 * rng.normal(size=(60, 9))
+    world = _finite.Finite(fit_decoder(betas, latents), latents, np.arange(60) % 3, 2)
+    x, z = world.x.numpy(), world.z.numpy()
+    assert np.allclose(x * world.size, world.latents, atol=1e-6)
+    h, few = world.h.numpy(), torch.arange(4)
+    for spread in (0.0, 0.3):
+        covariance = np.eye(3) / 2 + spread**2 * h.T @ h
+        exact = [multivariate_normal.logpdf(z[i], x[i] @ h, covariance) for i in range(4)]
+        found = world.log_likelihood(world.x[few][..., None, None], world.z, spread).numpy()
+        assert np.allclose(found - found[0], np.subtract(exact, exact[0]), atol=1e-3)
+    density = np.array([[multivariate_normal.pdf(v, y @ h, np.eye(3) / 2) for y in x] for v in z])
+    assert np.allclose(world.weights, density / density.sum(1, keepdims=True), atol=1e-4)
+    with torch.no_grad():
+        far = {name: _finite.judged(world, draw(world))[0].mean()
+               for name, draw in _finite.METHODS.items()}
+    floor = far["draws from the posterior itself"]
+    assert floor < 0.08 and far["MAP retrieval"] > floor + 0.1
+    for name in ("exact conditional denoiser", "16 particles", "16 twisted particles"):
+        assert far[name] < floor + 0.1, name
 
 
 @pytest.mark.slow
