@@ -11,7 +11,7 @@ With z the whitened vector of n trials, z = x H + noise / √n. Methods that are
   a short walk, from there to a draw of N(x0; estimate, r²) p(z | x0), then noise of the next level
   anew. The inner draw is exact here, for all is Gaussian; DAPS takes Langevin steps.
 - Steering of particles (Feynman-Kac; Singhal et al. 2025, arXiv 2501.06848): k walks of the prior
-  with fresh noise, weighted by how likely z is at their estimates, and resampled when few weigh all.
+  with fresh noise, weighted by how likely z is at their estimates, resampled when few weigh all.
 - The twisted filter (TDS; Wu et al. 2023, arXiv 2306.17775): the same, but each step leans along
   the gradient of that likelihood, and the weights count what the leaning changed.
 

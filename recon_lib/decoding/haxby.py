@@ -15,9 +15,9 @@ from recon_lib.decoding.retrieval_prior import add_trials
 from recon_lib.decoding.sampling import SAMPLING, Guidance, load_conditional, sample_pictures
 from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
-# By how much log-likelihoods of the categories are divided, as `posterior.TEMPERATURE`: of 1, 2, 4 …
-# 32 the one under which left-out runs among each fold's training runs are likeliest, in eleven of
-# the twelve folds.
+# By how much log-likelihoods of the categories are divided, as `posterior.TEMPERATURE`: of 1, 2, 4,
+# 8, 16 and 32 the one under which runs left out of each fold's training runs are likeliest, in
+# eleven of the twelve folds.
 TEMPERATURE = 4.0
 
 
