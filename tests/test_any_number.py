@@ -222,7 +222,7 @@ def outcome(function, arguments):
             return None
 
 
-SLOW = ("bold.single_trial.estimate", "decoding.decode_embeddings")
+SLOW = ("bold.hrf_fit", "bold.single_trial.estimate", "decoding.decode_embeddings")
 
 
 @pytest.mark.parametrize("name", [

@@ -106,7 +106,7 @@ def test_labels_are_the_explorers(stored, name):
 
 
 @pytest.mark.parametrize("name", ["hrf_explorer", "glm_playground", "chance_explorer",
-                                  "cost_explorer"])
+                                  pytest.param("cost_explorer", marks=pytest.mark.slow)])
 def test_stored_numbers_are_what_the_explorer_says_today(stored, name):
     """Those that need no data: a handful of states, drawn at random."""
     box, rng = EXAMPLES[name](), np.random.default_rng(0)
