@@ -19,28 +19,36 @@ model only, with its error.
 """
 
 import argparse
+import contextlib
 import copy
 import functools
 import sys
+import tempfile
 import time
+from unittest import mock
 
 import _table
 import numpy as np
 import torch
+from accelerate import Accelerator
 
-from recon_lib import diffusion
+from recon_lib import diffusion, recipes
 from recon_lib.data.loader import to_batch
-from recon_lib.recipes import NETWORK
 from recon_lib.samplers import ddpm, dpm_solver, initial_noise, to_uint8
 from recon_lib.scores import quality
+from recon_lib.training import loop
 from recon_lib.training.checkpoints import load_model
 from recon_lib.training.cost import count
 from recon_lib.training.device import pick_precision
+from recon_lib.training.run import Run
 from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
 from recon_lib.world import scenes
 
 ALPHA_BAR = diffusion.cosine_schedule()
+PARTS = {"noise": (loop, "draw_noise"), "forward": (loop, "diffusion_loss"),
+         "backward": (Accelerator, "backward"), "clipping": (Accelerator, "clip_grad_norm_"),
+         "AdamW": (torch.optim.AdamW, "step"), "averaging": (loop, "update_average")}
 OURS, SHIPPED = "recon_lib", "the shipped, finer network"
 
 
@@ -69,7 +77,7 @@ def networks():
     diffusers = _table.package("diffusers")
     return {
         OURS: (UNet().to(memory_format=torch.channels_last), plain, "x0", 1e-3),
-        SHIPPED: (UNet(**NETWORK).to(memory_format=torch.channels_last), plain, "x0", 1e-3),
+        SHIPPED: (UNet(**recipes.NETWORK).to(memory_format=torch.channels_last), plain, "x0", 1e-3),
         f"{diffusers}, equal size": (equal, wrapped, "eps", 3e-4),
         f"{diffusers}, its 64 x 64 example": (example, wrapped, "eps", 3e-4),
         _table.package("denoising-diffusion-pytorch"): (LucidUnet(64), plain, "v", 3e-4),
@@ -137,6 +145,41 @@ def bench_speed(nets, images, batch, precision, rounds=8):
     made.append(_table.row(f"{name}: share of the limit", ours, "pictures/s", limit,
                            "a matrix product's speed", better="more"))
     return made, best
+
+
+def bench_parts(images, batch, precision, steps=10):
+    """Rows of where the seconds of a step go, in `loop.train` itself, for the shipped network."""
+    spent, marks, record = dict.fromkeys(PARTS, 0.0), [], Run.record
+
+    def marked(run, *values):
+        marks.append([*spent.values(), time.process_time()])
+        record(run, *values)
+
+    with contextlib.ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+        for name, (owner, function) in PARTS.items():
+            timed = on_the_clock(getattr(owner, function), spent, name)
+            stack.enter_context(mock.patch.object(owner, function, timed))
+        stack.enter_context(mock.patch.object(Run, "record", marked))
+        recipes.fit(images, None, folder, {}, batch=batch, steps=steps + 3, quiet=True, grids=0,
+                    device="cpu", precision=precision)
+    *parts, whole = np.median(np.diff(marks, axis=0)[2:], axis=0)  # the first ones warm up
+    parts = dict(zip(PARTS, parts, strict=True)) | {"pictures, log": whole - sum(parts)}
+    work = 6 * batch * sum(row["multiplications"] for row in count(recipes.NETWORK, 64))
+    name = f"a training step of the shipped network, {batch} pictures, {precision_name(precision)}"
+    return [_table.row(name, whole, "s", work / matmul_peak(precision), "a matrix product's speed"),
+            *(_table.row(f"{name}: {part}", seconds, "s", whole, "the whole step")
+              for part, seconds in parts.items())]
+
+
+def on_the_clock(function, spent, name):
+    """The same function; the seconds of its calls are added to `spent[name]`."""
+    def call(*arguments, **options):
+        start = time.process_time()
+        result = function(*arguments, **options)
+        spent[name] += time.process_time() - start
+        return result
+
+    return call
 
 
 def bench_evaluations(nets, precision, batch=16, evaluations=20):
@@ -252,6 +295,7 @@ def rows(arguments=()):
     new = scenes.draw(scenes.sample_factors(1000, 998))
     truth, nets = quality.classifier_features(new), networks()
     made, seconds = bench_speed(nets, images, args.batch, precision)
+    made += bench_parts(scenes.draw(scenes.sample_factors(500, 1)), args.batch, precision)
     made += bench_evaluations(nets, precision)
     print(_table.table(made), flush=True)
     made += bench_quality(nets, images, to_batch(new[:128]), truth, args, precision, seconds)

@@ -3,10 +3,11 @@
     python benchmarks/gpu.py                              # eight minutes in all, into results/gpu
     python benchmarks/gpu.py --dry --minutes .3           # a trial on the processor
 
-The conditional recipe of `recipes.train_stage`: the pictures that the starting model knows, brain
-vectors simulated anew for every batch. First the starting model's network goes on from its weights,
-then one half as wide again begins from nothing; both listen to the starting model's latent and can
-take its place. They share the minutes left when the experiment is simulated and the scenes drawn.
+The conditional recipe of `recipes.train_stage`, in batches of 128: the pictures that the starting
+model knows, brain vectors simulated anew for every batch. First the starting model's network goes
+on from its weights, then one half as wide again begins from nothing; both listen to the starting
+model's latent and can take its place. They share the minutes left when the experiment is simulated
+and the scenes are drawn.
 
 Averaged weights are written in half precision, half a minute apart: `continued.safetensors` and
 `wider.safetensors`, 57 MB. `scores.json` has a row for the starting model, too: loss on new scenes
@@ -167,7 +168,7 @@ def main():
     network = {k: v for k, v in config.items() if k not in ("image_channels", "condition_size")}
     wider = network | {"channels": [16 * round(1.5 * c / 16) for c in network["channels"]]}
     for left, name, plan in ((2, "continued", (network, args.start)), (1, "wider", (wider, None))):
-        rest = 60 * args.minutes - (time.monotonic() - began) - 1.2 * left * scoring - 5
+        rest = 60 * args.minutes - (time.monotonic() - began) - left * (1.2 * scoring + 10)
         scored(name, trainer.train(name, max(rest / left, 1), *plan))
 
 
