@@ -82,6 +82,8 @@ train: $(RUN)    ## train every network from scratch (hours); see recon_lib/reci
 	$(BIN)/python -m recon_lib train unconditional
 	$(BIN)/python -m recon_lib train conditional \
 	    --start results/unconditional/model.safetensors
+	cp results/guide/model.safetensors results/conditional/guide.safetensors
+	$(BIN)/python -m recon_lib train student --teacher results/conditional/model.safetensors
 
 bench: $(VENV)/.bench  ## run every benchmark (an hour or so): one table and build/bench.json
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/_gather.py

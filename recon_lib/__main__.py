@@ -7,8 +7,8 @@ import re
 import sys
 import time
 import warnings
-from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import wraps
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -156,6 +156,15 @@ class Fitting:
 
 
 @dataclass(kw_only=True)
+class Lessons(Fitting):
+    """How a student is trained."""
+
+    steps: Annotated[int | None, option("Default: 2,000.", min=1, max=10**9)] = None
+    batch: Annotated[int, option("Ways of the teacher a step.", min=1, max=2**16)] = 16
+    lr: Annotated[float, option("Peak learning rate.", callback=positive)] = 3e-4
+
+
+@dataclass(kw_only=True)
 class Drawing:
     """How pictures are drawn, where other than was chosen on training trials."""
 
@@ -169,12 +178,13 @@ class Drawing:
                                             "--pseudo-trials", "--trust", min=0,
                                             callback=finite)] = None
 
-    def sampling(self):
-        """The chosen way of sampling with what was asked for."""
-        from recon_lib.decoding.sampling import SAMPLING
+    def sampling(self, model=None):
+        """The way of sampling that was chosen for a model, with what was asked for."""
+        from recon_lib.decoding.sampling import sampling_for
+        from recon_lib.training.checkpoints import read_weights
 
         given: dict = {name: value for name, value in vars(self).items() if value is not None}
-        return replace(SAMPLING, **given)
+        return sampling_for(read_weights(model)[2] if model else {}, **given)
 
 
 def refuse_finished(folder, names, overwrite):
@@ -330,7 +340,8 @@ def train_stage(stage, source, fitting, out, extra, **options):
     options |= fitting.options(out / stage)
     subjects = load_subjects(source.data, source.subject.split(","), source.release, source.split)
     say("\n".join(one.report for one in subjects.values()))
-    recipes.train_stage(stage, subjects.values(), out / stage, extra, **options)
+    train = recipes.train_student if stage == "student" else partial(recipes.train_stage, stage)
+    train(subjects.values(), out / stage, extra=extra, **options)
     close_process_group()
     say(f"done: see {out / stage}")
 
@@ -367,6 +378,14 @@ def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None
                 encoder: Encoder = "auto"):
     """Train the diffusion model that brain vectors drive."""
     train_stage("conditional", source, fitting, out, extra, encoder=encoder)
+
+
+@train.command()
+@with_options
+def student(source: Sources, fitting: Lessons, out: Out, extra: Extra = None,
+            teacher: Model = "conditional"):
+    """Train a student of a conditional model: it draws in four steps, guidance included."""
+    train_stage("student", source, fitting, out, extra, teacher=teacher)
 
 
 @app.command()
@@ -429,7 +448,7 @@ def quality_prior(out: Annotated[Path, into("quality")], data: Data, model: Mode
 
 @app.command()
 @with_options
-def reconstruct(source: Source, drawing: Drawing, out: Out, model: Model = "conditional",
+def reconstruct(source: Source, drawing: Drawing, out: Out, model: Model = "student",
                 seed: Seed = 0, device: Device = "auto"):
     """Reconstruct the test pictures of a release.
 
@@ -439,7 +458,7 @@ def reconstruct(source: Source, drawing: Drawing, out: Out, model: Model = "cond
     from recon_lib import results
 
     release = results.Release(**vars(source))
-    results.reconstruct_release(out, release, model, seed, drawing.sampling(), device, say)
+    results.reconstruct_release(out, release, model, seed, drawing.sampling(model), device, say)
 
 
 @app.command()
@@ -468,7 +487,8 @@ def reconstruct_arrays(
     if groups is None and runs is not None:
         own.groups = own.runs
     more = load_pictures(gallery, size, own.images.shape[-1]).images if gallery else None
-    options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(), gallery=more,
+    options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(model),
+                              gallery=more,
                               device=device, out_dir=out / "folds", encoder=encoder)
     results.reconstruct_arrays(out, own, options, seed, say)
 
@@ -540,8 +560,8 @@ def run(data: NewData, out: Out, seed: Seed = 0):
     say("2 of 4: single-trial betas from the BOLD")
     experiment.ready(data, seed)
     say("3 of 4: pictures from betas")
-    space = results.reconstruct_release(out, results.Release(data), "conditional", seed,
-                                        Drawing().sampling(), present("auto"), say)
+    space = results.reconstruct_release(out, results.Release(data), "student", seed,
+                                        Drawing().sampling("student"), present("auto"), say)
     say("4 of 4: scores")
     results.score(out, 1000, say, space)
     say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")

@@ -4,6 +4,7 @@
     python -m recon_lib train guide
     python -m recon_lib train unconditional
     python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
+    python -m recon_lib train student [--teacher results/conditional/model.safetensors]
 
 No test picture is seen by any of them; `retrieval_prior.training_pictures` refuses if one would be.
 `train_own` trains the unconditional model on anybody's pictures in the same way.
@@ -19,6 +20,7 @@ from recon_lib.brain import features
 from recon_lib.brain.decoder import fit_decoder, vector_source
 from recon_lib.brain.encoders import choose_encoder
 from recon_lib.brain.latents import fingerprint, fit_latent, packed
+from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
 from recon_lib.data.release import subjects_source
@@ -32,6 +34,7 @@ from recon_lib.decoding.retrieval_prior import (
 from recon_lib.decoding.sampling import (
     AUTOGUIDANCE,
     LATENT,
+    MODEL,
     PLAIN,
     SAMPLING,
     Guidance,
@@ -40,11 +43,19 @@ from recon_lib.decoding.sampling import (
     load_latent_of,
     sample_pictures,
 )
+from recon_lib.diffusion import SCHEDULES
 from recon_lib.scores.hog_net import HogNet, distorted
 from recon_lib.scores.quality import quality_scores
 from recon_lib.training.checkpoints import read_weights
 from recon_lib.training.cost import PEAK, count, hours, operations
-from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
+from recon_lib.training.device import pick_device
+from recon_lib.training.distil import distillation, ladder
+from recon_lib.training.loop import (
+    train,
+    train_conditional_diffusion,
+    train_unconditional_diffusion,
+)
+from recon_lib.training.options import Training
 from recon_lib.unet import UNet
 from recon_lib.world import scenes
 
@@ -56,6 +67,7 @@ READERS = {  # seed, scenes, epochs: no two share a seed or a picture
 NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))  # of the shipped models
 TRAINING = dict(steps=30_000, lr=1.5e-3, seed=0, device="auto")
 GUIDANCE_NETWORK = dict(channels=(32, 64, 96, 128), patch=2, attention=(2, 3))
+STUDENT = dict(steps=2000, batch=16, lr=3e-4, ema=0.99)  # what differs for a student
 STAGES = {"guide": dict(steps=4500, network=GUIDANCE_NETWORK)}  # what differs for a stage
 PLANS = {  # for BOLD5000, one subject, by machine; a step sees `batch` pictures over all GPUs
     "T4": dict(size=64, batch=64, steps=100_000, network=NETWORK),
@@ -94,7 +106,7 @@ def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **op
     """
     subjects = several(experiment)
     pictures = training_pictures(subjects, extra)
-    vectors, info = None, {"split": subjects[0].split, "held": list(subjects[0].held)}
+    vectors, info = None, split_of(subjects)
     if stage == "conditional":
         shown = np.concatenate([x.train_pictures for x in subjects])
         start = options.get("start")
@@ -102,16 +114,55 @@ def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **op
             latent = load_latent_of(start)  # the one that it listens to
         else:
             latent = fit_latent(shown, choose_encoder(shown, encoder))
-        latent.prior = known = latent.transform(pictures)
-        sources = []
-        for x in subjects:
-            mine = latent.transform(x.train_pictures)
-            decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
-            sources.append(vector_source(decoder, known, latent.blocks))
-        vectors = subjects_source(sources)
+        vectors = simulated(subjects, latent, pictures, seed)
         options["beside"] = {LATENT: packed(latent)}
         info["latent"] = fingerprint(latent)
     return fit(pictures, vectors, out, info, seed=seed, **STAGES.get(stage, {}) | options)
+
+
+def split_of(subjects):
+    """What is noted with a model: the pictures that its training held out."""
+    return {"split": subjects[0].split, "held": list(subjects[0].held)}
+
+
+def simulated(subjects, latent, pictures, seed, **how):
+    """Brain vectors of pictures as these subjects would send them, see `decoder.vector_source`.
+
+    The latents of the pictures become the retrieval prior.
+    """
+    latent.prior, sources = latent.transform(pictures), []
+    for x in subjects:
+        mine = latent.transform(x.train_pictures)
+        decoder = fit_decoder(x.betas[~x.test], mine, x.image[~x.test], seed)
+        sources.append(vector_source(decoder, latent.prior, latent.blocks, **how))
+    return subjects_source(sources)
+
+
+def train_student(experiment, out, teacher=MODEL, extra=None, start=None, **options):
+    """Train a student of a conditional model, which draws in four evaluations: `training.distil`.
+
+    It begins as its teacher, or goes on from `start`; the guidance is the one that was chosen for
+    the teacher, away from the guidance model beside it. `experiment`, `out` and `extra` are as for
+    `train_stage`; `options` as for `fit`.
+    """
+    options = TRAINING | STUDENT | options
+    batch, device, seed = (options.pop(name) for name in ("batch", "device", "seed"))
+    subjects = several(experiment)
+    net = load_conditional(teacher, pick_device(device))
+    if net.info["prediction"] != "x0":
+        raise DataError(f"{teacher} predicts {net.info['prediction']}; expected x0: train it so")
+    pictures = training_pictures(subjects, extra)
+    vectors = simulated(subjects, net.latent, pictures, seed, repeats=(1, 4, 16, 64, 64, 64),
+                        weaken=0.1)
+    loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors, seed=seed)
+    other = net.guidance_model and net.guidance_model[0]
+    info = {"pictures": len(pictures), "batch": batch, **split_of(subjects),
+            "latent": fingerprint(net.latent),
+            "ladder": ladder(SCHEDULES[net.info["schedule"]]())}
+    training = Training(seed=seed, info=info, beside={LATENT: packed(net.latent)}, drop=0.1,
+                        schedule=net.info["schedule"], **options)
+    return train(UNet(**net.model.config), loader, training, device, start or teacher, out,
+                 distillation(net.model, other, SAMPLING.scale, SAMPLING.interval))
 
 
 def plan_cost(machine):

@@ -4,7 +4,7 @@ All three take `denoise`, a function (x_t, t) -> estimate of x0, and walk down a
 `steps` times. They call it `steps` times, and never look inside.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -103,8 +103,9 @@ def _amplitudes(alpha_bar, t):
 
 
 @torch.no_grad()
-def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 50, eta: float = 0.0,
-         seed: int = 0, first: int = 0, callback: Callable | None = None) -> Tensor:
+def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int | Sequence[int] = 50,
+         eta: float = 0.0, seed: int = 0, first: int = 0,
+         callback: Callable | None = None) -> Tensor:
     """DDIM (Song et al. 2021, eq. 12): keep the estimated noise, move to the next level.
 
     Parameters
@@ -113,8 +114,9 @@ def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 50, eta
     x_T : Tensor (b, C, H, W)
         Initial noise.
     alpha_bar : Tensor (T,)
-    steps : int
-        Number of evaluations.
+    steps : int or sequence of int
+        Number of evaluations; or their times, falling, such as a student was taught
+        (`training.distil`).
     eta : float
         Share of fresh noise: 0 is deterministic, 1 is DDPM.
     seed, first : int
@@ -129,7 +131,7 @@ def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 50, eta
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; choose 0 (no fresh noise) to 1 (DDPM)")
     generators = noise_generators(len(x_T), seed, first, stream=1) if eta else []
-    times = even_times(alpha_bar, steps)
+    times = even_times(alpha_bar, steps) if isinstance(steps, int) else list(steps)
     x = x_T
     for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
         x0 = denoise(x, _times(x, t))
@@ -181,6 +183,13 @@ def dpm_solver(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 2
         x = (s_next / s) * x + a_next * (1 - ratio) * guess
         before, h_before = x0, h
     return x
+
+
+def walk(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int, ladder: list | None = None):
+    """DPM-Solver++ in so many steps, or for a student DDIM at the times that it was taught."""
+    if ladder is None:
+        return dpm_solver(denoise, x_T, alpha_bar, steps)
+    return ddim(denoise, x_T, alpha_bar, ladder)
 
 
 def to_uint8(x: Tensor):

@@ -21,9 +21,11 @@ from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
 from recon_lib.data.splits import folds
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Guidance, load_conditional, sample_pictures
+from recon_lib.diffusion import cosine_schedule
 from recon_lib.training import run as runs
 from recon_lib.training.checkpoints import load_model, save_model
 from recon_lib.training.device import pick_device
+from recon_lib.training.distil import ladder
 
 DECODERS = {"diffusion", "conditional", "map_retrieval", "posterior_retrieval", "ridge",
             "retrieval", "mean_image", "unconditional", "shuffled_brain", "brain_vector",
@@ -336,6 +338,18 @@ def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
         miniature, latent.with_name("model.safetensors"), tmp_path / "out"))
 
 
+@pytest.mark.slow
+def test_the_command_trains_a_student_that_knows_its_latent(run, miniature, tiny_model, tmp_path):
+    begin = ["train", "student", "--data", miniature, "--device", "cpu", "--batch", 2,
+             "--extra", 25, "--teacher", tiny_model, "--out", tmp_path]
+    code, said, err = run(*begin, "--steps", 1)
+    assert code == 0, err
+    net = load_conditional(tmp_path / "student" / "model.safetensors")
+    assert net.info["ladder"] == ladder(cosine_schedule()) and net.info["steps"] == 1
+    assert run(*begin, "--steps", 2, "--start", tmp_path / "student" / "checkpoint.pt")[0] == 0
+    assert load_conditional(tmp_path / "student" / "model.safetensors").info["steps"] == 2
+
+
 def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_path):
     path = tmp_path / "model.safetensors"
     save_model(random_unet(None), path, dict(prediction="x0", schedule="cosine", image_size=64))
@@ -417,7 +431,7 @@ def test_the_older_name_of_an_option_still_counts(run, monkeypatch, name):
     asked = []
     monkeypatch.setattr(results, "reconstruct_release",
                         lambda out, source, model, seed, sampling, *_: asked.append(sampling))
-    assert run("reconstruct", name, 7, "--steps", 3)[0] == 0
+    assert run("reconstruct", "--model", "conditional", name, 7, "--steps", 3)[0] == 0
     assert asked == [replace(SAMPLING, pseudo_trials=7, steps=3)]
 
 

@@ -17,12 +17,12 @@ from recon_lib.course.explorer import Explorer, choice, sheet, slider
 from recon_lib.course.plots import show
 from recon_lib.course.style import BLUE, GREY, INK, PALE
 from recon_lib.decoding.sampling import (
-    PLAIN,
     SAMPLING,
     Guidance,
     Sampling,
     guided_denoiser,
     sample_pictures,
+    sampling_for,
 )
 from recon_lib.diffusion import SCHEDULES
 from recon_lib.guidance import inside, steer
@@ -133,7 +133,7 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
     Parameters
     ----------
     model, info
-        A conditional model.
+        A conditional model, or its student, which is asked 4 times a picture in place of 11.
     decoder : BrainDecoder
         Fitted to the whole brain.
     betas : (n, voxels) array
@@ -154,7 +154,9 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
         three; `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
     """
     model, classifier = nimble(model), load_factor_net("evaluation_classifier")
-    guided = replace(PLAIN, scale=SAMPLING.scale, interval=SAMPLING.interval, steps=STEPS)
+    drawing = sampling_for(info, candidates=1, pseudo_trials=0.0)
+    if "ladder" not in info:
+        drawing = replace(drawing, steps=STEPS)
     area_of = areas_of(roi)
     areas = list(dict.fromkeys(area_of.tolist()))
     repeats = np.broadcast_to(repeats, len(betas))
@@ -163,7 +165,7 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
     def made(picture, seed, off):
         row = silence(betas[picture : picture + 1], roi, *off)
         vector = decoder.vector(row, repeats[picture : picture + 1])
-        drawn = sample_pictures(model, info, vector, seed, guided)
+        drawn = sample_pictures(model, info, vector, seed, drawing)
         return drawn[0], read_factors(classifier, drawn), float(np.linalg.norm(vector[0, :-1]))
 
     shown = read_factors(classifier, seen)

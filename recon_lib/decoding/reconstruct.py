@@ -24,13 +24,13 @@ from recon_lib.decoding.baselines import (
 from recon_lib.decoding.posterior import Posterior
 from recon_lib.decoding.retrieval_prior import brain_guidance, prior_pictures, refuse_trained_on
 from recon_lib.decoding.sampling import (
-    MODEL,
     PLAIN,
-    SAMPLING,
+    STUDENT,
     Guidance,
     Sampling,
     load_conditional,
     sample_pictures,
+    sampling_for,
 )
 
 FIRST = 8  # test pictures that are shown before all else is drawn
@@ -139,8 +139,8 @@ def fit_all(experiment, net, seed, say):
     return training, Posterior(decoder, encoding, net.latent, edges)
 
 
-def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODEL, seed: int = 0,
-                           sampling: Sampling = SAMPLING, device: str = "cpu",
+def reconstruct_experiment(experiment: Experiment, model_path: str | Path = STUDENT, seed: int = 0,
+                           sampling: Sampling | None = None, device: str = "cpu",
                            say: Callable = print, first: Callable | None = None,
                            keep: Callable = lambda name, draw: draw()) -> dict:
     """Reconstruct every test trial, and the average over trials of every test picture.
@@ -151,9 +151,11 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     ----------
     experiment : Experiment
     model_path : path
-        A conditional model; its latent lies beside it, and its guidance model, if it has one.
+        A conditional model, or its student; its latent lies beside it, and its guidance model, if
+        it has one.
     seed : int
-    sampling : sampling.Sampling
+    sampling : sampling.Sampling, optional
+        Default: what was chosen for such a model, see `sampling.sampling_for`.
     device : str
     say : function
         Told what is being done.
@@ -172,6 +174,7 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = MODE
     """
     x = experiment
     net = load_conditional(model_path, device, x.images.shape[1])
+    sampling = sampling or sampling_for(net.info)
     refuse_other_split(model_path, net.info, x)
     refuse_trained_on(net.latent, x.images[x.test_index])
     training, posterior = fit_all(x, net, seed, say)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from recon_lib.brain.latents import ImageLatent, fingerprint, load_latent
 from recon_lib.common.errors import DataError, as_count, check, enough_memory
 from recon_lib.diffusion import SCHEDULES, denoiser
 from recon_lib.guidance import check_guidance, guided, steer
-from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
+from recon_lib.samplers import initial_noise, to_uint8, walk
 from recon_lib.training.checkpoints import CHECKPOINTS, load_checkpoint, load_model, located
 from recon_lib.training.device import autocast
 
 MODEL = CHECKPOINTS / "conditional.safetensors"
+STUDENT = CHECKPOINTS / "student.safetensors"  # of that model
 FEW = 8  # pictures for which one evaluation of twice as many is quicker than two
 LATENT, GUIDANCE_MODEL = "latent.safetensors", "guide.safetensors"  # stand beside the model
 
@@ -70,6 +71,7 @@ class Sampling:
 
 
 SAMPLING = Sampling()  # the card, data/checkpoints/README.md, says how these were chosen
+FEW_STEPS = Sampling(steps=4, scale=1.0, interval=None)  # of a student, which has learnt guidance
 PLAIN = Sampling(steps=20, scale=1.0, interval=None, candidates=1, pseudo_trials=0.0)
 AUTOGUIDANCE = Sampling(steps=20, scale=3.0, interval=(0.3, 0.98), candidates=1,
                         pseudo_trials=0.0)  # away from the shipped guidance model, without vectors
@@ -103,7 +105,12 @@ class Conditional:
     model: torch.nn.Module
     info: dict
     latent: ImageLatent
-    guidance_model: tuple | None  # (model, info)
+    guidance_model: tuple | None  # (model, info); a student has none
+
+
+def sampling_for(info, **asked):
+    """The way of sampling that was chosen for a model, but for what is asked for."""
+    return replace(FEW_STEPS if "ladder" in info else SAMPLING, **asked)
 
 
 def load_drawing(path, device="cpu"):
@@ -112,11 +119,18 @@ def load_drawing(path, device="cpu"):
     size = info.get("image_size")
     fits = {"prediction": info.get("prediction") in ("x0", "eps", "v"),
             "schedule": info.get("schedule") in list(SCHEDULES),
-            "image_size": isinstance(size, int) and 0 < size <= 2**14}
+            "image_size": isinstance(size, int) and 0 < size <= 2**14,
+            "ladder": "ladder" not in info or is_ladder(info["ladder"])}
     if not all(fits.values()):
         wrong = ", ".join(sorted(name for name, fit in fits.items() if not fit))
         raise DataError(f"{path} does not say its {wrong}; use a model that training wrote")
     return model, info
+
+
+def is_ladder(times):
+    """Are these the falling times of a student, see `distil.ladder`?"""
+    return (isinstance(times, list) and times != [] and all(type(t) is int for t in times)
+            and times == sorted(set(times), reverse=True) and 0 <= times[-1] <= times[0] < 1000)
 
 
 def load_latent_of(path):
@@ -159,7 +173,8 @@ def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | 
         raise DataError(
             f"{path} makes pictures of {made[0]} pixels and {made[1]} channels, yours have {size} "
             f"and {channels}; bring them to one size and colour, or train a model on them")
-    return Conditional(model, info, latent, load_guidance_model(path, model, info))
+    other = None if "ladder" in info else load_guidance_model(path, model, info)
+    return Conditional(model, info, latent, other)  # a student has learnt its teacher's guidance
 
 
 def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
@@ -188,11 +203,11 @@ def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
     return other
 
 
-def sample(denoise, noise, alpha_bar, steps):
-    """Walk from noise to pictures (b, C, H, W) by DPM-Solver++, at the machine's best precision."""
+def sample(denoise, noise, alpha_bar, steps, ladder=None):
+    """Walk from noise to pictures (b, C, H, W), see `samplers.walk`, at the best precision."""
     noise = noise.to(alpha_bar.device, memory_format=torch.channels_last)
     with autocast(noise.device), enough_memory("`batch_size`, the pictures drawn at a time"):
-        return dpm_solver(denoise, noise, alpha_bar, steps)
+        return walk(denoise, noise, alpha_bar, steps, ladder)
 
 
 @torch.no_grad()
@@ -293,6 +308,8 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
         raise DataError(
             "found candidates without a likelihood to choose by, or a likelihood without brain "
             "vectors; give both vectors and likelihood, or neither and one candidate")
+    if "ladder" in info:
+        refuse_unlearnt(info["ladder"], sampling)
     if guidance.model is not None:
         refuse_misfit(model, info, *guidance.model)
     device = next(model.parameters()).device
@@ -315,10 +332,19 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
             denoise = steer(denoise, fit, alpha_bar, sampling.strength, sampling.interval)
         drawn = [  # candidate k of sample i starts from noise number i + k n
             sample(denoise, initial_noise(rows.stop - first, shape, seed, first + k * n), alpha_bar,
-                   sampling.steps) for k in range(sampling.candidates)
+                   sampling.steps, info.get("ladder")) for k in range(sampling.candidates)
         ]
         pictures.append(to_uint8(drawn[0] if len(drawn) == 1 else likeliest_of(drawn, fit)))
     return np.concatenate(pictures)
+
+
+def refuse_unlearnt(ladder, sampling):
+    """Stop with a `DataError` if a student is asked for what its teacher alone can do."""
+    if sampling.steps != len(ladder) or sampling.scale != 1:
+        raise DataError(
+            f"steps are {sampling.steps} and the guidance scale {sampling.scale:g}, but this model "
+            f"is a student: it draws in {len(ladder)} steps, with the guidance that it learnt "
+            "(scale 1); ask its teacher, the conditional model, for others")
 
 
 def refuse_misfit(model, info, other, its_info):

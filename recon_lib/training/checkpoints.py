@@ -19,7 +19,7 @@ from recon_lib.common.paths import shipped
 from recon_lib.unet import UNet
 
 CHECKPOINTS = shipped("checkpoints")
-SHIPPED = ("unconditional", "conditional", "guide")
+SHIPPED = ("unconditional", "conditional", "student", "guide")
 FORMER_NAMES = {"enter.": "conv_in.", "rise.": "up_conv.", "leave.": "conv_out.",
                 "encoder.enter.": "encoder.first.", "encoder.leave.": "encoder.last."}
 
@@ -105,7 +105,7 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple:
     Parameters
     ----------
     path : str or Path
-        "unconditional", "conditional" and "guide" are the shipped ones.
+        "unconditional", "conditional", "student" and "guide" are the shipped ones.
     device : str
 
     Returns

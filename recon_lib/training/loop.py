@@ -4,6 +4,7 @@ Every random draw of step n is a function of (seed, n) alone. So a resumed run r
 one bit for bit on the CPU, and several processes draw together what one would have drawn.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ from recon_lib.training.step import draw_noise, gradient_step, learning_rate, up
 from recon_lib.unet import UNet
 
 
+def denoising(run: Run, images: torch.Tensor, vectors: torch.Tensor | None) -> torch.Tensor:
+    """The loss of pictures (b, C, H, W) with fresh noise at all levels, some without a vector."""
+    t, noise, mask = draw_noise(images, len(run.alpha_bar), run.training.drop, run.accelerator)
+    return diffusion_loss(run.net, images, run.alpha_bar, t, noise, run.training.prediction,
+                          vectors, mask)
+
+
 def train(model: UNet, loader: Any, training: Training, device: str | torch.device = "cuda",
-          model_in: str | Path | None = None, out_dir: str | Path | None = None) -> UNet:
-    """Train a network; the loop that both kinds of training share.
+          model_in: str | Path | None = None, out_dir: str | Path | None = None,
+          loss_of: Callable = denoising) -> UNet:
+    """Train a network; the loop that all kinds of training share.
 
     Parameters
     ----------
@@ -31,6 +40,8 @@ def train(model: UNet, loader: Any, training: Training, device: str | torch.devi
         All options.
     device, model_in, out_dir
         See `run.Run`, which says what is written and raised, too.
+    loss_of : function (run, images (b, C, H, W), vectors (b, d) or None) -> Tensor ()
+        The loss of a batch; see also `distil.distillation`.
 
     Returns
     -------
@@ -41,9 +52,7 @@ def train(model: UNet, loader: Any, training: Training, device: str | torch.devi
         for images, vectors in run.batches():  # (b, C, H, W), (b, d) or None
             step = run.step
             torch.manual_seed(int(training.seed) * 1_000_003 + step)
-            t, noise, mask = draw_noise(images, len(run.alpha_bar), training.drop, run.accelerator)
-            loss = diffusion_loss(
-                run.net, images, run.alpha_bar, t, noise, training.prediction, vectors, mask)
+            loss = loss_of(run, images, vectors)
             rate = training.lr * learning_rate(step, run.progress, training.warmup)
             loss, gradient = gradient_step(run.accelerator, run.net, run.optimizer, loss, rate)
             update_average(run.average, run.net, min(training.ema, (1 + step) / (10 + step)))

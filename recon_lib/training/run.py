@@ -17,7 +17,7 @@ from recon_lib.common.folders import alone_in
 from recon_lib.common.paths import results_folder
 from recon_lib.data.loader import BatchLoader, batch_of
 from recon_lib.diffusion import SCHEDULES, denoiser
-from recon_lib.samplers import dpm_solver, initial_noise
+from recon_lib.samplers import initial_noise, walk
 from recon_lib.training.checkpoints import (
     load_checkpoint,
     located,
@@ -202,7 +202,8 @@ def draw_grid(model, info, images, vectors, path, n=16):
         images, vectors = images[:n], vectors[:n]
     noise = initial_noise(n, images.shape[1:]).to(images.device, memory_format=torch.channels_last)
     alpha_bar = SCHEDULES[info["schedule"]]().to(images.device)
-    samples = dpm_solver(denoiser(model, info["prediction"], alpha_bar, vectors), noise, alpha_bar)
+    denoise = denoiser(model, info["prediction"], alpha_bar, vectors)
+    samples = walk(denoise, noise, alpha_bar, 20, info.get("ladder"))
     if vectors is not None:
         samples = torch.cat([images, samples])
     grid = make_grid(samples.cpu(), nrow=min(8, n), normalize=True, value_range=(-1, 1))
