@@ -32,7 +32,13 @@ from recon_lib.decoding.baselines import Training, Trials, ideal_observer
 from recon_lib.decoding.posterior import Posterior
 from recon_lib.decoding.reconstruct import posterior_sampler, ready_sampler
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_pictures, prior_rows
-from recon_lib.decoding.sampling import MODEL, SAMPLING, load_conditional
+from recon_lib.decoding.sampling import (
+    MODEL,
+    SAMPLING,
+    STUDENT,
+    load_conditional,
+    sampling_for,
+)
 from recon_lib.scores.identification import bootstrap_interval
 from recon_lib.scores.report import evaluation_space, load_classifiers
 from recon_lib.world import experiment
@@ -122,10 +128,15 @@ def pictures(held, sampling=SAMPLING):
              (("MAP by brain vector", by_vector), ("MAP by all voxels", trials.found.index),
               ("nearest to the posterior mean", trials.found.nearest))}
     draws = {
-        "drawn, MAP by brain vector": ready_sampler(held.net, held.training, sampling),
-        "drawn, posterior mean": posterior_sampler(held.net, held.posterior, sampling, 0),
+        "drawn, MAP by brain vector": (held.net, ready_sampler(held.net, held.training, sampling)),
+        "drawn, posterior mean": (
+            held.net, posterior_sampler(held.net, held.posterior, sampling, 0)),
     }
-    return found | {name: counted(held.net, draw, trials) for name, draw in draws.items()}
+    student = load_conditional(STUDENT)
+    if student.info["latent"] == held.net.info.get("latent"):  # it listens to the same vectors
+        draws["drawn by the student, posterior mean"] = (
+            student, posterior_sampler(student, held.posterior, sampling_for(student.info), 0))
+    return found | {name: counted(net, draw, trials) for name, (net, draw) in draws.items()}
 
 
 def coverage(held):
