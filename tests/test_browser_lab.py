@@ -60,7 +60,7 @@ def lab(tmp_path_factory):
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3",
                                        "language": "python"}
     nbformat.write(notebook, home / "work" / "explorers.ipynb")
-    nbformat.write(beginning(NOTEBOOKS[1], "explorer.figure"), home / "work" / "beginning.ipynb")
+    nbformat.write(beginning(NOTEBOOKS[1], "explorer.still("), home / "work" / "beginning.ipynb")
     with served(home) as address:
         yield address
 
