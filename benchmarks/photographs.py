@@ -19,8 +19,8 @@ which had no part in the decoding. Each share has a bootstrap interval over pict
 the differences. What limits it: the same where the true features of what was seen are known, from
 test betas without noise, and with each part of a linear reading swapped for its ideal, up to an
 ideal observer that knows the subject's tuning and noise. A small network is trained from nothing on
-the 606 photographs at 32 pixels, and what it draws is scored in the same way: so few pictures teach
-no network what photographs look like. Then the two real recordings, through either network.
+the 606 photographs at 32 pixels, for a minute or two, and what it draws is scored in the same way.
+Then the two real recordings, through either network.
 
 How to retrieve was chosen on training pictures, a sixth of them held out at a time (606 pictures,
 single trials and averages of five; two-way). The likeliest: .627 and .749. Nearest to the posterior
