@@ -98,7 +98,7 @@ GOAL = 0.85  # two-way of what is retrieved
 LINEAR = "linear estimate"
 PENALTY = 10.0  # of LINEAR; .1 to 10 were tried on held-out training pictures
 IDEAL, NOTHING = "ideal observer", "network from nothing"
-SMALL, STEPS = 32, 1000  # pixels a side, and steps of training, of the network from nothing
+SMALL, STEPS = 32, 800  # pixels a side, and steps of training, of the network from nothing
 
 
 @torch.no_grad()
@@ -324,14 +324,14 @@ def from_nothing(table, reader, world, betas, repeats, space, steps):
     test = len(np.unique(table.target))
     small = square_arrays(world.pictures, SMALL, 3)
     source = vector_source(reader.decoder, reader.latents[test:], reader.latent.blocks, (1, 4, 5))
-    loader = create_loader(SMALL, 32, images=small[test:], vectors=source, seed=SEED)
+    loader = create_loader(SMALL, 16, images=small[test:], vectors=source, seed=SEED)
     torch.manual_seed(SEED)
     net, start = small_unet(SMALL, 3, sum(reader.latent.blocks) + 1), time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         train_conditional_diffusion(loader, 1, 1e-3, SMALL, "cpu", model=net, out_dir=folder,
                                     steps=steps, seed=SEED, warmup=50, grids=1)
         model, info = load_model(Path(folder, "model.safetensors"))
-    print(f"{NOTHING}: {steps} steps of 32 of {len(small) - test} pictures of {SMALL} pixels in "
+    print(f"{NOTHING}: {steps} steps of 16 of {len(small) - test} pictures of {SMALL} pixels in "
           f"{time.process_time() - start:.0f} s of the processor", flush=True)
     wrong = shuffled_brain(table.target)
     vectors = reader.decoder.vector(betas, repeats)

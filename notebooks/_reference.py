@@ -10,6 +10,10 @@ import recon_lib
 MODEL = ("diffusion", "unet", "samplers", "guidance")  # files of which all public names count
 INTRODUCTION = """What the rooms of the library offer: ``from recon_lib import bold``, then
 ``bold.single_trial_betas(...)``. Below each name stands what its docstring says.
+
+.. toctree::
+   :maxdepth: 2
+
 """
 
 
@@ -47,7 +51,7 @@ def named(room):
 
 def pages():
     """Name of a page -> what autodoc is to write about on it, as reStructuredText."""
-    made = {"reference": "Reference\n=========\n\n" + INTRODUCTION + "\n.. toctree::\n\n"}
+    made = {"reference": "Reference\n=========\n\n" + INTRODUCTION}
     for room, (module, names) in surfaces().items():
         listed = {key: value for key, value in names.items() if inspect.getdoc(value)}
         page, line = f"reference_{room.split('.')[0]}", "-" if "." in room else "="
@@ -56,7 +60,8 @@ def pages():
         if page not in made:
             made["reference"] += f"   {page}\n"
             made[page] = ""
-        made[page] += f"\n{room}\n{line * len(room)}\n\n.. automodule:: {module.__name__}\n"
+        title = f"recon_lib.{room}"
+        made[page] += f"\n{title}\n{line * len(title)}\n\n.. automodule:: {module.__name__}\n"
         for key, value in listed.items():
             kind = "class" if inspect.isclass(value) else "function"
             made[page] += f"\n.. auto{kind}:: recon_lib.{room}.{key}\n"

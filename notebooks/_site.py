@@ -96,7 +96,8 @@ def leads_to(target, folder, pages):
 
 def to_page(text, folder, pages):
     """Markdown of a file of the repository, with the links that it has on the page."""
-    text = re.sub(r"\[!\[(.*?)\]\(.*?\)\]", r"[\1]", text)  # a badge would be fetched elsewhere
+    text = re.sub(r"\[!\[(.*?)\]\(.*?\)\]\((.*?)\)",  # a badge would be fetched elsewhere
+                  r'<a class="btn" href="\2">\1</a>', text)
     return re.sub(r"(?<=\]\()([^)\s]+)", lambda m: leads_to(m[1], folder, pages), text)
 
 
@@ -124,8 +125,8 @@ def read_notebook(name, text, pages, explorers):
 
 def read_glossary(text, names):
     """The glossary with an anchor at each term, and the numbers of notebooks as links."""
-    text = re.sub(r"\((\d\d)\)$", lambda m: (
-        f"([{m[1]}]({names[m[1]]}.ipynb))" if m[1] in names else m[0]), text, flags=re.M)
+    text = re.sub(r"(?<=[( ])(\d\d)(?=(?:, \d\d)*\)$)", lambda m: (
+        f"[{m[1]}]({names[m[1]]}.ipynb)" if m[1] in names else m[0]), text, flags=re.M)
     return re.sub(r"^- \*\*(.+?)\*\*", lambda m: f'- <b id="{anchor(m[1])}"></b>**{m[1]}**', text,
                   flags=re.M)
 
@@ -139,7 +140,7 @@ def glossary():
     """Each word of the glossary -> the anchor of its entry and what it says."""
     text = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     found = {}
-    for term, said in re.findall(r"^- \*\*(.+?)\*\*: (.+?)(?: \(\d\d\))?$", text, re.M):
+    for term, said in re.findall(r"^- \*\*(.+?)\*\*: (.+?)(?: \(\d\d(?:, \d\d)*\))?$", text, re.M):
         for word in re.sub(r" \([a-z].*?\)", "", term).split(", "):
             if word not in EVERYDAY:
                 found[word] = anchor(term), said
@@ -175,6 +176,8 @@ def formula(translator, node):
     made = re.sub("<mo[^>]*>(?=&#x02016;)", '<mo stretchy="false">', made)  # both bars of a norm
     if display == "block":
         made = f'<div class="formula" tabindex="0" role="group" aria-label="formula">{made}</div>'
+    else:
+        made += "&#8288;"  # a comma after it stays on its line
     translator.body.append(made)
     raise nodes.SkipNode
 

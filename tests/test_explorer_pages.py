@@ -153,6 +153,40 @@ def difference(page, box):
     return np.abs(small[0] - small[1]).mean()
 
 
+SIZES = """targets => targets.map(t => (t.type === 'checkbox' ? t.closest('label') : t)
+    .getBoundingClientRect()).map(box => Math.min(box.width, box.height))"""
+
+
+def by_touch(page):
+    """A finger taps and drags the first slider, and scrolls the page from it; targets are large."""
+    assert min(page.locator("input, button").evaluate_all(SIZES)) >= 24
+    slider, devtools = page.locator("input[type=range]").first, page.context.new_cdp_session(page)
+    slider.scroll_into_view_if_needed()
+    box = slider.bounding_box()
+    x, y, wide = box["x"], box["y"] + box["height"] / 2, box["width"]
+    last = slider.get_attribute("max")
+
+    def finger(*places):
+        """Down at the first place, along the others, up: which value, and what do numbers say?"""
+        for i, place in enumerate(places):
+            point = dict(zip("xy", place, strict=True))
+            devtools.send("Input.dispatchTouchEvent", {
+                "type": "touchMove" if i else "touchStart", "touchPoints": [point]})
+            page.wait_for_timeout(20)
+        devtools.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        page.wait_for_timeout(200)
+        return slider.input_value(), page.locator("#numbers").inner_text()
+
+    first, said = finger((x + 5, y))  # a tap
+    assert first == "0"
+    end, says = finger(*((x + 8 + i * (wide - 12) / 8, y) for i in range(9)))  # a drag
+    assert end == last and says != said
+    page.evaluate("document.body.style.paddingBottom = '2000px'")
+    scrolled = page.evaluate("scrollY")
+    assert finger(*((x + wide / 3, y - 15 * i) for i in range(12))) == (end, says)
+    assert page.evaluate("scrollY") > scrolled
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["denoising_stepper", "chance_explorer"])
 def test_a_page_in_a_browser(name, tmp_path):
@@ -200,5 +234,6 @@ def test_a_page_in_a_browser(name, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
         assert page.evaluate("document.documentElement.className") == "dark"
         assert page.locator("[role=status][aria-live=polite]").count() == 1
+        by_touch(page)
         page.screenshot(path=SHOTS / f"page-{name}.png")
         assert complaints == []

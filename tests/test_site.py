@@ -106,10 +106,19 @@ def test_formulas_figures_and_weight(pages, site):
 def test_links_of_the_repository_lead_to_pages():
     pages = {"03_forward_noising.ipynb", "glossary.md"}
     text = ("[a](../docs/glossary.md#b) [c](../README.md) [d](03_forward_noising.ipynb) "
-            "[e](../data/README.md) [f](https://g.h)")
+            "[e](../data/README.md) [f](https://g.h) [![i](https://j.k/l.svg)](https://m.n)")
     assert _site.to_page(text, "notebooks", pages) == (
         "[a](glossary.md#b) [c](index.md) [d](03_forward_noising.ipynb) "
-        f"[e]({_site.REPOSITORY}/blob/main/data/README.md) [f](https://g.h)")
+        f"[e]({_site.REPOSITORY}/blob/main/data/README.md) [f](https://g.h) "
+        '<a class="btn" href="https://m.n">i</a>')
+
+
+def test_every_notebook_that_the_glossary_names_is_a_link():
+    names = {"01": "01_a", "07": "07_b"}
+    assert _site.read_glossary("- **x**: of 12. (01, 07)", names) == (
+        '- <b id="term-x"></b>**x**: of 12. ([01](01_a.ipynb), [07](07_b.ipynb))')
+    assert not [said for _, said in _site.glossary().values() if said.endswith(")")
+                and said[-3:-1].isdigit()]
 
 
 @pytest.mark.slow
@@ -123,6 +132,9 @@ def test_site_in_a_browser(site):
             wide = page.evaluate("document.documentElement.scrollWidth")
             assert wide <= 391, f"{stem}: {wide} pixels wide on a phone"
             assert page.locator("article h1").bounding_box()["y"] < 200, f"{stem} opens with a menu"
+        up = "document.getElementById('pst-back-to-top')"  # shown on the way up, over explorers
+        page.evaluate(f"{up}.style.display = 'block'")
+        assert page.evaluate(f"getComputedStyle({up}).display") == "none"
         for width, height in ((390, 844), (768, 1024), (1280, 900)):
             for theme in ("light", "dark"):
                 page.set_viewport_size({"width": width, "height": height})
@@ -130,6 +142,8 @@ def test_site_in_a_browser(site):
                 page.goto((site / "03_forward_noising.html").as_uri())
                 page.screenshot(path=SHOTS / f"site-{width}-{theme}.png")
         assert page.evaluate("document.fonts.check('16px \"Course Math\"')")  # formulas
+        cut = "pre => pre.filter(p => p.clientWidth && p.scrollWidth > p.clientWidth).length"
+        assert page.locator(".cell_input pre").evaluate_all(cut) == 0  # lines of 100 letters
         page.get_by_role("button", name="Hide code").click()
         assert not page.locator(".cell_input").first.is_visible()
         assert len(page.locator("a.term").first.get_attribute("data-tip")) > 10
@@ -143,7 +157,8 @@ def test_no_serious_finding_of_axe(site):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     with chromium.page(1280, 900) as (page, _):
         for name, theme in (("03_forward_noising", "light"), ("reference_world", "light"),
-                            ("index", "dark")):
+                            ("results", "light"), ("index", "dark"),
+                            ("explorers/glm_playground-01/index", "dark")):
             page.emulate_media(color_scheme=theme)
             page.goto((site / f"{name}.html").as_uri())
             page.wait_for_timeout(1000)  # colours fade in
