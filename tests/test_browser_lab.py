@@ -30,6 +30,11 @@ DRAWN = """count => {
     const images = [...document.querySelectorAll('img.widget-image')];
     return images.length === count && images.every(image => image.complete && image.offsetHeight);
 }"""
+MOVED = """() => [...document.querySelectorAll('.widget-slider')].some(
+    s => s.innerText.includes('picture every') && s.innerText.includes('4.50'))
+    && [...document.querySelectorAll('.widget-html b')].some(
+        b => b.innerText.includes('14 pictures'))
+"""
 # Once a frame: is each figure still the element it was, of the size it was, and where it was?
 WATCH = """() => {
     window.jumps = [];
@@ -181,6 +186,11 @@ def test_a_notebook_runs_and_code_moves_its_sliders(lab):
         assert page.locator("[data-mime-type*=stderr], [data-mime-type*=error]").count() == 0
         page.screenshot(path=SHOTS / "running.png")
         assert complaints == []
+        slider.locator("[role=slider]").press("ArrowRight")
+        page.wait_for_function(MOVED)
+        page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+        page.reload()  # the view starts anew, the kernel goes on
+        page.wait_for_function(MOVED)
 
 
 def test_a_stored_notebook_opens(lab):

@@ -24,7 +24,9 @@ class Explorer(ipywidgets.VBox):
 
     Code can move it too: `box.controls["peak"].value = 4` moves a slider, `box.set(peak=4, ...)`
     several at once, `box.reset.click()` puts all back. `box.numbers` and `box.figure` are the
-    latest; for pages without a kernel end a notebook cell with `box.still(message)`.
+    latest; for pages without a kernel end a notebook cell with `box.still(message)`. A page that is
+    loaded again shows the explorer as it was; a cell that runs again makes a new one at its start,
+    for the cells after it rely on that.
 
     The values of `controls`, a dict of ipywidgets, are the arguments of `compute`, which gives a
     dict, all that the figure shows. `draw(numbers, fig=None)` gives a matplotlib Figure, see
