@@ -131,7 +131,7 @@ def ddim(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int | Sequenc
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; choose 0 (no fresh noise) to 1 (DDPM)")
     generators = noise_generators(len(x_T), seed, first, stream=1) if eta else []
-    times = even_times(alpha_bar, steps) if isinstance(steps, int) else list(steps)
+    times = list(steps) if isinstance(steps, Sequence) else even_times(alpha_bar, steps)
     x = x_T
     for i, (t, t_next) in enumerate(zip(times, [*times[1:], None], strict=True)):
         x0 = denoise(x, _times(x, t))

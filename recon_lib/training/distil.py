@@ -17,6 +17,7 @@ from recon_lib.diffusion import FLOOR, amplitudes, denoiser
 from recon_lib.guidance import guided
 from recon_lib.samplers import dpm_solver, log_snr_times
 from recon_lib.training.device import autocast
+from recon_lib.training.step import draw_noise
 
 STEPS = 8  # of the teacher
 LADDER = (0, 3, 5, 6)  # the steps before which the student keeps the state: these cost least
@@ -79,13 +80,12 @@ def distillation(teacher: nn.Module, other: nn.Module | None, scale: float,
         The squared error of the estimates over s², as in `diffusion.diffusion_loss`.
     """
     def loss(run, images, vectors):
-        noise = torch.randn_like(images)
-        mask = torch.rand(len(images), device=images.device) >= run.training.drop
-        known = partial(denoiser, partial(teacher, mask=mask), "x0", run.alpha_bar)
-        away = known() if other is None else denoiser(other, "x0", run.alpha_bar)
+        _, noise, mask = draw_noise(images, 1, run.training.drop, run.accelerator)
+        told = denoiser(partial(teacher, mask=mask), "x0", run.alpha_bar, vectors)
+        away = denoiser(other or teacher, "x0", run.alpha_bar)
         with autocast(images.device):
-            x_t, t, x0 = lessons(guided(known(vectors), away, run.alpha_bar, scale, interval),
-                                 noise, run.alpha_bar)
+            x_t, t, x0 = lessons(guided(told, away, run.alpha_bar, scale, interval), noise,
+                                 run.alpha_bar)
         made = run.net(x_t, t, vectors.repeat(len(LADDER), 1), mask.repeat(len(LADDER))).float()
         s = amplitudes(t, run.alpha_bar)[1]
         return ((made - x0).square() / s.square().clamp(min=FLOOR)).mean()
