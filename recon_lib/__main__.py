@@ -160,7 +160,7 @@ class Lessons(Fitting):
     """How a student is trained."""
 
     steps: Annotated[int | None, option("Default: 2,000.", min=1, max=10**9)] = None
-    batch: Annotated[int, option("Ways of the teacher a step.", min=1, max=2**16)] = 16
+    batch: Annotated[int, option("Pictures a step, in each process.", min=1, max=2**16)] = 16
     lr: Annotated[float, option("Peak learning rate.", callback=positive)] = 3e-4
 
 
