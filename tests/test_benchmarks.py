@@ -415,6 +415,7 @@ def test_the_posterior_benchmark_forgets_what_it_asks_for(shared, monkeypatch, m
     assert "drawn, posterior mean - MAP by all voxels" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("shared")
 def test_samplers_are_held_against_the_exact_posterior(monkeypatch):
     """The world's arithmetic against scipy's, and particles that near the posterior."""
     import _finite
@@ -508,6 +509,7 @@ def test_the_photographs_benchmark_holds_out_its_test_pictures(shared, monkeypat
     assert len(equal) == 4 and all("0.000 (0.000 to 0.000)" in line for line in equal)
 
 
+@pytest.mark.usefixtures("shared")
 def test_the_noise_of_the_ideal_observer_is_that_of_the_scans():
     """Against betas of scans without any response."""
     import photographs
@@ -527,6 +529,7 @@ def test_the_noise_of_the_ideal_observer_is_that_of_the_scans():
     assert np.corrcoef(*shared)[0, 1] > 0.9
 
 
+@pytest.mark.usefixtures("shared")
 def test_what_voxels_share_is_found_and_a_linear_estimate_is_ridge():
     """Of noise that was mixed here, and against the ridge of the library."""
     import photographs
