@@ -18,7 +18,7 @@ from recon_lib.course import (
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.data.loader import to_batch
 from recon_lib.decoding import retrieval_prior
-from recon_lib.decoding.sampling import MODEL, Guidance, load_conditional
+from recon_lib.decoding.sampling import MODEL, STUDENT, Guidance, load_conditional
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
 from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, draw, sample_factors
 
@@ -86,9 +86,10 @@ def guidance_explorer():
 
 
 def lesion_explorer():
-    model, info, _, decoder, betas, roi = simple_brain()
+    *_, decoder, betas, roi = simple_brain()
+    student = load_conditional(STUDENT)
     return explore_guidance.lesion_explorer(
-        model, info, decoder, betas, 1, roi, IMAGES, FACTORS)
+        student.model, student.info, decoder, betas, 1, roi, IMAGES, FACTORS)
 
 
 EXAMPLES = {
