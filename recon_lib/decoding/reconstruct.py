@@ -29,6 +29,7 @@ from recon_lib.decoding.sampling import (
     Guidance,
     Sampling,
     load_conditional,
+    refuse_unlearnt,
     sample_pictures,
     sampling_for,
 )
@@ -175,6 +176,7 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = STUD
     x = experiment
     net = load_conditional(model_path, device, x.images.shape[1])
     sampling = sampling or sampling_for(net.info)
+    refuse_unlearnt(net.info, sampling)  # before any work
     refuse_other_split(model_path, net.info, x)
     refuse_trained_on(net.latent, x.images[x.test_index])
     training, posterior = fit_all(x, net, seed, say)

@@ -308,8 +308,7 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
         raise DataError(
             "found candidates without a likelihood to choose by, or a likelihood without brain "
             "vectors; give both vectors and likelihood, or neither and one candidate")
-    if "ladder" in info:
-        refuse_unlearnt(info["ladder"], sampling)
+    refuse_unlearnt(info, sampling)
     if guidance.model is not None:
         refuse_misfit(model, info, *guidance.model)
     device = next(model.parameters()).device
@@ -338,13 +337,14 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
     return np.concatenate(pictures)
 
 
-def refuse_unlearnt(ladder, sampling):
+def refuse_unlearnt(info, sampling):
     """Stop with a `DataError` if a student is asked for what its teacher alone can do."""
-    if sampling.steps != len(ladder) or sampling.scale != 1:
+    ladder = info.get("ladder")
+    if ladder is not None and (sampling.steps != len(ladder) or sampling.scale != 1):
         raise DataError(
             f"steps are {sampling.steps} and the guidance scale {sampling.scale:g}, but this model "
             f"is a student: it draws in {len(ladder)} steps, with the guidance that it learnt "
-            "(scale 1); ask its teacher, the conditional model, for others")
+            "(scale 1); for others take its teacher, such as `--model conditional`")
 
 
 def refuse_misfit(model, info, other, its_info):
