@@ -488,8 +488,7 @@ def reconstruct_arrays(
         own.groups = own.runs
     more = load_pictures(gallery, size, own.images.shape[-1]).images if gallery else None
     options = CrossValidation(folds, model, train_steps, sampling=drawing.sampling(model),
-                              gallery=more,
-                              device=device, out_dir=out / "folds", encoder=encoder)
+                              gallery=more, device=device, out_dir=out / "folds", encoder=encoder)
     results.reconstruct_arrays(out, own, options, seed, say)
 
 

@@ -185,11 +185,10 @@ def dpm_solver(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int = 2
     return x
 
 
-def walk(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int, ladder: list | None = None):
+def walk(denoise: Callable, x_T: Tensor, alpha_bar: Tensor, steps: int | Sequence[int]):
     """DPM-Solver++ in so many steps, or for a student DDIM at the times that it was taught."""
-    if ladder is None:
-        return dpm_solver(denoise, x_T, alpha_bar, steps)
-    return ddim(denoise, x_T, alpha_bar, ladder)
+    sampler = ddim if isinstance(steps, Sequence) else dpm_solver
+    return sampler(denoise, x_T, alpha_bar, steps)
 
 
 def to_uint8(x: Tensor):

@@ -8,9 +8,9 @@ m, the mean response, is one number for all runs and is not penalised. d, what s
 apart, is. Given the ratio t of the two variances the best linear unbiased prediction of m + d
 (Henderson 1975, doi:10.2307/2529430) has a closed form in the eigenbasis of each run's XᵀX; t
 itself is found by restricted maximum likelihood, REML (Patterson and Thompson 1971,
-doi:10.1093/biomet/58.3.545). One voxel says little about its own t, so how
-common each value is is estimated from all voxels, and weighs each voxel's likelihood (empirical
-Bayes).
+doi:10.1093/biomet/58.3.545). One voxel says little about its own t, so all
+voxels together estimate how common each value is, and each voxel's likelihood is weighed by that
+(empirical Bayes).
 """
 
 from collections.abc import Sequence

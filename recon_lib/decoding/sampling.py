@@ -203,11 +203,11 @@ def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
     return other
 
 
-def sample(denoise, noise, alpha_bar, steps, ladder=None):
+def sample(denoise, noise, alpha_bar, steps):
     """Walk from noise to pictures (b, C, H, W), see `samplers.walk`, at the best precision."""
     noise = noise.to(alpha_bar.device, memory_format=torch.channels_last)
     with autocast(noise.device), enough_memory("`batch_size`, the pictures drawn at a time"):
-        return walk(denoise, noise, alpha_bar, steps, ladder)
+        return walk(denoise, noise, alpha_bar, steps)
 
 
 @torch.no_grad()
@@ -331,7 +331,7 @@ def sample_pictures(model: nn.Module, info: dict, vectors: Any, seed: int = 0,
             denoise = steer(denoise, fit, alpha_bar, sampling.strength, sampling.interval)
         drawn = [  # candidate k of sample i starts from noise number i + k n
             sample(denoise, initial_noise(rows.stop - first, shape, seed, first + k * n), alpha_bar,
-                   sampling.steps, info.get("ladder")) for k in range(sampling.candidates)
+                   info.get("ladder", sampling.steps)) for k in range(sampling.candidates)
         ]
         pictures.append(to_uint8(drawn[0] if len(drawn) == 1 else likeliest_of(drawn, fit)))
     return np.concatenate(pictures)

@@ -203,7 +203,7 @@ def draw_grid(model, info, images, vectors, path, n=16):
     noise = initial_noise(n, images.shape[1:]).to(images.device, memory_format=torch.channels_last)
     alpha_bar = SCHEDULES[info["schedule"]]().to(images.device)
     denoise = denoiser(model, info["prediction"], alpha_bar, vectors)
-    samples = walk(denoise, noise, alpha_bar, 20, info.get("ladder"))
+    samples = walk(denoise, noise, alpha_bar, info.get("ladder", 20))
     if vectors is not None:
         samples = torch.cat([images, samples])
     grid = make_grid(samples.cpu(), nrow=min(8, n), normalize=True, value_range=(-1, 1))
