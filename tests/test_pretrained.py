@@ -4,6 +4,7 @@ import gc
 import sys
 import weakref
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -195,6 +196,25 @@ def test_weights_are_read_from_a_folder(net, tmp_path):
         wanted = clip(torch.tensor(np.concatenate([x, np.zeros((1, 3, 16, 16))]),
                                    dtype=torch.float32)).image_embeds.numpy()
     np.testing.assert_allclose(np.vstack([made, nothing]), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("device, half", [
+    ("cuda", torch.float16), ("cuda:0", torch.float16), (torch.device("cuda:1"), torch.float16),
+    ("cpu", torch.float32),
+])
+def test_every_gpu_is_told_half_precision(monkeypatch, device, half):
+    """With the device mocked: the networks are asked to go there, and no further."""
+    net = mock.Mock()
+    net.eval.return_value = net
+    net.to.side_effect = InterruptedError
+    monkeypatch.setattr(pretrained, "package", mock.Mock())
+    monkeypatch.setattr(pretrained, "fetched", lambda *_, **__: net)
+    with pytest.raises(InterruptedError):
+        embed_pictures(START, device)
+    net.to.assert_called_once_with(device, half)
+    with pytest.raises(InterruptedError):
+        load_pretrained(np.zeros(12), device)
+    net.to.assert_called_with(dtype=half)
 
 
 def test_what_cannot_be_is_refused_in_one_line(net, monkeypatch, tmp_path):

@@ -102,6 +102,11 @@ class Pretrained:
         free()
 
 
+def half_on_gpu(device):
+    """float16 on any CUDA GPU (a T4 has no bfloat16), float32 elsewhere."""
+    return torch.float16 if torch.device(device).type == "cuda" else torch.float32
+
+
 def free():
     """Give memory that nothing refers to back to the machine, and to the GPU."""
     gc.collect()
@@ -140,7 +145,7 @@ def embed_pictures(images: np.ndarray, device: str = "cpu", source: str = PRIOR,
     """
     encoder = fetched(package("transformers").CLIPVisionModelWithProjection, source,
                       subfolder="image_encoder")
-    half = torch.float16 if device == "cuda" else torch.float32
+    half = half_on_gpu(device)
     encoder, side = encoder.eval().to(device, half), encoder.config.image_size
     mean, spread = torch.tensor(CLIP).view(2, 3, 1, 1)
     pictures, made = squared(uint8_pictures(images), side, 3), []
@@ -173,7 +178,7 @@ def load_pretrained(nothing: np.ndarray, device: str = "cpu", source: str = DECO
     nothing : (d,) array
         From `embed_pictures`.
     device : str
-        On "cuda" it works in half precision.
+        On a CUDA GPU ("cuda", "cuda:0") it works in half precision.
     source : str
         Name on the Hugging Face hub, or a folder.
     offload : bool
@@ -181,8 +186,7 @@ def load_pretrained(nothing: np.ndarray, device: str = "cpu", source: str = DECO
         slow, and fits a GPU that the whole does not fit.
     """
     pipe = fetched(package("diffusers").KandinskyV22Pipeline, source)
-    if device == "cuda":
-        pipe.to(dtype=torch.float16)  # a T4 has no bfloat16
+    pipe.to(dtype=half_on_gpu(device))
     if offload:
         pipe.enable_sequential_cpu_offload()
     else:
