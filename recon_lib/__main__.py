@@ -181,10 +181,10 @@ class Drawing:
     def sampling(self, model=None):
         """The way of sampling that was chosen for a model, with what was asked for."""
         from recon_lib.decoding.sampling import sampling_for
-        from recon_lib.training.checkpoints import read_weights
+        from recon_lib.training.checkpoints import read_info
 
         given: dict = {name: value for name, value in vars(self).items() if value is not None}
-        return sampling_for(read_weights(model)[2] if model else {}, **given)
+        return sampling_for(read_info(model) if model else {}, **given)
 
 
 def refuse_finished(folder, names, overwrite):

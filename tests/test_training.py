@@ -19,7 +19,13 @@ from recon_lib.common.errors import DataError, Interrupted
 from recon_lib.data.loader import create_loader
 from recon_lib.training import device as devices
 from recon_lib.training import loop, run, step
-from recon_lib.training.checkpoints import load_checkpoint, load_model, save_model, start_from
+from recon_lib.training.checkpoints import (
+    load_checkpoint,
+    load_model,
+    read_info,
+    save_model,
+    start_from,
+)
 from recon_lib.training.device import cpu_has_bf16_units  # before a fixture puts another there
 from recon_lib.training.loop import train_conditional_diffusion, train_unconditional_diffusion
 from recon_lib.training.options import Training
@@ -588,10 +594,17 @@ def test_models_survive_safetensors(tmp_path, half, tolerance):
     torch.nn.init.normal_(model.conv_out.weight, std=0.1)
     save_model(model, tmp_path / "m.safetensors", {"note": "x"}, half)
     again, info = load_model(tmp_path / "m.safetensors")
-    assert info == {"note": "x"} and again.config == model.config and not again.training
+    assert info == {"note": "x"} == read_info(tmp_path / "m.safetensors")
+    assert again.config == model.config and not again.training
     x, t, y = torch.randn(2, 3, 16, 16), torch.tensor([5, 500]), torch.randn(2, 3)
     with torch.no_grad():
         torch.testing.assert_close(again(x, t, y), model(x, t, y), atol=tolerance, rtol=0)
+    whole = bytearray((tmp_path / "m.safetensors").read_bytes())
+    whole[-1] ^= 1
+    (tmp_path / "m.safetensors").write_bytes(whole)
+    assert read_info(tmp_path / "m.safetensors") == info  # without a look at the weights
+    with pytest.raises(DataError, match="damaged"):
+        load_model(tmp_path / "m.safetensors")
 
 
 def former(weights):

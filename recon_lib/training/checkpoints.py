@@ -5,6 +5,7 @@ Neither kind can run code when it is read: .pt files are opened with `weights_on
 
 import json
 import zipfile
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -149,6 +150,32 @@ def refuse_misfits(path, config, weights):
                         "train again, with a lower lr")
 
 
+@contextmanager
+def opened(path):
+    """A safetensors model as (file, config, info); one that cannot be read is a `DataError`."""
+    if not path.is_file():
+        raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
+            if not isinstance(info, dict):
+                raise TypeError("its info is none")
+            yield file, config, info
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path} is not a model of this project (damaged, or without its config); "
+                        "use a file that save_model wrote") from error
+
+
+def read_info(path):
+    """The info of either kind of file; of safetensors without reading the weights."""
+    path = located(path)
+    if path.suffix != ".safetensors":
+        return read_weights(path)[2]
+    with opened(path) as (_, _, info):
+        return info
+
+
 def read_weights(path):
     """Weights (float32, on the CPU), config and info of either kind of file.
 
@@ -162,19 +189,9 @@ def read_weights(path):
         refuse_misfits(path, state["config"], weights)
         return weights, state["config"], {
             **info, "steps": state.get("step", 0) + info.get("steps_before", 0)}
-    if not path.is_file():
-        raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            config, info = json.loads(metadata["config"]), json.loads(metadata.get("info", "{}"))
-            if not isinstance(info, dict):
-                raise TypeError("its info is none")
-            weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
+    with opened(path) as (file, config, info):
+        weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
         refuse_broken_seal(path.read_bytes())
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError, RecursionError) as error:
-        raise DataError(f"{path} is not a model of this project (damaged, or without its config); "
-                        "use a file that save_model wrote") from error
     refuse_misfits(path, config, weights)
     return weights, config, info
 
