@@ -78,11 +78,11 @@ train: $(RUN)    ## train every network from scratch (hours); see recon_lib/reci
 	$(BIN)/python -m recon_lib simulate
 	$(BIN)/python -m recon_lib betas
 	$(BIN)/python -m recon_lib train features
-	$(BIN)/python -m recon_lib train guide
+	$(BIN)/python -m recon_lib train guidance
 	$(BIN)/python -m recon_lib train unconditional
 	$(BIN)/python -m recon_lib train conditional \
 	    --start results/unconditional/model.safetensors
-	cp results/guide/model.safetensors results/conditional/guide.safetensors
+	cp results/guidance/model.safetensors results/conditional/guidance.safetensors
 	$(BIN)/python -m recon_lib train student --teacher results/conditional/model.safetensors
 
 bench: $(VENV)/.bench  ## run every benchmark (an hour or so): one table and build/bench.json

@@ -83,7 +83,7 @@ def choose_sampling(experiment, model_path, settings, n=226, repeats=1, seed=0):
     return rows
 
 
-def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1, device="cpu"):
+def choose_guidance(settings, path="unconditional", other="guidance", n=500, seed=1, device="cpu"):
     """Scores of samples away from a guidance model, for some scales and intervals.
 
     Held against scenes that are there for this choice alone (`CHOICE_SEED`).
@@ -91,7 +91,7 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
     Parameters
     ----------
     settings : sequence of sampling.Sampling
-    path, guide : path, or the name of a shipped model
+    path, other : path, or the name of a shipped model
     n : int
         Samples for each setting, and scenes to compare with.
     seed, device
@@ -102,7 +102,7 @@ def choose_guidance(settings, path="unconditional", guide="guide", n=500, seed=1
     list of dict
         For each setting the scores of `quality.quality_scores`.
     """
-    (model, info), other = load_model(path, device), load_model(guide, device)
+    (model, info), other = load_model(path, device), load_model(other, device)
     real = scenes.draw(scenes.sample_factors(n, CHOICE_SEED), info["image_size"])
     classifier = load_factor_net("evaluation_classifier")
     return [quality_scores(sample_pictures(model, info, n, seed, setting, Guidance(other)), real,

@@ -132,7 +132,7 @@ class Trainer:
         some = np.random.default_rng(0).permutation(rows)[:sizes["trials"]]
         vectors = np.column_stack([self.decoder.ridge.out_of_fold[some], np.ones(len(some))])
         made = sample_pictures(model, info, vectors, 0, replace(AUTOGUIDANCE, steps=8),
-                               Guidance(load_drawing("guide", self.device)))
+                               Guidance(load_drawing("guidance", self.device)))
         space = evaluation_space(x.train_pictures, classifier)
         named = top_k(similarity(space(made), space(x.images[shown[some]])), np.arange(len(some)))
         return dict(loss=losses.mean(), loss_error=losses.std(ddof=1) / len(losses) ** 0.5, **plain,

@@ -356,12 +356,13 @@ def features(out: Out, overwrite: Overwrite = False):
     say(f"done: see {out / 'features'}")
 
 
+@train.command("guide", hidden=True)  # its name once
 @train.command()
 @with_options
-def guide(source: Sources, fitting: Fitting, out: Out, extra: Extra = None,
-          mirror: Mirror = False):
-    """Train a small guidance model, for samples to move away from: see quality --guide."""
-    train_stage("guide", source, fitting, out, extra, mirror=mirror)
+def guidance(source: Sources, fitting: Fitting, out: Out, extra: Extra = None,
+             mirror: Mirror = False):
+    """Train a small guidance model, for samples to move away from: see quality --guidance."""
+    train_stage("guidance", source, fitting, out, extra, mirror=mirror)
 
 
 @train.command()
@@ -392,12 +393,12 @@ def student(source: Sources, fitting: Lessons, out: Out, extra: Extra = None,
 @with_options
 def train_pictures(
     images: Images, fitting: Fitting, out: Out, size: Size = 64, mirror: Mirror = False,
-    guide: Annotated[bool, option("Train a guidance model.", "--guide")] = False):
+    guidance: Annotated[bool, option("Train a guidance model.", "--guidance", "--guide")] = False):
     """Train the unconditional model on pictures of your own; their side is divisible by 16."""
     from recon_lib import recipes
     from recon_lib.training.device import close_process_group
 
-    stage = "guide" if guide else "unconditional"
+    stage = "guidance" if guidance else "unconditional"
     recipes.train_own(images, out / stage, size, stage, say, mirror=mirror,
                       **fitting.options(out / stage))
     close_process_group()
@@ -427,12 +428,13 @@ def show_quality(out, device, table, pictures):
 @app.command()
 def quality(out: Annotated[Path, into("quality")],
             model: Annotated[str, option("A model of TinyScenes.")] = "unconditional",
-            guide: Annotated[str | None, option("Guidance model: 'guide', or a file.")] = None,
+            guidance: Annotated[str | None, option("Guidance model: 'guidance', or a file.",
+                                                   "--guidance", "--guide")] = None,
             n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto"):
     """Draw samples without a brain and score them: KID, precision, recall, confidence, copies."""
     from recon_lib import recipes
 
-    show_quality(out, device, *recipes.sample_quality(model, n, steps, seed, device, guide))
+    show_quality(out, device, *recipes.sample_quality(model, n, steps, seed, device, guidance))
 
 
 @app.command()

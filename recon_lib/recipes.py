@@ -1,7 +1,7 @@
 """How such models as the shipped ones are made: pictures, seeds and steps, in order.
 
     python -m recon_lib train features
-    python -m recon_lib train guide
+    python -m recon_lib train guidance
     python -m recon_lib train unconditional
     python -m recon_lib train conditional [--start results/unconditional/model.safetensors]
     python -m recon_lib train student [--teacher results/conditional/model.safetensors]
@@ -68,7 +68,7 @@ NETWORK = dict(channels=(32, 96, 192, 256), patch=2, attention=(2, 3))  # of the
 TRAINING = dict(steps=30_000, lr=1.5e-3, seed=0, device="auto")
 GUIDANCE_NETWORK = dict(channels=(32, 64, 96, 128), patch=2, attention=(2, 3))
 STUDENT = dict(steps=2000, batch=16, lr=3e-4, ema=0.99)  # what differs for a student
-STAGES = {"guide": dict(steps=4500, network=GUIDANCE_NETWORK)}  # what differs for a stage
+STAGES = {"guidance": dict(steps=4500, network=GUIDANCE_NETWORK)}  # what differs for a stage
 PLANS = {  # for BOLD5000, one subject, by machine; a step sees `batch` pictures over all GPUs
     "T4": dict(size=64, batch=64, steps=100_000, network=NETWORK),
     "A100": dict(size=128, batch=256, steps=150_000,
@@ -95,9 +95,9 @@ def train_readers(out):
 
 
 def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **options):
-    """Train the unconditional or the conditional diffusion model on an experiment, or the guide.
+    """Train a diffusion model on an experiment: unconditional, conditional or guidance.
 
-    The guide is an unconditional model of few weights and few steps, see `guidance.guided`. With
+    The last is an unconditional model of few weights and few steps, see `guidance.guided`. With
     several subjects, each has its own decoder from its voxels to the latent; the diffusion model is
     shared. `out` gets `model.safetensors` and what `loop.train` writes; for the conditional model
     also `latent.safetensors`, without which it is of no use: latent and retrieval prior. For
@@ -175,7 +175,7 @@ def plan_cost(machine):
 
 
 def train_own(pictures, out, size=64, stage="unconditional", say=print, **options):
-    """Train the unconditional diffusion model, or its guide (`stage`), on pictures of one's own.
+    """Train the unconditional diffusion model, or its guidance model, on pictures of one's own.
 
     They are a folder of pictures of any kind, an array or an array file, see
     `arrays.load_pictures`, cut and resized to `size`, divisible by 16. `say` is told what was read;
@@ -232,19 +232,19 @@ def score_samples(model, info, vectors, seed, sampling, guidance):
     return scores, made
 
 
-def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", guide=None):
+def sample_quality(path="unconditional", n=1000, steps=20, seed=0, device="cpu", away_from=None):
     """Scores of `n` samples without a brain, for the card of a TinyScenes model; the samples.
 
     The model is a path or the name of a shipped one; a conditional model draws without its
-    condition, in so many steps of DPM-Solver++(2M). With `guide`, the samples move away from this
-    guidance model, see `guidance.guided`. The scores are {"samples": …, "new scenes": …}, see
-    `quality.quality_scores`: the second row is what a perfect model of the scenes would get. Both
-    are compared with `n` further new scenes.
+    condition, in so many steps of DPM-Solver++(2M). The samples move `away_from` a guidance
+    model, if one is named, see `guidance.guided`. The scores are {"samples": …, "new scenes": …},
+    see `quality.quality_scores`: the second row is what a perfect model of the scenes would get.
+    Both are compared with `n` further new scenes.
     """
     sampling, guidance = replace(PLAIN, steps=steps), None
-    if guide is not None:
+    if away_from is not None:
         sampling = replace(AUTOGUIDANCE, steps=steps)
-        guidance = Guidance(load_drawing(guide, device))
+        guidance = Guidance(load_drawing(away_from, device))
     return score_samples(*load_drawing(path, device), n, seed, sampling, guidance)
 
 

@@ -17,9 +17,9 @@ from recon_lib.course import plots
 from recon_lib.data.release import load_experiment
 from recon_lib.decoding import crossval, reconstruct
 from recon_lib.decoding.reconstruct import FIRST, spread
-from recon_lib.decoding.sampling import GUIDANCE_MODEL, LATENT
+from recon_lib.decoding.sampling import LATENT, guidance_beside
 from recon_lib.scores import report
-from recon_lib.training.checkpoints import located, read_weights
+from recon_lib.training.checkpoints import located, read_info
 from recon_lib.training.device import computed_on
 
 RELEASE, OWN, DRAWN = "reconstructions.npz", "own.npz", "drawn"
@@ -49,7 +49,7 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     Returns the evaluation space, see `report.evaluation_space`: `score` need not make it again.
     """
     if source.split != "repeated":
-        source.held = read_weights(model)[2].get("held") or None  # what the model never saw
+        source.held = read_info(model).get("held") or None  # what the model never saw
     x = source.load()
     say(x.report)
     begin = time.time()
@@ -61,8 +61,8 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
 
     what = json.dumps([asdict(source) | {"data": str(source.data)}, seed, asdict(sampling), device])
     path = located(model)
-    beside = [path, path.with_name(LATENT), path.with_name(GUIDANCE_MODEL)]
-    weights = [file.read_bytes() for file in beside if file.is_file()]
+    beside = [path, path.with_name(LATENT), guidance_beside(path)]
+    weights = [file.read_bytes() for file in beside if file and file.is_file()]
     drawn = Drawn(out / DRAWN, [what.encode(), np.ascontiguousarray(x.betas), *weights], say)
     rows = Rows(x, sampling, drawn, say)
     results = reconstruct.reconstruct_experiment(

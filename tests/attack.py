@@ -33,8 +33,9 @@ VALUES = [  # what people, shells and scripts put after an option
     "[ab]", "file", "file/below", "absent", "dangling", "taken", "silent.safetensors", "é",
     "no_info.safetensors", "absent.pt", "file.npz:x", "None", "true", "--", "--seed", "\u202e",
 ]
-SAFE = {"betas", "score", "reconstruct", "reconstruct-arrays", "train-pictures", "quality-prior",
-        "unconditional", "conditional", "guide"}  # end soon without data, whatever they are told
+SAFE = {  # end soon without data, whatever they are told
+    "betas", "score", "reconstruct", "reconstruct-arrays", "train-pictures", "quality-prior",
+    "unconditional", "conditional", "guidance", "guide"}
 
 
 class Heard(io.StringIO):

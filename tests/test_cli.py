@@ -360,27 +360,28 @@ def test_train_refuses_a_model_of_another_architecture(refused, miniature, tmp_p
 
 
 @pytest.mark.slow
-def test_a_guide_is_trained_and_guides(run, refused, miniature, tmp_path, monkeypatch):
+def test_a_guidance_model_is_trained_and_guides(run, refused, miniature, tmp_path, monkeypatch):
     from recon_lib import recipes
 
-    code, said, err = run("train", "guide", "--data", miniature, "--extra", 0, "--steps", 1,
+    code, said, err = run("train", "guidance", "--data", miniature, "--extra", 0, "--steps", 1,
                           "--batch", 2, "--out", tmp_path, "--device", "cpu")
     assert code == 0, err
     assert "222 trials of 204 pictures, 74 voxels" in said and "repeated split" in said
-    path = tmp_path / "guide" / "model.safetensors"
-    guide, info = load_model(path)
-    assert guide.config["channels"] == list(recipes.GUIDANCE_NETWORK["channels"])
+    path = tmp_path / "guidance" / "model.safetensors"
+    small, info = load_model(path)
+    assert small.config["channels"] == list(recipes.GUIDANCE_NETWORK["channels"])
     assert info["steps"] == 1
     asked = []
     monkeypatch.setattr(recipes, "EXTRA", 50)
-    monkeypatch.setattr(guide.__class__, "forward",
+    monkeypatch.setattr(small.__class__, "forward",
                         lambda net, x, t, *_: asked.append(net.config["channels"]) or 0 * x)
     quality = ["quality", "--n", 8, "--steps", 2, "--device", "cpu", "--out", tmp_path / "scored"]
     assert run(*quality)[0] == 0
-    assert guide.config["channels"] not in asked
-    assert run(*quality, "--guide", path)[0] == 0
-    assert guide.config["channels"] in asked
-    refused("recon_lib quality-prior --data` now", *quality, "--guide", path, "--dream", miniature)
+    assert small.config["channels"] not in asked
+    assert run(*quality, "--guidance", path)[0] == 0
+    assert small.config["channels"] in asked
+    refused("recon_lib quality-prior --data` now", *quality, "--guidance", path, "--dream",
+            miniature)
 
 
 @pytest.mark.slow
@@ -411,9 +412,9 @@ def test_train_on_pictures_of_ones_own(run, refused, own, monkeypatch):
                      for name in ("of pictures", "new"))
     assert len(plain) == len(turned) == 2 and (plain != turned).any()
     refused("No such option", *pictures, "--extra", 5)
-    assert run(*pictures, "--guide")[0] == 0
+    assert run(*pictures, "--guidance")[0] == 0
     pair = [load_model(own / "new" / stage / "model.safetensors")
-            for stage in ("unconditional", "guide")]
+            for stage in ("unconditional", "guidance")]
     away = sample_pictures(*pair[0], 2, 0, replace(PLAIN, steps=1, scale=2), Guidance(pair[1]))
     assert away.shape == (2, 16, 16, 3)
     refused("recon_lib train-pictures` now", "train", "conditional", *pictures[1:])

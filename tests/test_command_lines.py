@@ -27,7 +27,7 @@ LINES = """
 | reconstruct --images p --betas b | python -m recon_lib reconstruct-arrays
 | reconstruct --folds 3 | python -m recon_lib reconstruct-arrays
 | train unconditional --images p | python -m recon_lib train-pictures
-| train guide --images p | python -m recon_lib train-pictures
+| train guidance --images p | python -m recon_lib train-pictures
 | quality --dream d | python -m recon_lib quality-prior
 | quality --prior d | python -m recon_lib quality-prior
 | train features --steps 5 | No such option
@@ -85,14 +85,15 @@ LINES = """
 | quality --model absent.safetensors | no model at
 | quality --model silent.safetensors | does not say its
 | quality --model no_info.safetensors | not a model
-| train guide --lr nan | --lr
-| train guide --lr -1 | --lr
-| train guide --lr 0 | --lr
-| train guide --lr inf | --lr
-| train guide --extra -1 | --extra
-| train guide --batch 0 | --batch
+| train guidance --lr nan | --lr
+| train guidance --lr -1 | --lr
+| train guidance --lr 0 | --lr
+| train guidance --lr inf | --lr
+| train guidance --extra -1 | --extra
+| train guidance --batch 0 | --batch
+| train guidance --steps 0 | --steps
+| train guidance --steps -2 | --steps
 | train guide --steps 0 | --steps
-| train guide --steps -2 | --steps
 | train conditional --subject /etc | names no subject
 | train conditional --subject CSI1, | names no subject
 | train conditional --start absent.pt --data absent | no folder

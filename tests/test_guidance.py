@@ -15,6 +15,7 @@ from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import ArrayData
 from recon_lib.decoding import crossval, haxby, reconstruct
 from recon_lib.decoding.sampling import (
+    GUIDANCE_MODELS,
     PLAIN,
     Guidance,
     guided_denoiser,
@@ -24,7 +25,7 @@ from recon_lib.decoding.sampling import (
 from recon_lib.diffusion import amplitudes, cosine_schedule
 from recon_lib.guidance import guided
 from recon_lib.samplers import dpm_solver
-from recon_lib.training.checkpoints import load_model, null_branch, save_model
+from recon_lib.training.checkpoints import load_model, located, null_branch, save_model
 from recon_lib.world.scenes import draw, sample_factors
 
 INFO = dict(prediction="x0", schedule="cosine", image_size=16)
@@ -139,18 +140,20 @@ def test_a_worse_model_that_does_not_fit_is_refused(other, info, message, tmp_pa
     model = random_unet(None)
     with pytest.raises(DataError, match=message):
         drawn(model, 2, (other, info), scale=2.0)
-    save_model(other, tmp_path / "guide.safetensors", info)
+    save_model(other, tmp_path / "guidance.safetensors", info)
     with pytest.raises(DataError, match=message):
         load_guidance_model(tmp_path / "model.safetensors", model, INFO)
 
 
-def test_the_guide_stands_beside_the_model(tmp_path):
+@pytest.mark.parametrize("name", GUIDANCE_MODELS)
+def test_the_guidance_model_stands_beside_the_model(tmp_path, name):
+    """Under its name, or under the one that it had once."""
     model, path = random_unet(None), tmp_path / "model.safetensors"
     assert load_guidance_model(path, model, INFO) is None
-    save_model(random_unet(None), path.with_name("guide.safetensors"), INFO, half=False)
-    guide, info = load_guidance_model(path, model, INFO)
-    assert info == INFO and all(map(torch.equal, guide.parameters(), model.parameters()))
-    path.with_name("guide.safetensors").write_bytes(b"half a file")
+    save_model(random_unet(None), path.with_name(name), INFO, half=False)
+    small, info = load_guidance_model(path, model, INFO)
+    assert info == INFO and all(map(torch.equal, small.parameters(), model.parameters()))
+    path.with_name(name).write_bytes(b"half a file")
     with pytest.raises(DataError, match="not a model"):
         load_guidance_model(path, model, INFO)
     model, info = load_model("conditional")
@@ -158,12 +161,12 @@ def test_the_guide_stands_beside_the_model(tmp_path):
 
 
 @pytest.mark.slow
-def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, monkeypatch):
+def test_reconstructions_move_away_from_the_other(loaded, tiny_model, tmp_path, monkeypatch):
     """The main job, the choice of its settings, own data and Haxby's subject all do."""
     for name in ("model.safetensors", "latent.safetensors"):
         shutil.copy(tiny_model.with_name(name), tmp_path / name)
     model, info = load_model(tmp_path / "model.safetensors")
-    save_model(random_unet(None), tmp_path / "guide.safetensors", info)
+    save_model(random_unet(None), tmp_path / "guidance.safetensors", info)
     told = []
 
     def noted(model, info, vectors, seed=0, sampling=None, guidance=None, measured=None):
@@ -191,11 +194,12 @@ def test_reconstructions_move_away_from_the_guide(loaded, tiny_model, tmp_path, 
         assert all(brain == guided for brain, guided in told), job
 
 
-def test_the_shipped_guide_is_small_and_drew_the_same_pictures():
-    (model, info), (guide, its) = load_model("unconditional"), load_model("guide")
-    size, its_size = (sum(p.numel() for p in net.parameters()) for net in (model, guide))
+def test_the_shipped_guidance_model_is_small_and_drew_the_same_pictures():
+    (model, info), (small, its) = load_model("unconditional"), load_model("guidance")
+    size, its_size = (sum(p.numel() for p in net.parameters()) for net in (model, small))
     assert its_size < size / 2 and its["steps"] < info["steps"] / 2
     assert its["pictures"] == info["pictures"]
+    assert located("guide") == located("guidance")  # its name once
 
 
 @pytest.mark.parametrize("scale, passes", [(0.0, 1), (1.0, 1), (3.0, 1)])

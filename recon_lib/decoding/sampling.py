@@ -23,7 +23,8 @@ from recon_lib.training.device import autocast
 MODEL = CHECKPOINTS / "conditional.safetensors"
 STUDENT = CHECKPOINTS / "student.safetensors"  # of that model
 FEW = 8  # pictures for which one evaluation of twice as many is quicker than two
-LATENT, GUIDANCE_MODEL = "latent.safetensors", "guide.safetensors"  # stand beside the model
+LATENT = "latent.safetensors"  # stands beside the model, and
+GUIDANCE_MODELS = "guidance.safetensors", "guide.safetensors"  # one of these; the second: once
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,12 @@ def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | 
     return Conditional(model, info, latent, other)  # a student has learnt its teacher's guidance
 
 
+def guidance_beside(path):
+    """The file of the guidance model that stands beside a model, or None."""
+    files = map(located(path).with_name, GUIDANCE_MODELS)
+    return next((file for file in files if file.is_file()), None)
+
+
 def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
     """The smaller network that stands beside a model, for samples to move away from.
 
@@ -195,8 +202,8 @@ def load_guidance_model(path: str | Path, model: nn.Module, info: dict) -> Any:
     DataError
         If the file is damaged, or does not fit the model.
     """
-    beside = located(path).with_name(GUIDANCE_MODEL)
-    if not beside.is_file():
+    beside = guidance_beside(path)
+    if beside is None:
         return None
     other = load_drawing(beside, next(model.parameters()).device)
     refuse_misfit(model, info, *other)

@@ -20,7 +20,8 @@ from recon_lib.common.paths import shipped
 from recon_lib.unet import UNet
 
 CHECKPOINTS = shipped("checkpoints")
-SHIPPED = ("unconditional", "conditional", "student", "guide")
+SHIPPED = ("unconditional", "conditional", "student", "guidance")
+FORMER_SHIPPED = {"guide": "guidance"}
 FORMER_NAMES = {"enter.": "conv_in.", "rise.": "up_conv.", "leave.": "conv_out.",
                 "encoder.enter.": "encoder.first.", "encoder.leave.": "encoder.last."}
 
@@ -97,7 +98,8 @@ def save_model(model: UNet, path: str | Path, info: dict | None = None, half: bo
 
 def located(path):
     """The path of a model: of a shipped one by its name."""
-    return CHECKPOINTS / f"{path}.safetensors" if str(path) in SHIPPED else Path(path)
+    name = FORMER_SHIPPED.get(str(path), str(path))
+    return CHECKPOINTS / f"{name}.safetensors" if name in SHIPPED else Path(path)
 
 
 def load_model(path: str | Path, device: str = "cpu") -> tuple:
@@ -106,7 +108,7 @@ def load_model(path: str | Path, device: str = "cpu") -> tuple:
     Parameters
     ----------
     path : str or Path
-        "unconditional", "conditional", "student" and "guide" are the shipped ones.
+        "unconditional", "conditional", "student" and "guidance" are the shipped ones.
     device : str
 
     Returns
