@@ -4,6 +4,7 @@ import inspect
 import math
 import os
 import re
+import signal
 import sys
 import time
 import warnings
@@ -589,7 +590,13 @@ def main():
         if stream is not None:
             stream.reconfigure(errors="replace")
     refusal = typer.BadParameter.__mro__[2]  # ClickException, of the click that this typer uses
-    status = 2
+    status, caught = 2, [signal.SIGINT]
+
+    def stop(number, frame):
+        caught.append(number)
+        raise KeyboardInterrupt  # so that what is half written is removed, as after Ctrl-C
+
+    usual = signal.signal(signal.SIGTERM, stop)
     try:
         with enough_memory("--batch in training, or the number of pictures or voxels"):
             sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
@@ -601,8 +608,11 @@ def main():
         line = f"{error.filename or 'the system'}: {error.strerror or error}"
     except Interrupted as error:  # of a training, which says how to go on
         line, status = error, error.status
-    except typer.Abort:
-        line, status = "stopped", 130
+    except (typer.Abort, KeyboardInterrupt):
+        line = "stopped; nothing is half written: the same command may be run again"
+        status = 128 + caught[-1]
+    finally:
+        signal.signal(signal.SIGTERM, usual)
     print(f"recon_lib: {line}", file=sys.stderr)
     sys.exit(status)
 

@@ -361,6 +361,7 @@ def test_percent_change_has_no_unit(seed, kind, gain):
     numbers = bold.astype(float)
     np.testing.assert_allclose(found, 100 * (numbers / numbers.mean(0) - 1), atol=1e-3)
     np.testing.assert_allclose(glm.percent_change(numbers * gain), found, atol=1e-3)
+    refused(lambda: glm.percent_change(numbers - numbers.mean(0) + 1e-9), "a positive one, above")
 
 
 @ANY
@@ -394,6 +395,7 @@ def test_single_trial_betas_of_any_run(seed, trials, method, lasts, confounded):
     (dict(hrf=np.array([0, 1])), "one per voxel"), (dict(method="lsx"), "lsa"),
     (dict(onsets=[10.0], method="lsx"), "lsa"), (dict(durations=-1.0), "duration"),
     (dict(tr=0.0), "tr"), (dict(durations=[1.0, 2.0, 3.0]), "duration"),
+    (dict(durations=1000.0), "a run that ends at"),
 ], ids=str)
 def test_models_that_would_be_another_are_refused(change, words):
     good = dict(bold=np.random.default_rng(0).uniform(90, 110, (40, 3)), onsets=[10.0, 30.0], tr=TR)

@@ -141,20 +141,43 @@ def test_labels_come_from_the_column_that_is_called_so(tmp_path):
     table = pd.DataFrame({"onset": [1.5, 2, 3], "image": names, "run": [1, 1, 2]})
     for path, options in (("l.csv", {}), ("l.tsv", {"sep": "\t"}), ("m.csv", {"index": False})):
         table.to_csv(tmp_path / path, **options)
-        with pytest.warns(UserWarning, match="trial_image is column 'image'"):
-            assert load_labels(tmp_path / path, "trial_image").tolist() == names
-        with pytest.warns(UserWarning, match="runs is column 'run'"):
-            assert load_labels(tmp_path / path, "runs").tolist() == [1, 1, 2]
+        for what, column, want in (("trial_image", "image", names), ("runs", "run", [1, 1, 2])):
+            with pytest.warns(UserWarning) as said:
+                assert load_labels(tmp_path / path, what).tolist() == want
+            last, *index = (str(one.message) for one in reversed(said))
+            assert f"{what} is column '{column}'" in last
+            assert ["an index" in one for one in index] == [True] * ("index" not in options)
         refuses(lambda p=path: load_labels(tmp_path / p, "groups"), "columns; expected one")
     (tmp_path / "l.txt").write_text("image\n" + "\n".join(names) + "\n")
     assert load_labels(tmp_path / "l.txt", "trial_image").tolist() == names
     table[["image"]].to_csv(tmp_path / "o.csv", index=False)
     assert load_labels(tmp_path / "o.csv", "trial_image").tolist() == names
     pd.Series([2, 0, 1]).to_csv(tmp_path / "o.csv", header=False)
-    with pytest.warns(UserWarning, match="left out as an index"):
+    with pytest.warns(match="left out as an index"), pytest.warns(match="trial_image is column 1"):
         assert load_labels(tmp_path / "o.csv", "trial_image").tolist() == [2, 0, 1]
     (tmp_path / "l.txt").write_text("01\n1\n2\n")
     assert load_labels(tmp_path / "l.txt", "runs").tolist() == ["01", "1", "2"]
+    table.assign(session=[1, 2, 2]).to_csv(tmp_path / "l.csv", index=False)
+    with pytest.warns(UserWarning, match="runs is column 'run' of each session"):
+        assert load_labels(tmp_path / "l.csv", "runs").tolist() == ["1 1", "2 1", "2 2"]
+
+
+@pytest.mark.parametrize("labels", [
+    ["a", None, "b"], ["a", float("nan"), "b"], [1, np.nan, 2], "run\n1\nn/a\n2\n",
+    "run,x\n1,a\n,a\n2,a\n", "run\n1\nNaN\n2\n"])
+def test_a_label_that_is_missing_is_no_label(tmp_path, labels):
+    if isinstance(labels, str):
+        (tmp_path / "l.csv").write_text(labels)
+        labels = tmp_path / "l.csv"
+    refuses(lambda: load_labels(labels, "runs"), "runs: 1 of 3 entries are missing; expected a lab")
+
+
+@pytest.mark.parametrize("name", ["session", "Run", "image", "onset"])
+def test_columns_that_describe_trials_are_no_voxels(tmp_path, name):
+    table = pd.DataFrame(BETAS).add_prefix("v")
+    table.assign(**{name: [3, 1, 2, 1, 3, 2]}).to_csv(tmp_path / "b.csv", index=False)
+    with pytest.warns(UserWarning, match=f"{name} left out: by their names they say what a row is"):
+        np.testing.assert_allclose(load_betas(tmp_path / "b.csv"), BETAS, rtol=1e-6)
 
 
 # Trials and pictures ---------------------------------------------------------------------
@@ -200,7 +223,8 @@ def test_pictures_that_cannot_be_read_keep_their_place(tmp_path):
     (folder / "b.avif").write_bytes(b"\0\0\0 ftypavif")
     shutil.copy(folder_of(tmp_path / "jpg", "x.jpg") / "x.jpg", folder / "e.jfif")
     shutil.rmtree(tmp_path / "jpg")
-    with pytest.warns(UserWarning, match="1 of 5 pictures skipped, not readable: b.avif"):
+    with pytest.warns(match="1 of 5 pictures skipped, not readable: b.avif"), \
+            pytest.warns(match="1 of 6 trials dropped: their picture cannot be read"):
         own = shown(folder, [0, 2, 3, 1, 0, 4])
     assert np.array_equal(own.images[own.trial_image][:4], PICTURES[[0, 1, 2, 0]])
     assert len(own.betas) == 5  # the trial of b.avif is dropped
@@ -224,6 +248,8 @@ def test_names_meet_however_they_are_spelt(tmp_path):
     assert own.trial_image.tolist() == want
     refuses(lambda: shown(folder, ["a/cat.png", "b/cat.png"] * 3), "are two pictures, but")
     refuses(lambda: shown(folder, ["../cat.png", "cat.png"] * 3), "1 names without a picture")
+    folder_of(folder, unicodedata.normalize("NFC", accent))  # as well: which of the two is meant?
+    refuses(lambda: shown(folder, [accent, "cat.png"] * 3), "could be caf.*png or caf.*png")
 
 
 # The wrong array -------------------------------------------------------------------------
@@ -252,9 +278,22 @@ def test_names_are_read_from_every_file(tmp_path):
     scipy.io.savemat(tmp_path / "char.mat", {"trial_image": np.array(["catt", "dog1", "fish"])})
     np.savez(tmp_path / "a.npz", trial_image=np.array(names), run=[1, 1, 2])
     np.save(tmp_path / "a.npy", np.array(names))
+    np.save(tmp_path / "pandas.npy", cell)
+    np.savez(tmp_path / "pandas.npz", stim_file=cell)
+    with h5py.File(tmp_path / "new.mat", "w") as file:  # as MATLAB writes a cell of texts
+        refs = file.create_dataset("stim_file", (1, 3), h5py.ref_dtype)
+        refs.attrs["MATLAB_class"] = np.bytes_("cell")
+        for i, name in enumerate(names):
+            text = file.create_dataset(f"#refs#/{i}", data=[[ord(letter)] for letter in name])
+            refs[0, i] = text.ref
+    with h5py.File(tmp_path / "rows.mat", "w") as file:  # and rows of letters, padded
+        file["stim_file"] = np.array([[ord(letter) for letter in f"{name:7}"] for name in names]).T
+        file["stim_file"].attrs["MATLAB_class"] = np.bytes_("char")
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x/trial_image"], file["x/run"] = names, [1, 1, 2]
-    for name in ("cell.mat", "a.npz", "a.npy", "a.h5"):
+    scipy.io.savemat(tmp_path / "padded.mat", {"stim_file": np.array(names)})
+    for name in ("cell.mat", "a.npz", "a.npy", "a.h5", "pandas.npy", "pandas.npz", "new.mat",
+                 "rows.mat", "padded.mat"):
         assert load_labels(tmp_path / name, "trial_image").tolist() == names, name
     assert load_labels(tmp_path / "char.mat", "trial_image").tolist() == ["catt", "dog1", "fish"]
     assert load_labels(tmp_path / "cell.mat", "runs").tolist() == [1, 1, 2]
@@ -334,6 +373,18 @@ def test_the_scale_of_pictures_is_told_by_range_or_refused():
     assert np.abs(as_uint8(PICTURES * 1.02 - 2.0) - PICTURES.astype(int)).max() <= 4
     for bad in (unit * 7, unit - 0.3, PICTURES.astype("u2") * 12, np.full((2, 3, 3), -500)):
         refuses(lambda bad=bad: as_uint8(bad), "expected 0 to 1, -1 to 1, 0 to 255 or 16 bits")
+
+
+@pytest.mark.parametrize("most, said", [(65535, False), (4095, True), (255, True), (0, False)])
+def test_few_bits_in_a_file_of_sixteen_are_told(tmp_path, most, said):
+    deep = np.linspace(0, most, 64).reshape(8, 8).astype(np.uint16)
+    for name in ("a.png", "b.tif"):
+        Image.fromarray(deep).save(tmp_path / name)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        images = create_loader(8, 2, tmp_path).images
+    assert images.max() == np.rint(most / 257)
+    assert ["2 of 2 pictures nearly black" in str(one.message) for one in caught] == [True] * said
 
 
 @pytest.mark.parametrize("shape", [(20, 20, 7), (20, 24, 3, 7)])
@@ -620,6 +671,17 @@ def test_pictures_of_a_release_are_found_however_the_disk_spells_them(tmp_path):
     assert found == [name, "a.png"]
 
 
+def test_runs_are_in_the_order_of_their_numbers(tmp_path):
+    folder = tmp_path / f"{stimuli.LISTS}/CSI1/CSI1_sess1"
+    folder.mkdir(parents=True)
+    for run in range(1, 12):
+        (folder / f"CSI_sess1_run{run}.txt").write_text(f"stimuli/{run}.png\n")
+    (folder / "._CSI_sess1_run1.txt").write_bytes(b"\0\5\x16\7\xff")  # what a Mac leaves
+    found = stimuli.read_presentation_lists(tmp_path, "CSI1")
+    assert found.run.tolist() == list(range(1, 12))
+    assert found.stimuli == [f"{run}.png" for run in range(1, 12)]
+
+
 # Loaders ---------------------------------------------------------------------------------
 
 
@@ -790,6 +852,9 @@ def test_numbers_that_are_none_do_not_leave_a_file(tiny_model, tmp_path):
     state = dict(config=net.config, info=DRAWN, step=1, model_state_dict=net.state_dict())
     save_checkpoint(tmp_path / "checkpoint.pt", state)
     refuses(lambda: load_model(tmp_path / "checkpoint.pt"), "weights that are NaN")
+    whole = {name: w.round().to(torch.int8) for name, w in net.state_dict().items()}
+    save_checkpoint(tmp_path / "checkpoint.pt", state | {"model_state_dict": whole})
+    refuses(lambda: load_model(tmp_path / "checkpoint.pt"), "of another architecture")
     reader = FactorNet()
     next(reader.parameters()).data[0] = np.inf
     save_factor_net(reader, tmp_path / "eye.safetensors")
@@ -920,7 +985,7 @@ def test_a_trial_column_is_no_voxel_and_a_name_of_two_columns_no_label(tmp_path)
     table = pd.DataFrame(betas)
     table.index.name = "trial"
     table.to_csv(tmp_path / "b.csv")
-    with pytest.warns(UserWarning, match="left out as an index"):
+    with pytest.warns(match="left out as an index"), pytest.warns(match="taken for a heading"):
         assert np.allclose(load_betas(tmp_path / "b.csv"), betas)
     (tmp_path / "l.csv").write_text("stim_file,stim_file\na.png,b.png\nc.png,d.png\n")
     refuses(lambda: load_labels(tmp_path / "l.csv", "trial_image"), "2 columns are called")

@@ -78,6 +78,8 @@ def test_noise_ceiling_is_the_signal_share(repeats):
     np.testing.assert_allclose(b.noise_ceiling(betas, labels, repeats), expected, atol=4)
     pure = RNG(0).normal(size=betas.shape)
     assert b.noise_ceiling(pure, labels).max() < 3
+    with pytest.warns(UserWarning, match="median variance of 0.01; .* expects z-scores"):
+        b.noise_ceiling(0.1 * pure, labels)
 
 
 def test_noise_variance_by_hand():

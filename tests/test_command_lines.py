@@ -1,6 +1,7 @@
 """Command lines that cannot work: one line on stderr and exit status 2, before any work."""
 
 import os
+import signal
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ from conftest import random_unet
 
 from recon_lib import __main__ as shell
 from recon_lib.common import paths
+from recon_lib.common.errors import atomic_write
 from recon_lib.training.checkpoints import save_model
 
 LINES = """
@@ -189,6 +191,24 @@ def test_a_code_page_without_the_letter_is_no_error(page):
     done = subprocess.run([sys.executable, "-c", SAY], env=environment(PYTHONIOENCODING=page),
                           capture_output=True)
     assert done.returncode == 0 and b"a dash" in done.stdout and b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_leaves_nothing_half_written(
+        tmp_path, monkeypatch, capsys, number, status):
+    def app(**_):
+        with atomic_write(tmp_path / "whole") as partial:
+            partial.write_text("half")
+            signal.raise_signal(number)
+
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background
+    monkeypatch.setattr(shell, "app", app)
+    with pytest.raises(SystemExit) as end:
+        shell.main()
+    signal.signal(signal.SIGINT, usual)
+    assert end.value.code == status and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == ("recon_lib: stopped; nothing is half written: the same "
+                                       "command may be run again\n")
 
 
 def test_options_that_travel_together_are_the_same_everywhere():

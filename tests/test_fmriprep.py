@@ -1,5 +1,6 @@
 """fMRIPrep's folders, written by hand: read by nilearn and by us to the same numbers."""
 
+import gzip
 import json
 import shutil
 import warnings
@@ -225,6 +226,9 @@ def test_what_is_not_clear_is_asked(study, tmp_path):
     refuses("no column dvars", confounds=("dvars",))
     refuses("no voxel of the mask lies in the volume", mask=lonely(tmp_path, 1.0))
     refuses("expected one volume, of a mask or of whole labels", mask=lonely(tmp_path, 7.5))
+    for name in ("sub-01_space-T1w_desc-brain_mask.nii.gz", "tpl-T1w_res-01_dseg.nii.gz"):
+        save(tmp_path / name, BRAIN)
+        refuses("in space T1w, as its name says, but the runs are in MNI", mask=tmp_path / name)
 
 
 def lonely(folder, value):
@@ -367,6 +371,25 @@ def test_odd_files_are_refused_in_a_line(study, tmp_path, words):
         runs, masks = fmriprep.read_subject(tmp_path / "study", "01", WANTED)
         fmriprep.read_voxels(runs[0], masks)
     assert "\n" not in str(error.value) and "sub-01_ses-one" in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_that_is_there_twice_is_refused(study, tmp_path):
+    root = shutil.copytree(study, tmp_path / "study")
+    path = root / f"{PLACE}_desc-preproc_bold.nii.gz"
+    path.with_name(f"._{path.name}").write_bytes(b"\0\5\x16\7")  # what a Mac leaves: no run
+    assert len(fmriprep.find_runs(root, "01", WANTED)) == 3
+    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
+    with pytest.raises(DataError, match=r"bold.nii and .*bold.nii.gz are one run; expected one f"):
+        fmriprep.read_subject(root, "01", WANTED)
+
+
+def test_pictures_of_one_name_and_durations_that_are_too_long(tmp_path):
+    table(tmp_path / "events.tsv", {"onset": [9, 1, 5], "duration": 100,
+                                    "stim_file": ["b/y.png", "a/x.png", "b/rep_x.png"]})
+    with pytest.warns(UserWarning, match="2 pictures stay on .* up to 100 s: are durations in sec"):
+        found = events_in(tmp_path / "events.tsv")
+    assert found.names == ["b/y.png", "a/x.png", "b/x.png"]  # in two folders: two pictures
 
 
 def test_pictures_without_durations_are_told(study, tmp_path):

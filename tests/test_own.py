@@ -59,7 +59,7 @@ def test_truncated_files_give_one_line_with_their_name(tmp_path):
             load_trials(PICTURES, path, SHOWN)
         assert "\n" not in str(error.value)
     (tmp_path / "empty.npy").write_bytes(b"")
-    (tmp_path / "words.csv").write_text("1,2\n3,four\n")
+    (tmp_path / "words.csv").write_text("a,b\n3,four\n")
     np.save(tmp_path / "objects.npy", np.array([{}, []], dtype=object), allow_pickle=True)
     (tmp_path / "betas.xyz").write_text("?")
     for name in ("empty.npy", "words.csv", "objects.npy", "betas.xyz", "missing.h5"):

@@ -1,5 +1,8 @@
 """The files around the code agree with one another."""
 
+import ast
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -7,8 +10,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import recon_lib
+from recon_lib.__main__ import app
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -81,6 +86,30 @@ def test_links_to_files(name):
     assert links
     for link in links:
         assert "://" in link or (here / link).exists(), f"{name} links to {link}"
+
+
+TEXTS = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_code_in_texts_calls_what_is_there(name):
+    """Every import and attribute of the package in a block of Python, every option of a command."""
+    text = read(name)
+    for block in re.findall(r"```python\n(.*?)```", text, re.S):
+        modules = {}
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("recon_lib"):
+                for one in node.names:
+                    modules[one.name] = getattr(importlib.import_module(node.module), one.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                place = modules.get(node.value.id)
+                assert not inspect.ismodule(place) or hasattr(place, node.attr), node.attr
+    for line in re.findall(r"-m recon_lib ([^`\n]*)", text.replace("\\\n", "")):
+        command, words = get_command(app), line.split()
+        while words and words[0] in getattr(command, "commands", {}):
+            command = command.commands[words.pop(0)]
+        known = {flag for option in command.params for flag in option.opts} | {"--help"}
+        assert {word for word in words if word.startswith("--")} <= known, line
 
 
 def test_readme_names_targets_and_notebooks_that_exist():

@@ -3,6 +3,8 @@
 Betas are `(trials, voxels)`; `labels` says which picture each trial showed.
 """
 
+import warnings
+
 import numpy as np
 
 from recon_lib.common.errors import DataError, as_count, as_numbers, one_label_each
@@ -138,6 +140,10 @@ def noise_ceiling(betas: np.ndarray, labels: np.ndarray, repeats: float = 1) -> 
     """
     if not repeats > 0:
         raise DataError(f"repeats is {repeats}; expected the trials that are averaged, 1 or more")
+    size = np.nanmedian(np.var(as_numbers(betas, "betas", 2), axis=0))
+    if not 0.2 < size < 5:
+        warnings.warn(f"betas with a median variance of {size:.2g}; a noise ceiling expects "
+                      "z-scores, of variance 1: use zscore_sessions first", stacklevel=2)
     noise = np.minimum(noise_variance(betas, labels), 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         snr2 = (1 - noise) / noise

@@ -10,7 +10,7 @@ import numpy as np
 
 from recon_lib.bold import hrf as responses
 from recon_lib.bold.design import nuisance_basis
-from recon_lib.bold.events import peak_height, per_event, regressors
+from recon_lib.bold.events import frame_times, peak_height, per_event, regressors
 from recon_lib.bold.regression import as_floats
 from recon_lib.common.errors import DataError, as_numbers
 
@@ -101,16 +101,19 @@ def percent_change(bold: np.ndarray) -> np.ndarray:
     Raises
     ------
     DataError
-        If most voxels have no positive mean: they were demeaned before.
+        If most voxels have no positive mean, of a tenth of their range at least: they were
+        demeaned before.
     """
     bold = as_floats(bold)
     mean = bold.mean(0, dtype=np.float64)
-    mean[np.ptp(bold, axis=0) == 0] = np.nan
+    spread = np.ptp(bold, axis=0)
+    mean[spread == 0] = np.nan
     alive = mean[np.isfinite(mean)]  # none at all: a block outside the brain
-    if len(alive) and not np.median(alive) > 0:
+    if len(alive) and not np.median(alive) > 0.1 * np.median(spread[np.isfinite(mean)]):
         raise DataError(
             f"the BOLD has a median baseline of {np.median(alive):.3g}; percent signal change "
-            "needs a positive one: give data that are not demeaned (or use fit_trials)")
+            "needs a positive one, above the deviations from it: give data that are not demeaned "
+            "(or use fit_trials)")
     mean[mean <= 0] = np.nan  # its betas would change their sign
     return (bold - mean.astype(bold.dtype)) * (100 / mean).astype(bold.dtype)
 
@@ -162,6 +165,10 @@ def trial_design(onsets: np.ndarray, volumes: int, tr: float, kernel: np.ndarray
     if onsets.ndim != 1 or len(onsets) == 0:
         raise DataError(f"onsets of shape {onsets.shape}; expected one for each trial, in seconds")
     durations = per_event(durations, onsets, "durations")
+    end = frame_times(volumes, tr)[-1] + tr
+    if durations.max() > end:
+        raise DataError(f"a duration of {durations.max():g} s in a run that ends at {end:g} s; "
+                        "expected seconds")
     columns = regressors(onsets, durations, volumes, tr, kernel)
     lengths, which = np.unique(durations, return_inverse=True)
     heights = np.array([peak_height(kernel, length, tr) for length in lengths])

@@ -91,8 +91,8 @@ def check(x, shape=None, finite=True, what="the array"):
 
 
 def reason(error):
-    """The first line of what an error says, or its class where it says nothing."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:80]
+    """The first line of what an error says, without folders, or its class where it says nothing."""
+    return re.sub(r"/\S*/", "", (str(error).splitlines() or [type(error).__name__])[0])[:80]
 
 
 @contextmanager

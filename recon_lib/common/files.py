@@ -10,7 +10,7 @@ import re
 import warnings
 import zipfile
 from contextlib import contextmanager
-from io import StringIO
+from io import BytesIO, StringIO
 from itertools import chain
 from pathlib import Path
 
@@ -176,8 +176,29 @@ def _load(path, name):
         return array.toarray() if hasattr(array, "toarray") else array
     with h5py.File(path, "r") as file:
         found = dataset(file, name)
+        if h5py.check_ref_dtype(found.dtype):  # MATLAB's cell: of texts
+            return np.array([_rows(file, file[cell])[0] for cell in found[()].T.ravel()])
+        if "MATLAB_class" in found.attrs and found.attrs["MATLAB_class"] == b"char":
+            return _rows(file, found)
         array = (found.asstr() if h5py.check_string_dtype(found.dtype) else found)[()]
     return np.ascontiguousarray(array.T) if path.suffix == ".mat" else array
+
+
+def _rows(file, found):
+    """The rows of MATLAB's characters, stored as numbers, as an array of texts."""
+    return np.array(["".join(map(chr, row)) for row in read_dataset(file, found.name[1:]).T])
+
+
+def _objects(path, name):
+    """An array of Python objects in an .npy or .npz file; no code is run, see `_ArraysOnly`."""
+    if path.suffix == ".npy":
+        whole = path.read_bytes()
+    else:
+        with zipfile.ZipFile(path) as archive:
+            whole = archive.read(f"{name}.npy")
+    stream = BytesIO(whole)
+    _npy_header(stream)
+    return _ArraysOnly(stream).load()
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -212,6 +233,9 @@ def read_dict(path):
 
 
 INDEX = ("index", "idx", "id", "row", "trial", "trials", "trial_index", "trial_id")
+OF_TRIALS = (*INDEX, "subject", "sub", "session", "ses", "run", "block", "onset", "duration",
+             "trial_type", "condition", "category", "label", "trial_image", "stim_file", "image",
+             "image_id", "picture", "stimulus", "stim")  # columns that are no voxels
 
 
 def read_table(path, heading=None, spaces=False, **options):
@@ -290,8 +314,11 @@ def write_table(path, columns, **options):
 
 
 def read_numbers(path):
-    """Read a table of numbers as an array (rows, columns), without its heading and its index."""
-    table = read_table(path, spaces=True)
+    """Read a table of numbers as an array (rows, columns), without its heading and its index.
+
+    Columns with one of the names `OF_TRIALS` are left out, with a warning.
+    """
+    table = values_of(read_table(path, spaces=True), path)
     text = [name for name, kind in table.dtypes.items() if kind.kind not in "biuf"]
     if text:
         cells = table[text[0]]
@@ -299,6 +326,16 @@ def read_numbers(path):
         raise DataError(f"{path}: column {text[0]} holds {bad.iloc[0]!r}; expected numbers: leave "
                         "that column out, or repair the cell")
     return table.to_numpy(float)
+
+
+def values_of(table, what):
+    """A table without the columns of one of the names `OF_TRIALS`; a warning names them."""
+    other = [name for name in table if str(name).strip().lower() in OF_TRIALS]
+    if not other or len(other) == table.shape[1]:
+        return table
+    warnings.warn(f"{what}: {', '.join(other)} left out: by their names they say what a row is",
+                  stacklevel=3)
+    return table.drop(columns=other)
 
 
 def find_array(path, prefer=(), ndim=None, text=False):
@@ -347,7 +384,8 @@ def read_array(path, prefer=(), ndim=None, text=False):
     shape, kind = arrays_in(path)[key]
     check_size(path, shape, "O" if isinstance(kind, str) else kind)
     with readable(path):
-        return _load(path, key)
+        of_objects = path.suffix in (".npy", ".npz") and kind == np.dtype(object)
+        return _objects(path, key) if of_objects else _load(path, key)
 
 
 def read_lines(path, around=None):

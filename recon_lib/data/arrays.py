@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pandas
 
 from recon_lib.common.errors import DataError, as_numbers, check
 from recon_lib.common.files import (
@@ -16,12 +17,15 @@ from recon_lib.common.files import (
     read_dict,
     read_lines,
     read_table,
+    values_of,
 )
 from recon_lib.data.pictures import picture_files, read_pictures, square_arrays
 from recon_lib.data.splits import composed, plain_name
 
 TABLES = (".csv", ".tsv", ".txt")
 BETAS = ("betasmd", "modelmd", "betas", "values", "bold", "data", "X")  # GLMsingle's names first
+NO_LABEL = ("", "nan", "n/a")
+SESSIONS = ("session", "ses")
 COLUMNS = {  # what the columns of people's tables are called
     "trial_image": ("trial_image", "stim_file", "imgname", "image", "picture", "stimulus", "stim",
                     "filename", "file", "name"),
@@ -109,12 +113,16 @@ def read_labels(source, what):
                         "label for each trial: leave those trials out")
     labels = np.asarray(source).squeeze()
     labels = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
+    missing = pandas.isna(labels) | np.isin(np.char.lower(labels.astype(str)), NO_LABEL)
+    if missing.any():
+        raise DataError(f"{what}: {missing.sum()} of {labels.size} entries are missing; expected a "
+                        "label for each trial: leave those trials out")
     if labels.ndim != 1 or labels.dtype.kind == "c" or (
             labels.dtype == bool and what == "trial_image"):
         raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
                         "entry for each trial")
     text = labels.dtype.kind in "US" or any(isinstance(label, str) for label in labels)
-    return labels.astype(str) if text else labels
+    return np.char.strip(labels.astype(str)) if text else labels  # MATLAB pads them
 
 
 def _label_column(path, what):
@@ -132,8 +140,12 @@ def _label_column(path, what):
     if not known and len(columns) != 1:
         raise DataError(f"{path}: {len(columns)} columns; expected one, or a heading that calls "
                         f"one of them {what}")
+    sessions = [c for c in table if str(c).strip().lower() in SESSIONS and what == "runs"]
     if len(cells) > 1:
-        warnings.warn(f"{path}: {what} is column {columns[0]!r}", stacklevel=4)
+        warnings.warn(f"{path}: {what} is column {columns[0]!r}"
+                      + "".join(f" of each {name}" for name in sessions), stacklevel=4)
+    for name in sessions:  # runs count from 1 anew in each
+        table[columns[0]] = table[name] + " " + table[columns[0]]
     return table[columns[0]].str.strip().to_numpy(str)
 
 
@@ -153,6 +165,7 @@ def load_labels(source, what):
 def load_betas(source):
     """(trials, voxels) float32 from a file, GLMsingle's too, or array; infinities become NaN."""
     name = source if isinstance(source, str | Path) else "betas"
+    source = values_of(source, name) if isinstance(source, pandas.DataFrame) else source
     if isinstance(source, str | Path) and Path(source).suffix not in TABLES:
         if _is_dict(Path(source)):
             return read_glmsingle(source).betas
@@ -302,7 +315,7 @@ def _by_name(given, names):
         for key in {str(path), str(path.with_suffix("")), path.name, path.stem}:
             for spelt in (key, (key.lower(),)):  # the second: whatever its case
                 places.setdefault(spelt, set()).add(i)
-        places[path] = {i}  # its whole path can mean no other
+        places.setdefault(path, set()).add(i)  # its whole path can mean no other
     for label in dict.fromkeys(given):
         some, folder = _places_of(composed(label).split("/"), places)
         if len(some) > 1:

@@ -5,7 +5,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import pandas
 from recon_lib.common.errors import DataError, check
 from recon_lib.common.files import find, find_any, read_table, readable, write_table
 from recon_lib.data.bold5000 import ROIS, SHOWN
+from recon_lib.data.splits import composed, plain_name
 from recon_lib.data.stimuli import picture_folder, picture_name
 from recon_lib.data.volumes import (
     Masks,
@@ -139,8 +140,12 @@ def find_events(root, subject, session, run):
 
 
 def read_events(root, subject, session, run):
-    """Read the events of a run that show a picture, as `Events`: see `events_in`."""
-    return events_in(find_events(root, subject, session, run))
+    """Read the events of a run that show a picture, as `Events`: see `events_in`.
+
+    Pictures are without folders before them, as in BOLD5000's lists.
+    """
+    found = events_in(find_events(root, subject, session, run))
+    return replace(found, names=[picture_name(name) for name in found.names])
 
 
 def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"):
@@ -168,6 +173,11 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
     keep = ~np.logical_or.reduce(list(out.values()))
     notes = [f"{rows.sum()} events {what} {then if what == 'without a picture' else 'left out'}"
              for what, rows in out.items() if rows.any()]
+    at = onsets[keep].sort_values()
+    long = durations[at.index].to_numpy()[:-1] > np.diff(at) + 0.1
+    if long.any():
+        notes.append(f"{long.sum()} pictures stay on after the next one has come, for up to "
+                     f"{durations[keep].max():g} s: are durations in seconds?")
     if durations[keep].isna().any():
         notes.append(f"{durations[keep].isna().sum()} durations not known: {SHOWN:g} s each")
     if notes:
@@ -198,8 +208,14 @@ def _shown(path, table, pictures, where):
         raise DataError(f"{path}: columns {', '.join(table)}; expected onset"
                         f"{f', {column}' if where else ''} and {' or '.join(pictures[::-1])} with "
                         "the pictures")
-    names = table[known[0]].map(picture_name, na_action="ignore")
+    names = table[known[0]].map(_without_mark, na_action="ignore")
     return names.where(table[column].isin(values.split(","))) if where else names
+
+
+def _without_mark(path):
+    """A picture's path without the `rep_` of a picture that is shown again."""
+    folder, slash, name = composed(path).rpartition("/")
+    return folder + slash + plain_name(name)
 
 
 def refuse_twice(path, table, names):
@@ -267,11 +283,11 @@ def timing(path, image, sidecar=None):
     if tr is None:
         raise DataError(f"{path}: its header does not say how long a volume takes, nor does "
                         f"{beside.name}; expected seconds: write RepetitionTime there")
+    share = _number(sidecar, told, "SliceTimingRef", 0.5, 1)
+    start = _number(sidecar, told, "StartTime", share * tr, tr)
     if header and abs(tr - header) > 1e-3:
         warnings.warn(f"{path.name}: a volume every {tr:g} s, as {sidecar.name} says; the header "
                       f"says {header:g} s", stacklevel=3)
-    share = _number(sidecar, told, "SliceTimingRef", 0.5, 1)
-    start = _number(sidecar, told, "StartTime", share * tr, tr)
     known = [key for key in ("StartTime", "SliceTimingRef") if told.get(key) is not None]
     if len(known) == 2 and abs(start - share * tr) > tr / 10:
         warnings.warn(f"{sidecar}: StartTime {start:g} s, but SliceTimingRef {share:g} of {tr:g} "

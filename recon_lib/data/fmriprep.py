@@ -16,7 +16,7 @@ from recon_lib.bold.design import nuisance_basis
 from recon_lib.bold.events import condition_regressors
 from recon_lib.bold.glm import censor, without_data
 from recon_lib.common.errors import DataError
-from recon_lib.common.files import find, read_table, readable
+from recon_lib.common.files import find, read_table, readable, visible
 from recon_lib.data.bids import (
     CONFOUNDS,
     MOTION,
@@ -80,7 +80,7 @@ def find_runs(folder, subject, wanted):
     """Preprocessed runs of a subject, by name, of one task, space and resolution; at least one."""
     folder = find(folder, f"derivatives/fmriprep/sub-{subject}", f"fmriprep/sub-{subject}",
                   f"sub-{subject}")
-    every = [path for path in sorted(folder.glob("**/func/*")) if BOLD.search(path.name)]
+    every = [path for path in visible(folder, "**/func/*") if BOLD.search(path.name)]
     found = [path for path in every
              if all(getattr(wanted, key) in (None, entities(path).get(name)) for key, name in (
                  ("task", "task"), ("session", "ses"), ("run", "run"), ("space", "space")))]
@@ -94,6 +94,10 @@ def find_runs(folder, subject, wanted):
         if len(values := {entities(path).get(name) for path in found}) > 1:
             raise DataError(f"{folder}: runs of {name} {', '.join(sorted(map(str, values)))}; "
                             f"expected one: choose it")
+    stems = [raw_stem(path) for path in found]
+    if twice := [path.name for path in found if stems.count(raw_stem(path)) > 1]:
+        raise DataError(f"{folder}: {' and '.join(twice[:2])} are one run; expected one file of "
+                        "it, or its trials would count twice: take the other out of the folder")
     return found
 
 
@@ -184,6 +188,10 @@ def find_voxels(paths, mask=None):
         labels = np.logical_and.reduce([inside(*one) for one in zip(own, brains, strict=True)])
         names = {1: "brain"}
     else:
+        here, told = entities(paths[0]).get("space"), entities(mask)
+        if here != (there := told.get("space", told.get("tpl", here))):
+            raise DataError(f"{mask}: in space {there}, as its name says, but the runs are in "
+                            f"{here}; expected a mask in their space: resample it (or rename it)")
         labels, names = _labels(mask, image)
     ijk = np.argwhere(labels)
     if len(ijk) == 0:
@@ -214,9 +222,11 @@ def _labels(mask, image):
     atlas = nibabel.squeeze_image(load_volume(mask))
     with readable(mask):
         values = np.nan_to_num(np.asanyarray(atlas.dataobj))
-    if values.ndim != 3 or (values.max() > 1.2 and (values != np.rint(values)).any()):
+    if values.ndim != 3 or values.max() > 1.2 and (
+            values.min() < 0 or (values != np.rint(values)).any()):
         raise DataError(f"{mask}: shape {values.shape}, values from {values.min():.4g} to "
-                        f"{values.max():.4g}; expected one volume, of a mask or of whole labels")
+                        f"{values.max():.4g}; expected one volume, of a mask or of whole labels "
+                        "from 0")
     names, table = {1: "mask"}, Path(re.sub(r"\.nii(\.gz)?$", ".tsv", str(mask)))
     if values.max() <= 1.2:
         values = inside(mask, atlas)

@@ -24,6 +24,9 @@ NOT_READ = {".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", "
             ".eps", ".exr", ".hdr", ".dds", ".dng"} - SUFFIXES  # pictures: they keep their place
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *["AVIF"] * AVIF)
 # told by content: an EPS called .png would be handed to Ghostscript, which runs programs
+BROKEN, ANIMATED = "skipped, not readable", "animated, first frame kept"
+UNREAD = "skipped, of a kind that is not read (save them as PNG)"
+DARK = "nearly black, none of their 16-bit values above 4095 (of 8 or 12 bits? save them as 8)"
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
 
 
@@ -151,7 +154,7 @@ def squared(images, size, channels=None):
 
 def to_pillow(picture):
     """Turn any Pillow image (16-bit, CMYK, palette, alpha, animated) into mode "L" or "RGB"."""
-    if picture.mode.startswith("I;16"):
+    if picture.mode.startswith("I;16") or (picture.mode, picture.format) == ("I", "PNG"):
         return Image.fromarray(np.rint(np.asarray(picture) / 257).astype(np.uint8))
     if picture.mode in ("I", "F"):
         return Image.fromarray(as_uint8(np.asarray(picture)))
@@ -166,7 +169,7 @@ def to_pillow(picture):
 
 
 def read_picture(path, size):
-    """One file as a square picture, (size, size[, 3]) uint8, and whether it is animated.
+    """One file as a square picture, (size, size[, 3]) uint8, and what has to be said of it, or "".
 
     Of several frames the first is kept. A file that is missing, empty, broken, far too large or not
     a picture is a `DataError`.
@@ -178,12 +181,13 @@ def read_picture(path, size):
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > LARGEST:
                     raise DataError(f"{path}: {picture.width} x {picture.height} is too large")
-                animated = getattr(picture, "n_frames", 1) > 1
+                said = ANIMATED if getattr(picture, "n_frames", 1) > 1 else ""
+                said = DARK if _of_few_bits(picture) else said
                 picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction
                 check_size(path, (picture.height, picture.width, 8), np.uint8)  # decoded, converted
                 ImageOps.exif_transpose(picture, in_place=True)  # no copy
                 picture = to_pillow(picture)
-                return np.asarray(square(picture, size)), animated
+                return np.asarray(square(picture, size)), said
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such picture") from error
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
@@ -191,6 +195,11 @@ def read_picture(path, size):
             raise
         what = f"{path.suffix} is not read here, save it as PNG" * (path.suffix.lower() in NOT_READ)
         raise DataError(f"{path}: not a readable picture{what and f' ({what})'}") from error
+
+
+def _of_few_bits(picture):
+    """Whether a picture of 16 bits is not black, but uses no more than 12 of them."""
+    return picture.mode.startswith("I;16") and 0 < np.max(picture) < 4096
 
 
 def picture_files(folder):
@@ -218,22 +227,19 @@ def read_pictures(paths, size, channels=None):
     one of the files can be read.
     """
     size = as_count(size, "the side of the pictures", 1)
-    pictures, broken, unread, animated = [], [], [], []
+    pictures, notes = [], {what: [] for what in (BROKEN, ANIMATED, DARK, UNREAD)}
     kept = np.ones(len(paths), bool)
     for i, path in enumerate(paths):
         try:
-            picture, moving = read_picture(path, size)
+            picture, said = read_picture(path, size)
         except DataError:
             kept[i] = False
-            kind = unread if Path(path).suffix.lower() in NOT_READ else broken
-            kind.append(Path(path).name)
-            continue
-        pictures.append(picture)
-        if moving:
-            animated.append(Path(path).name)
-    notes = ((broken, "skipped, not readable"), (animated, "animated, first frame kept"),
-             (unread, "skipped, of a kind that is not read (save them as PNG)"))
-    for names, what in notes:
+            said = UNREAD if Path(path).suffix.lower() in NOT_READ else BROKEN
+        else:
+            pictures.append(picture)
+        if said:
+            notes[said].append(Path(path).name)
+    for what, names in notes.items():
         if names:
             listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             warnings.warn(f"{len(names)} of {len(paths)} pictures {what}: {listed}", stacklevel=2)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from recon_lib.common.errors import DataError, atomic_write
-from recon_lib.common.files import find, find_any, read_lines
+from recon_lib.common.files import find, find_any, read_lines, visible
 from recon_lib.data.pictures import read_picture, squared
 from recon_lib.data.splits import composed, plain_name
 
@@ -104,14 +104,15 @@ def write_presentation_lists(root, subject, stimuli, session, run):
 def read_presentation_lists(root, subject):
     """Read the lists of all runs as `Trials`; None where the release has no such lists."""
     folder = find_any(root, f"{LISTS}/{subject}")
-    names, session, run = [], [], []
-    for path in sorted(folder.glob("*/*_run*.txt")) if folder else []:
-        match = re.search(r"sess(\d+)_run(\d+)\.txt$", path.name)
-        if match:
-            lines = [picture_name(line) for line in read_lines(path)]
-            names += lines
-            session += [int(match[1])] * len(lines)
-            run += [int(match[2])] * len(lines)
+    names, session, run, found = [], [], [], {}
+    for path in visible(folder, "*/*_run*.txt") if folder else []:
+        if match := re.search(r"sess(\d+)_run(\d+)\.txt$", path.name):
+            found[int(match[1]), int(match[2])] = path
+    for (s, r), path in sorted(found.items()):  # by number: run 2 comes before run 10
+        lines = [picture_name(line) for line in read_lines(path)]
+        names += lines
+        session += [s] * len(lines)
+        run += [r] * len(lines)
     return Trials(names, np.array(session), np.array(run), folder) if names else None
 
 

@@ -55,10 +55,9 @@ def load_checkpoint(path: str | Path):
     if not path.is_file():
         raise DataError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
     try:
-        if zipfile.is_zipfile(path):  # PyTorch does not look at the checksums
-            with zipfile.ZipFile(path) as archive:
-                if archive.testzip() is not None:
-                    raise zipfile.BadZipFile("wrong checksum")
+        with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the checksums
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile("wrong checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged and for hostile files
         raise DataError(
@@ -137,17 +136,18 @@ def refuse_misfits(path, config, weights):
     Those that do not belong together, or a weight that is not a finite number, are a `DataError`.
     """
     try:
-        if len(config["channels"]) * config["blocks"] > len(weights):  # before millions are made
-            raise ValueError("more blocks than weights")
+        if len(config["channels"]) * config["blocks"] > len(weights) or config["patch"] < 1:
+            raise ValueError("more blocks than weights: stopped before millions are made")
         with torch.device("meta"):
             expected = {name: w.shape for name, w in UNet(**config).state_dict().items()}
-        fits = expected == {name: w.shape for name, w in weights.items()}
+        fits = expected == {name: w.shape for name, w in weights.items()} and all(
+            w.is_floating_point() for w in weights.values())  # others would be cast
     except (TypeError, ValueError, LookupError, AttributeError, RuntimeError, ArithmeticError):
         fits = False
     if not fits:
         raise DataError(
             f"{path} holds a network of another architecture; use one written by this version")
-    if not all(w.isfinite().all() for w in weights.values()):
+    if not all(w.float().isfinite().all() for w in weights.values()):
         raise DataError(f"{path} holds weights that are NaN or infinite; expected finite numbers: "
                         "train again, with a lower lr")
 
@@ -192,10 +192,10 @@ def read_weights(path):
         return weights, state["config"], {
             **info, "steps": state.get("step", 0) + info.get("steps_before", 0)}
     with opened(path) as (file, config, info):
-        weights = renamed({name: file.get_tensor(name).float() for name in file.keys()})
+        weights = renamed({name: file.get_tensor(name) for name in file.keys()})
         refuse_broken_seal(path.read_bytes())
     refuse_misfits(path, config, weights)
-    return weights, config, info
+    return {name: w.float() for name, w in weights.items()}, config, info
 
 
 def start_from(model, path):
