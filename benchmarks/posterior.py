@@ -6,7 +6,7 @@
 Some training pictures of the embedded experiment are held out, with their trials: no decoder is
 fitted to them and the retrieval prior forgets them. From one trial each is named among 113 of them:
 by rankings that draw nothing, by what the retrieval prior finds, and by what the diffusion model
-draws when it is told the one or the other. Each share comes with a bootstrap interval over
+draws when it is told the posterior mean. Each share comes with a bootstrap interval over
 pictures, and the pairs that matter with the interval of their difference. Then: does the posterior
 know how sure it may be? Sets of categories that it gives 50 to 95 % must hold the true one as
 often. No test trial is touched; `posterior.TEMPERATURE` was chosen so. Last, samplers are held
@@ -30,7 +30,7 @@ from recon_lib.brain.patterns import similarity
 from recon_lib.data import release
 from recon_lib.decoding.baselines import Training, Trials, ideal_observer
 from recon_lib.decoding.posterior import Posterior
-from recon_lib.decoding.reconstruct import posterior_sampler, ready_sampler
+from recon_lib.decoding.reconstruct import posterior_sampler
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_pictures, prior_rows
 from recon_lib.decoding.sampling import (
     MODEL,
@@ -127,11 +127,8 @@ def pictures(held, sampling=SAMPLING):
     found = {name: (prior_pictures(x, held.whole, held.rows[index]), 0) for name, index in
              (("MAP by brain vector", by_vector), ("MAP by all voxels", trials.found.index),
               ("nearest to the posterior mean", trials.found.nearest))}
-    draws = {
-        "drawn, MAP by brain vector": (held.net, ready_sampler(held.net, held.training, sampling)),
-        "drawn, posterior mean": (
-            held.net, posterior_sampler(held.net, held.posterior, sampling, 0)),
-    }
+    draws = {"drawn, posterior mean": (
+        held.net, posterior_sampler(held.net, held.posterior, sampling, 0))}
     student = load_conditional(STUDENT)
     if student.info["latent"] == held.net.info.get("latent"):  # it listens to the same vectors
         draws["drawn by the student, posterior mean"] = (
@@ -189,8 +186,7 @@ def of_held_out(held, sampling=SAMPLING):
     for name, hits in named.items():
         tell(f"named right of {AMONG}, {name}", hits)
     ours = named["drawn, posterior mean"].astype(float)
-    for other in ("drawn, MAP by brain vector", "MAP by all voxels",
-                  "nearest to the posterior mean"):
+    for other in ("MAP by all voxels", "nearest to the posterior mean"):
         tell(f"drawn, posterior mean - {other}", ours - named[other])
     covered = coverage(held)
     for level, hits in covered.items():

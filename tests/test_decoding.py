@@ -30,9 +30,15 @@ from recon_lib.decoding.haxby import (
     drive,
     others_in_run,
 )
-from recon_lib.decoding.reconstruct import reconstruct_experiment
+from recon_lib.decoding.reconstruct import fit_all, posterior_sampler, reconstruct_experiment
 from recon_lib.decoding.retrieval_prior import map_retrieval, prior_rows
-from recon_lib.decoding.sampling import PLAIN, SAMPLING, load_conditional, sample_pictures
+from recon_lib.decoding.sampling import (
+    PLAIN,
+    SAMPLING,
+    Guidance,
+    load_conditional,
+    sample_pictures,
+)
 from recon_lib.samplers import to_uint8
 from recon_lib.scores.haxby import score_blocks as scores_of_blocks
 from recon_lib.scores.report import METRICS, evaluation_space, load_classifiers, score
@@ -169,6 +175,20 @@ def test_what_the_baselines_show(results, loaded):
     assert np.abs(pictures["mean_image"] - mean).max() <= 0.5
     for name in ("diffusion", "ridge", "shuffled_brain"):
         assert len({bytes(p) for p in pictures[name]}) > 12  # each trial has its own
+
+
+def test_the_model_is_told_the_posterior_mean_or_the_brain_vector(loaded, tiny_model):
+    net, betas = load_conditional(tiny_model), loaded.betas[loaded.test][:3]
+    posterior = fit_all(loaded, net, 0, len)[1]
+    trials = baselines.Trials(betas, posterior.decoder.vector(betas), np.ones(3, int))
+    bare = replace(posterior, latent=replace(net.latent, prior=None))
+    sampling = replace(ONE_STEP, steps=4)
+    for which, told in ((bare, trials.vectors), (posterior, posterior.vectors(betas))):
+        made = posterior_sampler(net, which, sampling, 0)(trials)
+        assert near(made, sample_pictures(net.model, net.info, told, 0, sampling,
+                                          Guidance(net.guidance_model)))
+        steered = posterior_sampler(net, which, replace(sampling, strength=1.0), 0)(trials)
+        assert not near(made, steered)
 
 
 @pytest.mark.slow

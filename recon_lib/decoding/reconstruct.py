@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recon_lib.brain.decoder import fit_decoder
+from recon_lib.brain.decoder import brain_log_likelihood, fit_decoder
 from recon_lib.brain.edges import fit_edges
 from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.brain.families import feature_families
@@ -22,7 +22,7 @@ from recon_lib.decoding.baselines import (
     shuffled_brain,
 )
 from recon_lib.decoding.posterior import Posterior
-from recon_lib.decoding.retrieval_prior import brain_guidance, prior_pictures, refuse_trained_on
+from recon_lib.decoding.retrieval_prior import add_trials, prior_pictures, refuse_trained_on
 from recon_lib.decoding.sampling import (
     PLAIN,
     STUDENT,
@@ -53,39 +53,30 @@ def refuse_other_split(path, info, experiment):
             f"{what[1]}; train it again with --split {experiment.split}")
 
 
-def ready_sampler(net, training, sampling, seed=None):
-    """A decoder by a ready model, with all that leads its samples, from brain vectors alone."""
-    seed = training.seed if seed is None else seed
-    guidance = brain_guidance(training.decoder, net.latent, net.guidance_model)
-    return lambda trials: sample_pictures(net.model, net.info, trials.vectors, seed, sampling,
-                                          guidance)
-
-
 def posterior_sampler(net, posterior, sampling, seed):
     """A decoder by a ready model that is told the posterior mean, see `posterior`.
 
-    Of several candidates the one is kept under which the betas are likeliest.
+    Without a retrieval prior it is told the brain vector. Of several candidates the one is kept
+    under which the betas are likeliest; steering needs a gradient, so where there is any, the brain
+    vector's likelihood does both.
     """
-    guidance = Guidance(net.guidance_model, posterior.likelihood)
+    decoder = posterior.decoder
+    steering = partial(brain_log_likelihood, decoder, net.latent) if sampling.strength else None
+    guidance = Guidance(net.guidance_model, steering or posterior.likelihood)
 
     def draw(trials):
-        vectors = posterior.vectors(trials.betas, trials.repeats, sampling.pseudo_trials,
-                                    trials.found)
+        told = trials.vectors
+        if posterior.latent.prior is not None:
+            found = trials.found or posterior.find(trials.betas, trials.repeats)
+            told = add_trials(decoder, told, found.mean, sampling.pseudo_trials)
         measured = np.column_stack([trials.betas, trials.repeats])
-        return sample_pictures(net.model, net.info, vectors, seed, sampling, guidance, measured)
+        return sample_pictures(net.model, net.info, told, seed, sampling, guidance,
+                               trials.vectors if steering else measured)
 
     return draw
 
 
-def best_sampler(net, training, sampling, posterior, seed=None):
-    """`posterior_sampler`, or `ready_sampler` where there is no retrieval prior."""
-    seed = training.seed if seed is None else seed
-    if posterior is None:
-        return ready_sampler(net, training, sampling, seed)
-    return posterior_sampler(net, posterior, sampling, seed)
-
-
-def model_decoders(net, experiment, training, sampling, posterior=None):
+def model_decoders(net, experiment, training, sampling, posterior):
     """The decoders that a ready model draws for: decoder -> draw(trials).
 
     Beside the model: the network without likelihood, prior and candidates; the network without
@@ -97,12 +88,12 @@ def model_decoders(net, experiment, training, sampling, posterior=None):
     free = sample_pictures(model, info, n, training.seed + 1000,
                            replace(PLAIN, steps=sampling.steps, batch_size=sampling.batch_size))
     decoders = {
-        "diffusion": best_sampler(net, training, sampling, posterior),
+        "diffusion": posterior_sampler(net, posterior, sampling, training.seed),
         "conditional": lambda trials: sample_pictures(
             model, info, trials.vectors, training.seed, alone, Guidance(net.guidance_model)),
         "unconditional": lambda trials: np.resize(free, (len(trials.betas), *free.shape[1:])),
     }
-    if posterior is not None:
+    if net.latent.prior is not None:
         decoders["map_retrieval"] = lambda trials: prior_pictures(
             experiment, net.latent, trials.found.index)
         decoders["posterior_retrieval"] = lambda trials: prior_pictures(
@@ -122,7 +113,7 @@ def fit_observers(experiment, training, candidates, say):
 
 
 def fit_all(experiment, net, seed, say):
-    """What is fitted to the training trials: a `Training`, and the `Posterior` or None."""
+    """What is fitted to the training trials: a `Training` and a `Posterior`."""
     x, train = experiment, ~experiment.test
     latents, shown = net.latent.transform(x.images), x.image[train]
     say("fitting the brain decoder on the training trials")
@@ -136,7 +127,6 @@ def fit_all(experiment, net, seed, say):
                         net.latent, encoding, edges)
     if net.latent.prior is None:
         say("the model has no retrieval prior: it does without")
-        return training, None
     return training, Posterior(decoder, encoding, net.latent, edges)
 
 
@@ -185,7 +175,7 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = STUD
     if first is not None:
         few = spread(len(averaged), FIRST)
         trials = Trials(averaged[few], decoder.vector(averaged[few], counts[few]), counts[few])
-        first(few, best_sampler(net, training, sampling, posterior)(trials))
+        first(few, posterior_sampler(net, posterior, sampling, seed)(trials))
     say("fitting the baselines: ridge to pixels, retrieval")
     decoders = {name: fit(training) for name, fit in DRAWING.items()}
     candidates = net.latent.transform(x.images[x.test_index])
@@ -197,13 +187,13 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = STUD
         ("averaged", averaged, counts, np.arange(len(averaged))),
     ):
         say(f"reconstructing {len(betas)} {name.replace('_', '-')} responses")
-        found = posterior and posterior.find(betas, repeats)
+        found = None if net.latent.prior is None else posterior.find(betas, repeats)
         trials = Trials(betas, decoder.vector(betas, repeats), repeats, found=found)
         pictures = {key: made for key, draw in decoders.items()
                     if (made := keep(f"{name}.{key}", partial(draw, trials))) is not None}
         # what was drawn from the response to another picture
         pictures["shuffled_brain"] = pictures["diffusion"][shuffled_brain(target, seed)]
-        if posterior is not None and "map_retrieval" not in pictures:
+        if found and "map_retrieval" not in pictures:
             say("the prior is not of this experiment alone: what it retrieves cannot be shown")
         results[name] = {"target": target, "pictures": pictures,
                          "rankings": {key: rank(trials) for key, rank in observers.items()}}
@@ -211,6 +201,6 @@ def reconstruct_experiment(experiment: Experiment, model_path: str | Path = STUD
             results[name]["posterior"] = {"spread": found.spread, **found.share}
     some = trials.take(spread(len(averaged), FIRST))
     results["averaged"]["other_seeds"] = {  # to look at only: the scores are of the first seed
-        f"seed_{extra + 1}": best_sampler(net, training, sampling, posterior, seed + extra)(some)
+        f"seed_{extra + 1}": posterior_sampler(net, posterior, sampling, seed + extra)(some)
         for extra in (1, 2)}
     return results
