@@ -108,6 +108,8 @@ def test_decoding_finds_what_is_there_and_nothing_else():
     tuning = rng.normal(size=(3, 40))
     betas = tuning[kind] + np.outer(size, rng.normal(size=40)) + rng.normal(0, 2, (300, 40))
     assert decode(betas, np.array(["cat", "shoe", "face"])[kind]) > 0.85
+    assert decode(betas, {"kind": kind, "size": size}) == pytest.approx(
+        {"kind": decode(betas, kind), "size": decode(betas, size)}, abs=1e-6)
     assert decode(betas, kind) > 0.85
     assert decode(betas, size) > 0.8
     assert decode(betas, rng.permutation(kind)) < 0.45

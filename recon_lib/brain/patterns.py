@@ -10,34 +10,43 @@ from recon_lib.brain.ridge import fit_ridge
 from recon_lib.common.errors import DataError, as_numbers, check, one_label_each
 
 
-def decode(betas: np.ndarray, target: np.ndarray, groups: np.ndarray | None = None,
-           seed: int = 0) -> float:
+def decode(betas: np.ndarray, target: np.ndarray | dict, groups: np.ndarray | None = None,
+           seed: int = 0) -> float | dict:
     """What can be read from the betas by ridge regression, cross-validated.
 
     Parameters
     ----------
     betas : (trials, voxels) array
-    target : (trials,) array
-        Numbers to predict, or names (strings) or integers to tell apart.
+    target : (trials,) array, or dict of str to such arrays
+        Numbers to predict, or names (strings) or integers to tell apart. Several at once take
+        hardly longer than one.
     groups : (trials,) array, optional
         Trials of one group, such as a picture, are never split between training and test.
 
     Returns
     -------
-    float
+    float, or dict of str to float
         For numbers the correlation of predicted with true ones. For categories the share
         named correctly (one ridge regression per category, the largest wins).
     """
-    betas, target = check(betas, ("trials", "voxels"), False, "betas"), one_label_each(target)
+    betas = check(betas, ("trials", "voxels"), False, "betas")
     betas = betas if betas.dtype.kind == "f" else betas.astype(float)
-    same_trials(betas, target)
-    if target.dtype.kind == "f":
-        fit = fit_ridge(betas, target[:, None].astype(betas.dtype), groups, seed=seed)
-        return float(correlate_columns(fit.out_of_fold, target[:, None])[0])
-    names, which = np.unique(target, return_inverse=True)
-    one_hot = np.eye(len(names), dtype=betas.dtype)[which]
-    fit = fit_ridge(betas, one_hot, groups, seed=seed)
-    return float((fit.out_of_fold.argmax(1) == which).mean())
+    several = target if isinstance(target, dict) else {"": target}
+    several = {name: one_label_each(values) for name, values in several.items()}
+    columns = []
+    for values in several.values():
+        same_trials(betas, values)
+        kinds, which = np.unique(values, return_inverse=True)
+        columns.append(values[:, None].astype(betas.dtype) if values.dtype.kind == "f" else
+                       np.eye(len(kinds), dtype=betas.dtype)[which])
+    fit = fit_ridge(betas, np.hstack(columns), groups, seed=seed)
+    ends, read = np.cumsum([part.shape[1] for part in columns]), {}
+    for name, true, guess in zip(several, columns, np.split(fit.out_of_fold, ends[:-1], 1),
+                                 strict=True):
+        read[name] = float(correlate_columns(guess, several[name][:, None])[0]
+                           if several[name].dtype.kind == "f" else
+                           (guess.argmax(1) == true.argmax(1)).mean())
+    return read if isinstance(target, dict) else read[""]
 
 
 def rdm(patterns: np.ndarray) -> np.ndarray:

@@ -98,9 +98,15 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
     for train, test in parts:
         fits.append(_decompose(x[train], y[train]))
         seen = (x[test] - fits[-1]["x_mean"]) @ fits[-1]["basis"]  # (test rows, rank)
+        left = y[test] - fits[-1]["y_mean"]
+        if len(seen) > seen.shape[1]:  # what no weights explain is added up once, then fewer rows
+            whole = np.square(left, dtype=np.float64).sum(0)
+            turned, seen = np.linalg.qr(seen)
+            left = turned.T @ left  # (rank, targets)
+            error += whole - np.square(left, dtype=np.float64).sum(0)
         for i, strength in enumerate(strengths):
-            guess = seen @ _shrink(fits[-1], strength) + fits[-1]["y_mean"]
-            error[i] += np.square(y[test] - guess, dtype=np.float64).sum(0)
+            error[i] += np.square(left - seen @ _shrink(fits[-1], strength),
+                                  dtype=np.float64).sum(0)
     strength = strengths[error.argmin(0)]  # (targets,)
 
     # Second pass: the predictions at the strengths chosen, then the fit to all rows.
