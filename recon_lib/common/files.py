@@ -261,6 +261,8 @@ def read_table(path, heading=None, spaces=False, **options):
         heading = _is_heading(path, *head[:2])
     if mark in "\t;" and "," in lines[-1] and "." not in lines[-1]:
         options["decimal"] = ","
+        if "dtype" not in options and re.search(r"\d,\d", lines[-1]):
+            warnings.warn(f"{path}: commas are taken for decimal points", stacklevel=2)
     with readable(path):
         table = pandas.read_csv(StringIO("\n".join(lines)), sep=r"\s+" if mark == " " else mark,
                                 header=0 if heading else None, skip_blank_lines=False, **options)

@@ -19,11 +19,13 @@ from recon_lib.bold.single_trial import find_noise
 from recon_lib.bold.whole_brain import digest, estimate_to_file, read_estimate, spool, spread
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import write_table
-from recon_lib.common.folders import mark_complete, withdraw_mark
+from recon_lib.common.folders import completed, mark_complete, withdraw_mark
 from recon_lib.common.paths import experiment_folder
-from recon_lib.data import bids, bold5000, fmriprep
+from recon_lib.data import bids, bold5000, fmriprep, stimuli
 from recon_lib.data.release import BETAS, SUBJECT
 from recon_lib.data.volumes import Masks, read_brain_mask, read_masks, save_map
+
+OURS = ".estimated-{}"  # beside a subject's betas: they were estimated here, not fetched
 
 
 def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
@@ -32,13 +34,15 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
     Release 2's form holds the betas in % signal change, release 1's the signal itself at some time
     `points` after onset, also in % signal change: "1" is the first volume after onset, "2" the
     second, …, "34" the mean of the third and the fourth, 4 to 8 s after onset. `options` are those
-    of `glm.single_trial_betas`; `root` is by default the embedded experiment.
+    of `glm.single_trial_betas`; `root` is by default the embedded experiment. Betas that lie there
+    already and were not estimated here, such as the published ones, are a `DataError`.
 
     Returns a line of what was read. Trials whose response the end of a run cuts off
     (`glm.without_data`) are named there and left out: nobody downstream could tell their betas, of
     many times the usual spread, from large responses.
     """
     root, lost = Path(experiment_folder() if root is None else root), []
+    _refuse_published(root, name)
     values, signal, shown, session, run = [], {point: [] for point in points}, [], [], []
     total = len(bids.list_runs(root, name))
     for one in tqdm(bids.iter_runs(root, name), "betas", total, unit="run", disable=None):
@@ -64,6 +68,7 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
         return bold5000.Betas(values, last.roi, shown, np.array(session), np.array(run), name)
 
     withdraw_mark(root / BETAS)  # a kill in the middle leaves areas of two methods
+    stimuli.write_lines(root / BETAS / OURS.format(name), [])
     for point in points:
         bold5000.write_r1(root, of_subject(signal[point]), tr=point)
     bold5000.write_r2(root, of_subject(values))
@@ -72,6 +77,16 @@ def estimate_betas(root=None, name=SUBJECT, points=("34",), **options):
             f"{last.path}, {len(last.roi)} voxels, a volume every {last.tr:g} s, the first at "
             f"{last.start:g} s"
             + "".join(f"; left out, as the run ends before its response: {one}" for one in lost))
+
+
+def _refuse_published(root, name):
+    """Stop before betas that were not estimated here would be written over."""
+    there = [*Path(root, BETAS).glob(f"**/{name}_*"), *Path(root, "ROIs", name).glob("**/*_ROIs_*")]
+    ours = (Path(root, BETAS, OURS.format(name)).exists() or "simulator" in (completed(root) or {})
+            or (completed(root / BETAS) or {}).get("subject") == name)
+    if there and not ours:
+        raise DataError(f"{there[0]}: betas of {name} that this command did not make, and would "
+                        "write over; expected raw runs alone: move those betas to another folder")
 
 
 def _with_data(one):
