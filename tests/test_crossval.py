@@ -68,7 +68,7 @@ def test_grey_pictures_stay_grey(grey, tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"fold_1", "fold_2"}
     for out in (grey[1], trained):
         assert set(out) == {"diffusion", "shuffled_brain", "ridge", "retrieval", "mean_image",
-                            "fold", "posterior_retrieval"}
+                            "fold", "posterior_retrieval", "inverse_retinotopy"}
         for name in set(out) - {"fold"}:
             assert out[name].shape == (48, 16, 16, 1) and out[name].dtype == np.uint8
             assert out[name].std() > 0

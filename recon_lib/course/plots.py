@@ -22,6 +22,7 @@ LABELS = {  # how the decoders of scores.json are called in figures
     "conditional": "the network alone",
     "map_retrieval": "MAP retrieval",
     "posterior_retrieval": "nearest to the posterior mean",
+    "inverse_retinotopy": "inverse retinotopy",
     "ridge": "ridge to pixels",
     "retrieval": "nearest training image",
     "mean_image": "mean image",

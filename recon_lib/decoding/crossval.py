@@ -27,6 +27,7 @@ from recon_lib.data.loader import create_loader, to_batch
 from recon_lib.data.splits import folds as make_folds
 from recon_lib.data.splits import refuse_divided, refuse_leak
 from recon_lib.decoding.baselines import DRAWING, Training, Trials, shuffled_brain
+from recon_lib.decoding.inverse_retinotopy import fit_inverse_retinotopy
 from recon_lib.decoding.retrieval_prior import brain_guidance, mean_retrieval, refuse_trained_on
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Sampling, load_conditional, sample_pictures
 from recon_lib.diffusion import cosine_schedule, ideal_denoiser
@@ -233,8 +234,8 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
     Returns
     -------
     dict of str to (trials, size, size, C) uint8 array
-        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`, `posterior_retrieval`;
-        and under `fold` the number of each trial's fold.
+        `diffusion`, `shuffled_brain`, `ridge`, `retrieval`, `mean_image`, `posterior_retrieval`,
+        `inverse_retinotopy`; and under `fold` the number of each trial's fold.
     """
     options = options or CrossValidation()
     groups, shown = np.asarray(data.groups), data.images[data.trial_image]
@@ -279,6 +280,7 @@ def cross_validate(data: ArrayData, options: CrossValidation | None = None, seed
         decoders = {"diffusion": draw, "shuffled_brain": lambda trials, draw=draw: draw(
             trials.shuffled)} | {k: fit(training) for k, fit in DRAWING.items()}
         decoders["posterior_retrieval"] = retriever(training, latent, gallery, seen)
+        decoders["inverse_retinotopy"] = fit_inverse_retinotopy(training)
         for name, decode in decoders.items():
             part = decode(trials)
             out.setdefault(name, np.zeros((len(groups), *part.shape[1:]), np.uint8))[test] = part

@@ -35,11 +35,14 @@ def receptive_fields(seen, betas):
     weighted by the likelihood of the voxel's trials.
     """
     fields = np.concatenate([softmax(-(DISTANCE**2) / (2 * size**2), 1) for size in SIZES])
-    x, y = (seen - seen.mean(0)) @ fields.T, betas - betas.mean(0)
-    power, total = np.square(x).sum(0)[:, None] + 1e-12, np.square(y).sum(0) + 1e-12
-    gain = x.T @ y / power  # (fields, voxels)
-    left = np.maximum(1 - gain**2 * power / total, 1e-9)
-    return fields.T @ (softmax(-len(x) / 2 * np.log(left), 0) * gain)
+    x, parts = (seen - seen.mean(0)) @ fields.T, []
+    power = np.square(x).sum(0)[:, None] + 1e-12
+    for y in np.array_split(betas - betas.mean(0), betas.shape[1] // 4096 + 1, axis=1):
+        gain = x.T @ y / power  # (fields, voxels)
+        left = 1 - gain**2 * power / (np.square(y).sum(0) + 1e-12)
+        weights = softmax(-len(x) / 2 * np.log(np.maximum(left, 1e-9)), 0)
+        parts.append(fields.T @ (weights * gain))
+    return np.hstack(parts)
 
 
 def prior(pictures, channels):
