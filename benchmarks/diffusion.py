@@ -50,6 +50,7 @@ PARTS = {"noise": (loop, "draw_noise"), "forward": (loop, "diffusion_loss"),
          "backward": (Accelerator, "backward"), "clipping": (Accelerator, "clip_grad_norm_"),
          "AdamW": (torch.optim.AdamW, "step"), "averaging": (loop, "update_average")}
 OURS, SHIPPED = "recon_lib", "the shipped, finer network"
+BATCH = 16  # pictures in a timed forward pass
 
 
 def diffusers_net(channels, attend, layers):
@@ -182,9 +183,8 @@ def on_the_clock(function, spent, name):
     return call
 
 
-def bench_evaluations(nets, precision, batch=16, evaluations=20):
-    """Rows of sampling speed: so many forward passes a picture, the best of two of them timed."""
-    nets = {name: (copy.deepcopy(net).eval(), ask) for name, (net, ask, *_) in nets.items()}
+def forward_seconds(nets, precision, batch=BATCH):
+    """Seconds of a forward pass of a batch, the best of two, in turn: name -> (network, ask)."""
     best = dict.fromkeys(nets, np.inf)
     x, t = initial_noise(batch, (3, 64, 64), 0), torch.full((batch,), 500)
     with torch.no_grad(), low(precision):
@@ -195,8 +195,15 @@ def bench_evaluations(nets, precision, batch=16, evaluations=20):
                 ask(net, x_t, t)
                 if one:  # the first pass warms up
                     best[name] = min(best[name], time.process_time() - start)
-    speed = {name: batch / (evaluations * seconds) for name, seconds in best.items()}
-    size = f"{evaluations} evaluations, batches of {batch}, {precision_name(precision)}"
+    return best
+
+
+def bench_evaluations(nets, precision, evaluations=20):
+    """Rows of sampling speed: so many forward passes a picture."""
+    best = forward_seconds({name: (copy.deepcopy(net).eval(), ask)
+                            for name, (net, ask, *_) in nets.items()}, precision)
+    speed = {name: BATCH / (evaluations * seconds) for name, seconds in best.items()}
+    size = f"{evaluations} evaluations, batches of {BATCH}, {precision_name(precision)}"
     return [_table.row(f"sampling, {ours}, {size}", speed[ours], "pictures/s", speed[peer], peer,
                        better="more")
             for ours in (OURS, SHIPPED) for peer in speed if peer not in (OURS, SHIPPED)]

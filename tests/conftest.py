@@ -9,7 +9,9 @@ from recon_lib.brain.latents import fit_latent, packed
 from recon_lib.data import release
 from recon_lib.data.bold5000 import KEYS
 from recon_lib.decoding.retrieval_prior import training_pictures
-from recon_lib.training.checkpoints import save_model
+from recon_lib.diffusion import cosine_schedule
+from recon_lib.training.checkpoints import load_model, save_model
+from recon_lib.training.distil import ladder
 from recon_lib.unet import UNet
 from recon_lib.world import experiment
 from recon_lib.world import miniature as mini
@@ -76,6 +78,16 @@ def tiny_model(loaded, once):
         save_model(random_unet(15), folder / "model.safetensors", info)
 
     return once("model", make) / "model.safetensors"
+
+
+@pytest.fixture
+def tiny_student(tiny_model, tmp_path):
+    """The random model as a student, its latent beside it."""
+    model, info = load_model(tiny_model)
+    save_model(model, tmp_path / "model.safetensors", info | {"ladder": ladder(cosine_schedule())})
+    (tmp_path / "latent.safetensors").write_bytes(
+        tiny_model.with_name("latent.safetensors").read_bytes())
+    return tmp_path / "model.safetensors"
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -415,6 +415,29 @@ def test_the_posterior_benchmark_forgets_what_it_asks_for(shared, monkeypatch, m
     assert "drawn, posterior mean - MAP by all voxels" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_every_budget_of_evaluations_is_spent_whole(shared, monkeypatch, miniature, tiny_model,
+                                                    tiny_student, capsys):
+    """On a miniature, beside a peer whose speed is known; a student is cut off below its four."""
+    import evaluations
+
+    monkeypatch.setattr(evaluations.experiment, "ready", lambda: miniature)
+    monkeypatch.setattr(evaluations, "BUDGETS", (1, 2, 20))
+    monkeypatch.setattr(evaluations, "inference", lambda: {"name": "a forward pass"})
+    monkeypatch.setattr(evaluations.diffusion, "networks",
+                        lambda: {"peer": (torch.nn.Identity(), None), "recon_lib": (None, None)})
+    monkeypatch.setattr(evaluations.diffusion, "forward_seconds", lambda *_: {"peer": 0.5})
+    made = evaluations.rows(4, tiny_model, tiny_student)  # which stops where a count is off
+    told = capsys.readouterr().out
+    assert "teacher, 20 evaluations" in told and "student - teacher" in told
+    assert len(made) == 1 + 3 * 3
+    assert [r["peer"] for r in made if r.get("peer_name") == "peer"] == pytest.approx([32, 16, 1.6])
+    student = evaluations.load_conditional(tiny_student)
+    cut, sampling = evaluations.ways(student, 2)
+    assert cut.info["ladder"] == student.info["ladder"][:2] and sampling.candidates == 1
+    assert evaluations.ways(student, 20)[1] == replace(evaluations.FEW_STEPS, candidates=5)
+
+
 @pytest.mark.usefixtures("shared")
 def test_samplers_are_held_against_the_exact_posterior(monkeypatch):
     """The world's arithmetic against scipy's, and particles that near the posterior."""

@@ -75,16 +75,6 @@ def test_a_student_learns_where_its_teacher_ends(tmp_path):
     assert (tmp_path / "training_progression").is_dir()
 
 
-@pytest.fixture
-def tiny_student(tiny_model, tmp_path):
-    """The random model as a student, its latent beside it."""
-    model, info = load_model(tiny_model)
-    save_model(model, tmp_path / "model.safetensors", info | {"ladder": ladder(ALPHA_BAR)})
-    (tmp_path / "latent.safetensors").write_bytes(
-        tiny_model.with_name("latent.safetensors").read_bytes())
-    return tmp_path / "model.safetensors"
-
-
 def test_a_student_is_sampled_in_the_steps_that_it_learnt(tiny_student):
     net = load_conditional(tiny_student)
     assert net.guidance_model is None and sampling_for(net.info) == FEW_STEPS
