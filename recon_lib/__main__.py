@@ -50,7 +50,14 @@ def positive(value):
 def subject_names(text):
     """Refuse what cannot be the names of subjects, such as a path."""
     if not re.fullmatch(r"\w+(,\w+)*", text):
-        raise typer.BadParameter(f"{text!r} names no subject; expected CSI1 to CSI4")
+        raise typer.BadParameter(f"{text!r} names no subject; expected a name such as CSI1")
+    return text
+
+
+def subject_name(text):
+    """The name of one subject; fMRIPrep's folders have "sub-" before it."""
+    if "," in subject_names(text := text.removeprefix("sub-")):
+        raise typer.BadParameter(f"{text!r} names several subjects; expected one")
     return text
 
 
@@ -81,7 +88,7 @@ def folder(text, default, told, **more):
 
 def into(*parts):
     """A folder of results."""
-    return folder("Where results go.", lambda: results_folder().joinpath(*parts),
+    return folder("Folder of results.", lambda: results_folder().joinpath(*parts),
                   "/".join(["results", *parts]), callback=writable)
 
 
@@ -94,15 +101,16 @@ Images = Annotated[Path, option("Your pictures: a folder, or an array file.")]
 File = Path | None
 Seed = Annotated[int, option("Same seed, same result: bit for bit on one CPU with one number of "
                              "threads, see docs/library.md.", min=0, max=2**31 - 1)]
-Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_names)]
+Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_name)]
 Subjects = Annotated[str, option("CSI1 to CSI4, or several: CSI1,CSI2.", callback=subject_names)]
 Model = Annotated[str, option("Conditional model: a file, or the shipped one.")]
 Size = Annotated[int, option("Side of the pictures in pixels.", min=1, max=1024)]
 Steps = Annotated[int, option("Steps of the sampler.", min=1, max=1000)]
 Samples = Annotated[int, option("Samples.", min=8, max=100_000)]
 Mirror = Annotated[bool, option("Mirror half of the pictures.", "--mirror")]
-Extra = Annotated[int | None, option("TinyScenes to add to the training pictures.", min=0,
-                                     max=1_000_000)]
+Extra = Annotated[int | None, option("Scenes to add to the training pictures. Default: "
+                                            "45,000 for TinyScenes, else none.", min=0,
+                                            max=1_000_000)]
 Device = Annotated[Literal["auto", "cpu", "cuda", "mps"],
                    option("Where networks run.", callback=present)]
 Encoder = Annotated[Literal["auto", "category-network", "efficientnet-lite0", "alexnet", "resnet50",
@@ -194,6 +202,23 @@ def refuse_finished(folder, names, overwrite):
     if there and not overwrite:
         raise DataError(f"{there[0]} is there already; expected a folder without a training: take "
                         "another --out, go on with --start checkpoint.pt, or say --overwrite")
+
+
+def refuse_idle(drawing, model, train_steps, encoder):
+    """Stop, before any work, if options of `reconstruct-arrays` were given that would do nothing.
+
+    A ready model has its own encoder and is not trained; without one nothing is guided.
+    """
+    if model is None:
+        idle = {name for name, value in vars(drawing).items() if value is not None} - {"steps"}
+        why = "without a ready model; leave it out, or name a --model"
+    else:
+        asked = {"train_steps": train_steps > 0, "encoder": encoder != "auto"}
+        idle = {name for name, given in asked.items() if given}
+        why = "with a ready --model; leave out one of the two"
+    if idle:
+        names = ", ".join("--" + name.replace("_", "-") for name in sorted(idle))
+        raise DataError(f"{names} would do nothing {why}")
 
 
 def with_options(command):
@@ -302,7 +327,7 @@ def show_report(scans, folder, name):
 @app.command()
 def betas_fmriprep(
     folder: Annotated[Path, typer.Argument(help="Of fMRIPrep, or the data set that holds it.")],
-    subject: Annotated[str, option("Its label: 01 for sub-01.", callback=subject_names)],
+    subject: Annotated[str, option("Its label: 01 for sub-01.", callback=subject_name)],
     out: Annotated[Path, into("betas")],
     task: Annotated[str | None, option("Needed where there are several.")] = None,
     session: Annotated[str | None, option("Default: all.")] = None,
@@ -441,7 +466,7 @@ def quality(out: Annotated[Path, into("quality")],
 @app.command()
 def quality_prior(out: Annotated[Path, into("quality")], data: Data, model: Model = "conditional",
                   n: Samples = 1000, steps: Steps = 20, seed: Seed = 0, device: Device = "auto"):
-    """The same for a conditional model, with brain vectors that are drawn first, too."""
+    """The same as quality, of a conditional model that is told random brain vectors."""
     from recon_lib import recipes
     from recon_lib.data.release import load_experiment
 
@@ -473,7 +498,8 @@ def reconstruct_arrays(
     groups: Annotated[File, option("What to hold out together; default: run, or picture.")] = None,
     runs: Annotated[File, option("Run of each trial, held out whole.")] = None,
     size: Size = 64,
-    folds: Annotated[int | None, option("Number of folds.", min=2)] = None,
+    folds: Annotated[int | None, option("Number of folds. Default: ten, or one for each group "
+                                        "where there are fewer or with --model.", min=2)] = None,
     train_steps: Annotated[int, option("Of a network in each fold; 0: the exact denoiser.",
                                        min=0, max=10**9)] = 0,
     model: Annotated[str | None, option("A ready conditional model.")] = None,
@@ -485,6 +511,7 @@ def reconstruct_arrays(
     from recon_lib.data.arrays import load_pictures, load_trials
     from recon_lib.decoding.crossval import CrossValidation
 
+    refuse_idle(drawing, model, train_steps, encoder)
     own = load_trials(images, betas, trials, groups, runs, size)
     say("\n".join(own.report))
     if groups is None and runs is not None:
@@ -571,7 +598,7 @@ def run(data: NewData, out: Out, seed: Seed = 0):
 
 def told(error):
     """A refusal by the command-line library as one line, with the command that does it now."""
-    text = " ".join(error.format_message().split()).rstrip(".")
+    text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     path = error.ctx.command_path if getattr(error, "ctx", None) else "recon_lib"
     for command, (options, now) in MOVED.items():
         option = getattr(error, "option_name", None)

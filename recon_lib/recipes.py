@@ -222,10 +222,10 @@ def with_decoder(model_path, experiment, seed=0, device="cpu"):
 
 def score_samples(model, info, vectors, seed, sampling, guidance):
     """Draw samples of TinyScenes and hold them against new scenes; see `sample_quality`."""
-    n = vectors if isinstance(vectors, int) else len(vectors)
+    made = sample_pictures(model, info, vectors, seed, sampling, guidance)
+    n = len(made)
     new = scenes.draw(scenes.sample_factors(2 * n, NEW_SEED), info["image_size"])
     known = scenes.draw(scenes.sample_factors(EXTRA, EXTRA_SEED), info["image_size"])
-    made = sample_pictures(model, info, vectors, seed, sampling, guidance)
     classifier = features.load_factor_net("evaluation_classifier")
     rows = {"samples": made, "new scenes": new[:n]}
     scores = {name: quality_scores(row, new[n:], classifier, known) for name, row in rows.items()}

@@ -81,7 +81,8 @@ def own(tmp_path):
 
 def own_args(own, **change):
     options = {"images": own / "pictures", "betas": own / "betas.npy", "out": own / "out",
-               "folds": 2, "steps": 1, "device": "cpu", "encoder": "category-network"} | change
+               "folds": 2, "steps": 1, "device": "cpu"} | change
+    options |= {} if "model" in change else {"encoder": "category-network"}  # it has its own
     return ["reconstruct-arrays", *(x for k, v in options.items() for x in (f"--{k}", v))]
 
 

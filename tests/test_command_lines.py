@@ -22,6 +22,10 @@ LINES = """
 | reconstruct-arrays --images p --betas b --subject nobody | No such option
 | reconstruct-arrays --images absent --betas b | absent
 | reconstruct-arrays --images p --betas b --scale nan | scale
+| reconstruct-arrays --images p --betas b --scale 2 --steps 4 | --scale would do nothing without
+| reconstruct-arrays --images p --betas b --candidates 2 --trust 1 | --candidates, --pseudo-trials
+| reconstruct-arrays --images p --betas b --model m --train-steps 5 | --train-steps would do nothing
+| reconstruct-arrays --images p --betas b --model m --encoder clip | --encoder would do nothing with
 | reconstruct-arrays --images p --betas b --folds 1 | --folds
 | reconstruct-arrays --images p --betas b --folds -3 | --folds
 | reconstruct-arrays --images p --betas b --size 100000 | --size

@@ -159,6 +159,9 @@ def load_conditional(path: str | Path = MODEL, device: str = "cpu", size: int | 
         If a file is missing or damaged, or they do not fit each other or the pictures.
     """
     model, info = load_drawing(path, device)
+    if model.config["condition_size"] is None:
+        raise DataError(f"{path} draws without brain vectors; expected a conditional model, or a "
+                        "student of one")
     latent = load_latent_of(path)
     width = sum(latent.blocks) + 1
     if model.config["condition_size"] != width:

@@ -22,6 +22,7 @@ from recon_lib.unet import UNet
 CHECKPOINTS = shipped("checkpoints")
 SHIPPED = ("unconditional", "conditional", "student", "guidance")
 FORMER_SHIPPED = {"guide": "guidance"}
+WANTED = f"give the path of a .pt or .safetensors file, or one of {', '.join(SHIPPED)}"
 FORMER_NAMES = {"enter.": "conv_in.", "rise.": "up_conv.", "leave.": "conv_out.",
                 "encoder.enter.": "encoder.first.", "encoder.leave.": "encoder.last."}
 
@@ -53,7 +54,7 @@ def load_checkpoint(path: str | Path):
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"no checkpoint at {path}; give the path of a .pt or .safetensors file")
+        raise DataError(f"no checkpoint at {path}; {WANTED}")
     try:
         with zipfile.ZipFile(path) as archive:  # PyTorch does not look at the checksums
             if archive.testzip() is not None:
@@ -156,7 +157,7 @@ def refuse_misfits(path, config, weights):
 def opened(path):
     """A safetensors model as (file, config, info); one that cannot be read is a `DataError`."""
     if not path.is_file():
-        raise DataError(f"no model at {path}; give the path of a .pt or .safetensors file")
+        raise DataError(f"no model at {path}; {WANTED}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
