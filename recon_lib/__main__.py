@@ -626,7 +626,10 @@ def main():
     usual = signal.signal(signal.SIGTERM, stop)
     try:
         with enough_memory("--batch in training, or the number of pictures or voxels"):
-            sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
+            code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+            if code == 128 + signal.SIGINT:  # newer typers make that of it
+                raise KeyboardInterrupt
+            sys.exit(code)
     except refusal as error:
         line = told(error)
     except (DataError, FloatingPointError) as error:  # the second: of a loss that is not finite

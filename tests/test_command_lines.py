@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import random_unet
 
 from recon_lib import __main__ as shell
@@ -200,11 +201,15 @@ def test_a_code_page_without_the_letter_is_no_error(page):
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_command_that_is_stopped_leaves_nothing_half_written(
         tmp_path, monkeypatch, capsys, number, status):
-    def app(**_):
-        with atomic_write(tmp_path / "whole") as partial:
+    app = typer.Typer()
+
+    @app.command()
+    def command(name: str):
+        with atomic_write(tmp_path / name) as partial:
             partial.write_text("half")
             signal.raise_signal(number)
 
+    monkeypatch.setattr(sys, "argv", ["recon_lib", "whole"])
     usual = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background
     monkeypatch.setattr(shell, "app", app)
     with pytest.raises(SystemExit) as end:
@@ -217,8 +222,6 @@ def test_a_command_that_is_stopped_leaves_nothing_half_written(
 
 def test_options_that_travel_together_are_the_same_everywhere():
     """Each bundle's options have one help, one bound and one default in all commands."""
-    import typer
-
     found = {}
 
     def walk(command, path=""):
