@@ -438,6 +438,28 @@ def test_every_budget_of_evaluations_is_spent_whole(shared, monkeypatch, miniatu
     assert evaluations.ways(student, 20)[1] == replace(evaluations.FEW_STEPS, candidates=5)
 
 
+def test_who_knows_the_subject_has_its_true_responses(shared, monkeypatch, miniature, loaded,
+                                                      tiny_student, capsys):
+    """Each part is swapped on a miniature; the tuning is held against what the simulation wrote."""
+    import limits
+
+    from recon_lib.data.release import read_truth
+
+    monkeypatch.setattr(limits.experiment, "ready", lambda: miniature)
+    held = limits.HeldOut(loaded, tiny_student, 20)
+    known, noise = limits.known_responses(held, VOXELS, 0)
+    names = sorted({str(loaded.names[i]) for i in np.unique(loaded.image[~loaded.test])})
+    mine = held.rows < len(names)
+    true = read_truth(loaded.truth, "responses", np.array(names)[held.rows[mine]])
+    roi = np.repeat(list(VOXELS), list(VOXELS.values()))
+    order = np.concatenate([np.flatnonzero(roi == area) for area in dict.fromkeys(loaded.roi)])
+    for found, wanted in zip(known[mine].T, true[:, order].T, strict=True):
+        assert abs(np.corrcoef(found, wanted)[0, 1]) > 0.9999
+    assert np.linalg.eigvalsh(noise).min() > 0
+    assert len(limits.rows(tiny_student, 20, VOXELS)) == len(limits.PAIRS)
+    assert "known likelihood, drawn - known likelihood, MAP" in capsys.readouterr().out
+
+
 @pytest.mark.usefixtures("shared")
 def test_samplers_are_held_against_the_exact_posterior(monkeypatch):
     """The world's arithmetic against scipy's, and particles that near the posterior."""
