@@ -438,6 +438,7 @@ def test_every_budget_of_evaluations_is_spent_whole(shared, monkeypatch, miniatu
     assert evaluations.ways(student, 20)[1] == replace(evaluations.FEW_STEPS, candidates=5)
 
 
+@pytest.mark.slow
 def test_who_knows_the_subject_has_its_true_responses(shared, monkeypatch, miniature, loaded,
                                                       tiny_student, capsys):
     """Each part is swapped on a miniature; the tuning is held against what the simulation wrote."""
