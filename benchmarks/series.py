@@ -2,8 +2,9 @@
 
     python benchmarks/series.py
 
-The embedded experiment is built first if it is not there. Four minutes each is what the course
-allows itself. A notebook that fails is a row without a time, and the others are timed all the same.
+The embedded experiment is built first if it is not there. Two minutes each and ten for all is what
+the course allows itself on two plain cores. A notebook that fails is a row without a time, and the
+others are timed all the same.
 """
 
 import sys
@@ -18,7 +19,7 @@ from nbclient.exceptions import CellControlSignal, DeadKernelError
 from recon_lib.world import experiment
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-GOAL = 240.0  # seconds
+GOAL, OF_ALL = 120.0, 600.0  # seconds
 
 
 def rows():
@@ -36,7 +37,8 @@ def rows():
         else:
             made.append(_table.row(path.name, time.perf_counter() - start, "s", GOAL, "goal"))
     ran = [row["ours"] for row in made if row["ours"] is not None]
-    return [*made, _table.row(f"the series of {len(ran)} notebooks", sum(ran), "s")]
+    goal = (OF_ALL, "goal") if len(ran) == len(made) else ()  # of a part there is none
+    return [*made, _table.row(f"the series of {len(ran)} notebooks", sum(ran), "s", *goal)]
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def test_a_failing_notebook_leaves_the_times_of_the_others(shared, tmp_path, mon
     monkeypatch.setattr(series.experiment, "ready", lambda: None)
     made = series.rows()
     assert [r["name"] for r in made if r["ours"] is None] == ["1.ipynb", "2.ipynb"]
-    assert [r["peer"] for r in made] == [240, None, None, 240, None]
+    assert [r["peer"] for r in made] == [120, None, None, 120, None]
     assert made[-1]["name"] == "the series of 2 notebooks"
     assert made[-1]["ours"] == made[0]["ours"] + made[3]["ours"] < 1
 
