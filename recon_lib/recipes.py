@@ -149,6 +149,8 @@ def train_student(experiment, out, teacher=MODEL, extra=None, start=None, **opti
     batch, device, seed = (options.pop(name) for name in ("batch", "device", "seed"))
     subjects = several(experiment)
     net = load_conditional(teacher, pick_device(device))
+    if "ladder" in net.info:
+        raise DataError(f"{teacher} is a student itself; expected the model that taught it")
     if net.info["prediction"] != "x0":
         raise DataError(f"{teacher} predicts {net.info['prediction']}; expected x0: train it so")
     pictures = training_pictures(subjects, extra)

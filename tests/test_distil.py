@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from recon_lib import recipes
 from recon_lib.common.errors import DataError
 from recon_lib.data.loader import create_loader
 from recon_lib.decoding.sampling import (
@@ -104,6 +105,11 @@ def test_the_shipped_student_draws_what_its_teacher_draws():
     off, others = (np.square(p / 255 - goal / 255).mean((1, 2, 3)) for p in (made, short))
     assert off.mean() < 0.8 * others.mean()
     assert student.info["ladder"] == ladder(ALPHA_BAR)
+
+
+def test_a_student_teaches_nobody(loaded, tiny_student, tmp_path):
+    with pytest.raises(DataError, match="is a student itself"):
+        recipes.train_student(loaded, tmp_path / "new", tiny_student, extra=0, device="cpu")
 
 
 @pytest.mark.parametrize("times", [[], [5, 5], [3, 4], [2000, 5], [9.5], "999", [-1], [True]])

@@ -250,8 +250,8 @@ def match_trials(labels, trials, pictures):
     if labels is None:
         if trials != count:
             raise DataError(
-                f"{trials} trials but {count} pictures; give trial_image, the picture (index "
-                "from 0, or file name) of each trial")
+                f"{trials} trials but {count} pictures; give trial_image (--trials), the picture "
+                "(index from 0, or file name) of each trial")
         return in_one_order(np.arange(trials), names)
     if len(labels) != trials:
         raise DataError(f"{trials} trials but {len(labels)} entries in trial_image; expected equal")
