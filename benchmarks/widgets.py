@@ -2,9 +2,11 @@
 
     python benchmarks/widgets.py
 
-Each control is moved over its range, as a reader would drag it. From the change of the value to the
-new picture and numbers, ready to be sent to the browser: seconds of the processor, so that other
-work on the machine counts little. Set OMP_NUM_THREADS=1 for those of one core.
+Each control is moved over its range, as a reader would drag it, to positions where it was not
+before: pictures once sampled are kept, so a second visit costs the drawing of the figure alone.
+From the change of the value to the new picture and numbers, ready to be sent to the browser:
+seconds of the processor, so that other work on the machine counts little. Set OMP_NUM_THREADS=1
+for those of one core.
 """
 
 import sys

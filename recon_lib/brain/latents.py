@@ -77,7 +77,9 @@ class ImageLatent:
                               axis=1)
 
     def on(self, device):
-        """The same latent with a copy of the encoder on a device, for `encode` there."""
+        """The same latent with its encoder, or a copy of it, on a device, for `encode` there."""
+        if next(self.encoder.parameters()).device == device:
+            return self
         return replace(self, encoder=copy.deepcopy(self.encoder).to(device))
 
     def encode(self, x):

@@ -98,7 +98,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
     for train, test in parts:
         fits.append(_decompose(x[train], y[train]))
         seen = (x[test] - fits[-1]["x_mean"]) @ fits[-1]["basis"]  # (test rows, rank)
-        left = y[test] - fits[-1]["y_mean"]
+        fits[-1]["seen"], left = seen, y[test] - fits[-1]["y_mean"]
         if len(seen) > seen.shape[1]:  # what no weights explain is added up once, then fewer rows
             whole = np.square(left, dtype=np.float64).sum(0)
             turned, seen = np.linalg.qr(seen)
@@ -112,8 +112,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
     # Second pass: the predictions at the strengths chosen, then the fit to all rows.
     out_of_fold = np.empty_like(y)
     for (_, test), fit in zip(parts, fits, strict=True):
-        seen = (x[test] - fit["x_mean"]) @ fit["basis"]
-        out_of_fold[test] = seen @ _shrink(fit, strength) + fit["y_mean"]
+        out_of_fold[test] = fit["seen"] @ _shrink(fit, strength) + fit["y_mean"]
     fit = _decompose(x, y)
     spread = np.square(y - y.mean(0), dtype=np.float64).sum(0)
     return Ridge(weights=fit["basis"] @ _shrink(fit, strength),

@@ -214,8 +214,8 @@ def draw_lesion(fig, numbers):
          12 if len(third) < 24 else 9)
     place = np.arange(len(numbers["right"]))
     whole, part = np.array(list(numbers["right"].values())).T
-    ax.barh(place - 0.2, whole, 0.36, color=PALE)
-    ax.barh(place + 0.2, part, 0.36, color=BLUE)
+    for shift, reach, colour in ((-0.2, whole, PALE), (0.2, part, BLUE)):  # quicker than bars
+        ax.hlines(place + shift, 0, reach, colour, linewidth=9)
     for i, names in enumerate(numbers["names"].values()):
         for shift, name, colour in ((-0.2, names[1], GREY), (0.2, names[2], INK)):
             ax.text(1.05, i + shift, name, va="center", color=colour, fontsize=10)
