@@ -252,7 +252,8 @@ def score_arrays(out, permutations, say):
     _, show = np.unique(arrays["trial_image"], return_index=True)
     show = show[spread(len(show), FIRST)]
     rows = {"seen": arrays["truth"][arrays["trial_image"]]}
-    rows |= {k: arrays[k] for k in ("ridge", "diffusion", "shuffled_brain")}
+    rows |= {k: arrays[k] for k in ("ridge", "inverse_retinotopy", "diffusion", "shuffled_brain")
+             if k in arrays}  # the second is not in older files
     figure = plots.reconstructions({k: v[show] for k, v in rows.items()})
     save_figure(out / "reconstructions.png", figure)
     say(f"\ncross-validated, every trial\n{report.format_report(table['single_trial'])}")
