@@ -222,6 +222,8 @@ def main():
     parser.add_argument("--only", choices=("train", "table"), help="one of both parts")
     parser.add_argument("--out", type=Path, default=results_folder() / "optimizers")
     args = parser.parse_args()
+    args.minutes.sort()
+    args.out /= f"{args.network}, {' '.join(f'{now:g}' for now in args.minutes)} min"
     args.out.mkdir(parents=True, exist_ok=True)
     if args.only != "table":
         train(args.arms, getattr(recipes, args.network), args.minutes, args.out)

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import warnings
 from dataclasses import dataclass, fields, is_dataclass
@@ -623,7 +624,8 @@ def main():
         caught.append(number)
         raise KeyboardInterrupt  # so that what is half written is removed, as after Ctrl-C
 
-    usual = signal.signal(signal.SIGTERM, stop)
+    alone = threading.current_thread() is threading.main_thread()  # elsewhere none can be set
+    usual = signal.signal(signal.SIGTERM, stop) if alone else None
     try:
         with enough_memory("--batch in training, or the number of pictures or voxels"):
             code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
@@ -639,10 +641,11 @@ def main():
     except Interrupted as error:  # of a training, which says how to go on
         line, status = error, error.status
     except (typer.Abort, KeyboardInterrupt):
-        line = "stopped; nothing is half written: the same command may be run again"
+        line = "stopped; no file is half written"
         status = 128 + caught[-1]
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        if alone:
+            signal.signal(signal.SIGTERM, usual or signal.SIG_DFL)
     print(f"recon_lib: {line}", file=sys.stderr)
     sys.exit(status)
 

@@ -214,9 +214,11 @@ def score_release(out, permutations, say, features=None):
                 say("top-1, diffusion minus {}: {top1:+.3f} ({top1_low:+.3f} to {top1_high:+.3f})"
                     .format(plots.LABELS[other], **found[name]))
         for factor, numbers in sure.get(name, {}).items():
+            sure_of = (f"of those given .9 or more ({numbers['share_sure']:.3f} of trials), in "
+                       f"{numbers['right_sure']:.3f}" if "right_sure" in numbers else
+                       "none is given .9 or more")
             say(f"the likeliest {factor} is given {numbers['said']:.3f}, and right in "
-                f"{numbers['right']:.3f}; of those given .9 or more ({numbers['share_sure']:.3f} "
-                f"of trials), in {numbers.get('right_sure', np.nan):.3f}")
+                f"{numbers['right']:.3f}; {sure_of}")
     say(f"\nscores: {out / 'scores.json'}\nfigures: {out / 'reconstructions.png'}, "
         f"{out / 'grid.png'}")
 

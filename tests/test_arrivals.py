@@ -33,7 +33,7 @@ from recon_lib.brain.features import (
 )
 from recon_lib.brain.latents import load_latent, packed
 from recon_lib.common import paths
-from recon_lib.common.errors import DataError, Interrupted
+from recon_lib.common.errors import DataError, Interrupted, reason
 from recon_lib.common.files import read_array, read_dict, read_table
 from recon_lib.common.folders import MARK
 from recon_lib.course.plots_bold import diagnosis
@@ -168,7 +168,8 @@ def test_labels_come_from_the_column_that_is_called_so(tmp_path):
 
 @pytest.mark.parametrize("labels", [
     ["a", None, "b"], ["a", float("nan"), "b"], [1, np.nan, 2], "run\n1\nn/a\n2\n",
-    "run,x\n1,a\n,a\n2,a\n", "run\n1\nNaN\n2\n"])
+    "run,x\n1,a\n,a\n2,a\n", "run\n1\nNaN\n2\n",
+    "session,run\n1,1\n1,\n2,1\n", "session,run\n1,1\nn/a,2\n2,1\n"])
 def test_a_label_that_is_missing_is_no_label(tmp_path, labels):
     if isinstance(labels, str):
         (tmp_path / "l.csv").write_text(labels)
@@ -289,7 +290,13 @@ def test_names_are_read_from_every_file(tmp_path):
         refs.attrs["MATLAB_class"] = np.bytes_("cell")
         for i, name in enumerate(names):
             text = file.create_dataset(f"#refs#/{i}", data=[[ord(letter)] for letter in name])
+            text.attrs["MATLAB_class"] = np.bytes_("char")
             refs[0, i] = text.ref
+        numbers = file.create_dataset("run", (1, 3), h5py.ref_dtype)  # and of numbers
+        for i, number in enumerate((1.0, 1.0, 2.0)):
+            cell_of = file.create_dataset(f"#refs#/run{i}", data=[[number]])
+            cell_of.attrs["MATLAB_class"] = np.bytes_("double")
+            numbers[0, i] = cell_of.ref
     with h5py.File(tmp_path / "rows.mat", "w") as file:  # and rows of letters, padded
         file["stim_file"] = np.array([[ord(letter) for letter in f"{name:7}"] for name in names]).T
         file["stim_file"].attrs["MATLAB_class"] = np.bytes_("char")
@@ -300,7 +307,8 @@ def test_names_are_read_from_every_file(tmp_path):
                  "rows.mat", "padded.mat"):
         assert load_labels(tmp_path / name, "trial_image").tolist() == names, name
     assert load_labels(tmp_path / "char.mat", "trial_image").tolist() == ["catt", "dog1", "fish"]
-    assert load_labels(tmp_path / "cell.mat", "runs").tolist() == [1, 1, 2]
+    for name in ("cell.mat", "new.mat"):
+        assert load_labels(tmp_path / name, "runs").tolist() == [1, 1, 2], name
 
 
 def test_masked_and_transposed_betas():
@@ -1007,3 +1015,12 @@ def test_a_trial_column_is_no_voxel_and_a_name_of_two_columns_no_label(tmp_path)
 def test_loaders_take_whole_numbers(bad):
     refuses(lambda: create_loader(**{"image_size": 8, "batch_size": 2, "images": PICTURES} | bad),
             f"{next(iter(bad))} is")
+
+
+@pytest.mark.parametrize("said, told", [
+    ("cannot read /home/me/data/b.npy", "cannot read b.npy"),
+    ("cannot read C:\\Users\\me\\b.npy", "cannot read b.npy"),
+    ("401 for https://huggingface.co/a/b/c", "401 for https://huggingface.co/a/b/c"),
+    ("found 3/4/5", "found 3/4/5"), ("", "OSError")])
+def test_a_reason_names_files_without_folders(said, told):
+    assert reason(OSError(said)) == told

@@ -170,6 +170,9 @@ def test_a_failing_notebook_leaves_the_times_of_the_others(shared, tmp_path, mon
     assert [r["peer"] for r in made] == [120, None, None, 120, None]
     assert made[-1]["name"] == "the series of 2 notebooks"
     assert made[-1]["ours"] == made[0]["ours"] + made[3]["ours"] < 1
+    for i in (1, 2):
+        (tmp_path / f"{i}.ipynb").unlink()
+    assert series.rows()[-1]["peer"] == 600  # when all of them ran
 
 
 def test_growth_of_memory_has_no_ratio(shared, monkeypatch):

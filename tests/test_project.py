@@ -108,6 +108,7 @@ def test_code_in_texts_calls_what_is_there(name):
         command, words = get_command(app), line.split()
         while words and words[0] in getattr(command, "commands", {}):
             command = command.commands[words.pop(0)]
+        assert not getattr(command, "commands", {}) or words[:1] in ([], ["--help"]), line
         known = {flag for option in command.params for flag in option.opts} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= known, line
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+FOLDERS = re.compile(r"(?<![\w:/.\\])(?:[A-Za-z]:)?[\\/]+(?:[^\\/\s'\"]+[\\/]+)+")  # no addresses
+
 
 class DataError(ValueError):
     """Something about the user's data or files is wrong.
@@ -30,7 +32,6 @@ class Interrupted(Exception):
 
     def __str__(self):
         return self.args[0]
-
 
 def as_numbers(x, what, ndim=None):
     """An array of real numbers in this machine's byte order, whatever came: a list, a table, bools.
@@ -92,7 +93,7 @@ def check(x, shape=None, finite=True, what="the array"):
 
 def reason(error):
     """The first line of what an error says, without folders, or its class where it says nothing."""
-    return re.sub(r"/\S*/", "", (str(error).splitlines() or [type(error).__name__])[0])[:80]
+    return FOLDERS.sub("", (str(error).splitlines() or [type(error).__name__])[0])[:80]
 
 
 @contextmanager

@@ -177,11 +177,20 @@ def _load(path, name):
     with h5py.File(path, "r") as file:
         found = dataset(file, name)
         if h5py.check_ref_dtype(found.dtype):  # MATLAB's cell: of texts
-            return np.array([_rows(file, file[cell])[0] for cell in found[()].T.ravel()])
-        if "MATLAB_class" in found.attrs and found.attrs["MATLAB_class"] == b"char":
+            return np.array([_cell(file, file[cell]) for cell in found[()].T.ravel()])
+        if found.attrs.get("MATLAB_class") == b"char":
             return _rows(file, found)
         array = (found.asstr() if h5py.check_string_dtype(found.dtype) else found)[()]
     return np.ascontiguousarray(array.T) if path.suffix == ".mat" else array
+
+
+def _cell(file, found):
+    """A cell as a text: of characters, of one number, or empty."""
+    if "MATLAB_empty" in found.attrs:
+        return ""
+    if found.attrs.get("MATLAB_class") == b"char":
+        return _rows(file, found)[0]
+    return str(found[()].item())
 
 
 def _rows(file, found):

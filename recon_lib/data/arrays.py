@@ -145,7 +145,9 @@ def _label_column(path, what):
         warnings.warn(f"{path}: {what} is column {columns[0]!r}"
                       + "".join(f" of each {name}" for name in sessions), stacklevel=4)
     for name in sessions:  # runs count from 1 anew in each
-        table[columns[0]] = table[name] + " " + table[columns[0]]
+        both = table[[name, columns[0]]].apply(lambda cells: cells.str.strip())
+        lacks = both.apply(lambda cells: cells.str.lower().isin(NO_LABEL)).any(axis=1)
+        table[columns[0]] = (both[name] + " " + both[columns[0]]).mask(lacks, "")
     return table[columns[0]].str.strip().to_numpy(str)
 
 

@@ -169,7 +169,7 @@ def to_pillow(picture):
 
 
 def read_picture(path, size):
-    """One file as a square picture, (size, size[, 3]) uint8, and what has to be said of it, or "".
+    """One file as a square picture, (size, size[, 3]) uint8, and what has to be said of it.
 
     Of several frames the first is kept. A file that is missing, empty, broken, far too large or not
     a picture is a `DataError`.
@@ -181,10 +181,10 @@ def read_picture(path, size):
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > LARGEST:
                     raise DataError(f"{path}: {picture.width} x {picture.height} is too large")
-                said = ANIMATED if getattr(picture, "n_frames", 1) > 1 else ""
-                said = DARK if _of_few_bits(picture) else said
+                said = [ANIMATED] if getattr(picture, "n_frames", 1) > 1 else []
                 picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction
                 check_size(path, (picture.height, picture.width, 8), np.uint8)  # decoded, converted
+                said += [DARK] if _of_few_bits(picture) else []
                 ImageOps.exif_transpose(picture, in_place=True)  # no copy
                 picture = to_pillow(picture)
                 return np.asarray(square(picture, size)), said
@@ -234,11 +234,11 @@ def read_pictures(paths, size, channels=None):
             picture, said = read_picture(path, size)
         except DataError:
             kept[i] = False
-            said = UNREAD if Path(path).suffix.lower() in NOT_READ else BROKEN
+            said = [UNREAD if Path(path).suffix.lower() in NOT_READ else BROKEN]
         else:
             pictures.append(picture)
-        if said:
-            notes[said].append(Path(path).name)
+        for what in said:
+            notes[what].append(Path(path).name)
     for what, names in notes.items():
         if names:
             listed = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

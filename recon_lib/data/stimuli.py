@@ -107,7 +107,10 @@ def read_presentation_lists(root, subject):
     names, session, run, found = [], [], [], {}
     for path in visible(folder, "*/*_run*.txt") if folder else []:
         if match := re.search(r"sess(\d+)_run(\d+)\.txt$", path.name):
-            found[int(match[1]), int(match[2])] = path
+            key = int(match[1]), int(match[2])
+            if found.setdefault(key, path) != path:
+                raise DataError(f"{found[key]} and {path} are lists of one run; expected one: "
+                                "move the other away")
     for (s, r), path in sorted(found.items()):  # by number: run 2 comes before run 10
         lines = [picture_name(line) for line in read_lines(path)]
         names += lines
