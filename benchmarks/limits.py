@@ -8,7 +8,8 @@ reading: the network is told 60 trials without noise of the picture itself, and 
 picture of the prior whose latent is nearest to its latent. Last the beginning: the student starts
 from the picture that the search found, noised to two of its four times (SDEdit, Meng et al. 2022,
 arXiv 2108.01073), and not from noise. Prior, network and all else stay as they are. Named among
-113 by what is shown, as in `posterior`, with bootstrap intervals over pictures.
+113 by what is shown, as in `posterior`, with bootstrap intervals over pictures. Then: how far are
+the object's hue and place, as the evaluation classifier reads them, from those that were seen?
 """
 
 from dataclasses import replace
@@ -21,6 +22,7 @@ from sklearn.covariance import ledoit_wolf
 from unseen import prior_factors
 
 from recon_lib.brain.encoding import log_likelihood
+from recon_lib.brain.features import read_factors
 from recon_lib.brain.patterns import similarity
 from recon_lib.data import release
 from recon_lib.data.bold5000 import VOXELS
@@ -111,16 +113,30 @@ PAIRS = (("fitted likelihood, drawn", "fitted likelihood, MAP"),
          ("the picture's own latent, drawn", "the picture's own latent, nearest"))
 
 
+def off(classifier, pictures, factors):
+    """Errors (n,) of the object's hue, in degrees, and of its place, in sides of the picture."""
+    read = read_factors(classifier, pictures)
+    hue = 360 * np.abs((read["hue"] - factors["hue"] + 0.5) % 1 - 0.5)
+    return {"hue": hue, "place": np.hypot(*(read[axis] - factors[axis] for axis in "xy"))}
+
+
 def rows(model=STUDENT, held=HELD, voxels=VOXELS["CSI1"], seed=0):
     held = HeldOut(release.load_experiment(experiment.ready()), model, held)
-    space = evaluation_space(held.training.pictures, load_classifiers()[""])
+    classifier, factors = load_classifiers()[""], held.x.factors[held.pictures]
+    space = evaluation_space(held.training.pictures, classifier)
     truth = space(held.x.images[held.pictures])
-    named = {name: held.right(similarity(space(pictures), truth)).astype(float) for name, pictures
-             in shown(held, held.net, known_posterior(held, voxels, seed)).items()}
+    made = shown(held, held.net, known_posterior(held, voxels, seed))
+    named = {name: held.right(similarity(space(pictures), truth)).astype(float)
+             for name, pictures in made.items()}
     for name, hits in named.items():
         tell(f"named right of {AMONG}, {name}", hits)
     for one, other in PAIRS:
         tell(f"{one} - {other}", named[one] - named[other])
+    errors = {name: off(classifier, pictures, factors) for name, pictures in made.items()}
+    for one, other in PAIRS[:2]:
+        for what in ("hue", "place"):
+            tell(f"error of the {what}, {one}", errors[one][what])
+            tell(f"the same, less that of {other}", errors[one][what] - errors[other][what])
     return [_table.row(f"{one}, one trial of {len(held.pictures)} training pictures held out",
                        named[one].mean(), "top-1", named[other].mean(), other, "more")
             for one, other in PAIRS]

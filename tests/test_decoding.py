@@ -319,7 +319,7 @@ def test_model_and_latent_of_different_trainings(loaded, tiny_model, tmp_path):
     with pytest.raises(DataError, match="brain vectors of 11 numbers, the latent .* gives 15"):
         reconstruct_experiment(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(None), path, info)
-    with pytest.raises(DataError, match="None numbers"):
+    with pytest.raises(DataError, match="draws without brain vectors; expected a cond"):
         reconstruct_experiment(loaded, path, sampling=ONE_STEP)
     save_model(random_unet(15), path, info | {"image_size": 32})
     with pytest.raises(DataError, match="pictures of 32"):
