@@ -1,6 +1,6 @@
 """Which part stops it? Each is swapped for its ideal: training trials that were held out, one each.
 
-    python benchmarks/limits.py          # ten minutes of one core, 10 GB of memory
+    python benchmarks/limits.py          # five minutes of one core, 10 GB of memory
 
 The likelihood first: in place of the encoding model stands what the simulation did, the tuning of
 every voxel and the covariance of what is then left of the training trials' betas. Then all of the
