@@ -22,7 +22,7 @@ from recon_lib.decoding.baselines import (
     shuffled_brain,
 )
 from recon_lib.decoding.posterior import Posterior
-from recon_lib.decoding.retrieval_prior import add_trials, prior_pictures, refuse_trained_on
+from recon_lib.decoding.retrieval_prior import prior_pictures, refuse_trained_on
 from recon_lib.decoding.sampling import (
     PLAIN,
     STUDENT,
@@ -60,15 +60,16 @@ def posterior_sampler(net, posterior, sampling, seed):
     under which the betas are likeliest; steering needs a gradient, so where there is any, the brain
     vector's likelihood does both.
     """
-    decoder = posterior.decoder
-    steering = partial(brain_log_likelihood, decoder, net.latent) if sampling.strength else None
+    steering = None
+    if sampling.strength:
+        steering = partial(brain_log_likelihood, posterior.decoder, net.latent)
     guidance = Guidance(net.guidance_model, steering or posterior.likelihood)
 
     def draw(trials):
         told = trials.vectors
         if posterior.latent.prior is not None:
-            found = trials.found or posterior.find(trials.betas, trials.repeats)
-            told = add_trials(decoder, told, found.mean, sampling.pseudo_trials)
+            told = posterior.vectors(trials.betas, trials.repeats, sampling.pseudo_trials,
+                                     trials.found)
         measured = np.column_stack([trials.betas, trials.repeats])
         return sample_pictures(net.model, net.info, told, seed, sampling, guidance,
                                trials.vectors if steering else measured)
