@@ -300,6 +300,8 @@ def betas(
     from recon_lib.data import raw_betas
 
     if report:
+        if whole_brain:
+            raise DataError("--report diagnoses the regions alone; leave out --whole-brain")
         show_report(raw_betas.raw_scans(data, subject), data / "derivatives/betas", subject)
         return
 
@@ -358,7 +360,7 @@ def betas_fmriprep(
         "and ratio")
 
 
-def train_stage(stage, source, fitting, out, extra, **options):
+def train_stage(stage, source, fitting, out, extra, train=None, **options):
     """Train a diffusion model on the training pictures of a release."""
     from recon_lib import recipes
     from recon_lib.data.release import load_subjects
@@ -367,7 +369,7 @@ def train_stage(stage, source, fitting, out, extra, **options):
     options |= fitting.options(out / stage)
     subjects = load_subjects(source.data, source.subject.split(","), source.release, source.split)
     say("\n".join(one.report for one in subjects.values()))
-    train = recipes.train_student if stage == "student" else partial(recipes.train_stage, stage)
+    train = train or partial(recipes.train_stage, stage)
     train(subjects.values(), out / stage, extra=extra, **options)
     close_process_group()
     say(f"done: see {out / stage}")
@@ -413,7 +415,9 @@ def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None
 def student(source: Sources, fitting: Lessons, out: Out, extra: Extra = None,
             teacher: Model = "conditional"):
     """Train a student of a conditional model: it draws in four steps, guidance included."""
-    train_stage("student", source, fitting, out, extra, teacher=teacher)
+    from recon_lib.recipes import train_student
+
+    train_stage("student", source, fitting, out, extra, train_student, teacher=teacher)
 
 
 @app.command()

@@ -18,7 +18,7 @@ import torch
 
 from recon_lib.brain import features
 from recon_lib.brain.decoder import fit_decoder, vector_source
-from recon_lib.brain.encoders import choose_encoder
+from recon_lib.brain.encoders import CATEGORY, choose_encoder
 from recon_lib.brain.latents import fingerprint, fit_latent, packed
 from recon_lib.common.errors import DataError
 from recon_lib.data.arrays import load_pictures
@@ -112,6 +112,9 @@ def train_stage(stage, experiment, out, extra=None, seed=0, encoder="auto", **op
         start = options.get("start")
         if start is not None and read_weights(start)[1]["condition_size"] is not None:
             latent = load_latent_of(start)  # the one that it listens to
+            if encoder not in ("auto", its := getattr(latent.encoder, "name", CATEGORY)):
+                raise DataError(f"{start} listens to features of {its}, not of {encoder}; leave "
+                                "out the encoder, or start from a model without a condition")
         else:
             latent = fit_latent(shown, choose_encoder(shown, encoder))
         vectors = simulated(subjects, latent, pictures, seed)

@@ -4,7 +4,7 @@ import hashlib
 import importlib.metadata
 import json
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import read_npz, readable
+from recon_lib.common.folders import alone_in
 from recon_lib.course import plots
 from recon_lib.data.release import load_experiment
 from recon_lib.decoding import crossval, reconstruct
@@ -54,39 +55,50 @@ def reconstruct_release(out, source, model, seed, sampling, device, say):
     say(x.report)
     begin = time.time()
 
+    alone = ExitStack()
+
     def first(index, pictures):
+        alone.enter_context(alone_in(out, f"another command is drawing into {out}; wait for its "
+                                          "end, or choose another --out"))
+        drawn.begin()
         rows = {"seen": x.images[x.test_index[index]], "diffusion": pictures}
         save_figure(out / "first.png", plots.reconstructions(rows))
         say(f"the first reconstructions are in {out / 'first.png'}; the whole table follows")
 
-    what = json.dumps([asdict(source) | {"data": str(source.data)}, seed, asdict(sampling), device])
+    told = asdict(source) | {"data": str(Path(source.data).absolute())}
+    what = json.dumps([told, seed, asdict(sampling), device])
     path = located(model)
     beside = [path, path.with_name(LATENT), guidance_beside(path)]
     weights = [file.read_bytes() for file in beside if file and file.is_file()]
-    drawn = Drawn(out / DRAWN, [what.encode(), np.ascontiguousarray(x.betas), *weights], say)
+    arrays = map(np.ascontiguousarray, (x.betas, x.images))
+    drawn = Drawn(out / DRAWN, [what.encode(), *arrays, *weights], say)
     rows = Rows(x, sampling, drawn, say)
-    results = reconstruct.reconstruct_experiment(
-        x, model, seed, sampling, device, say, first, rows.keep)
-    arrays = {}
-    for name, part in results.items():
-        arrays[f"{name}/target"] = part["target"]
-        for kind in ("pictures", "rankings", "posterior", "other_seeds"):
-            arrays |= {f"{name}/{kind}/{key}": value for key, value in part.get(kind, {}).items()}
-    settings = asdict(source) | dict(data=str(source.data), seed=seed, held=x.held,
-                                     model=str(model), sampling=asdict(sampling),
-                                     seconds=round(time.time() - begin, 1),
-                                     computed=computed_on(device))
-    save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
-    drawn.forget()
+    with alone:
+        results = reconstruct.reconstruct_experiment(
+            x, model, seed, sampling, device, say, first, rows.keep)
+        arrays = {"experiment": signature(x)}
+        for name, part in results.items():
+            arrays[f"{name}/target"] = part["target"]
+            for kind in ("pictures", "rankings", "posterior", "other_seeds"):
+                arrays |= {f"{name}/{kind}/{key}": value
+                           for key, value in part.get(kind, {}).items()}
+        settings = told | dict(seed=seed, held=x.held, model=str(model), sampling=asdict(sampling),
+                               seconds=round(time.time() - begin, 1), computed=computed_on(device))
+        save_arrays(out / RELEASE, settings=json.dumps(settings), **arrays)
+        drawn.forget()
     say(f"reconstructions are in {out / RELEASE}")
     return rows.features
+
+
+def signature(x):
+    """Numbers by which an `Experiment` is known again: betas and pictures of its test."""
+    return np.concatenate([x.betas[x.test].mean(1), x.images[x.test_index].mean((1, 2, 3)) / 255])
 
 
 class Drawn:
     """What a reconstruction has drawn so far, so that one that was stopped does not begin anew.
 
-    `made_of` are bytes, all that the pictures depend on: what was drawn of something else is
-    removed.
+    `made_of` are bytes, all that the pictures depend on.
     """
 
     def __init__(self, folder, made_of, say):
@@ -95,6 +107,9 @@ class Drawn:
         for part in made_of:
             sums.update(part)
         self.made_of = sums.hexdigest()
+
+    def begin(self):
+        """Remove what was drawn of something else."""
         if not self.mark.is_file() or self.mark.read_text() != self.made_of:
             self.forget()
 
@@ -182,6 +197,11 @@ def score_release(out, permutations, say, features=None):
     arrays = load_arrays(out / RELEASE)
     settings = arrays.pop("settings")
     x = Release(**{f.name: settings[f.name] for f in fields(Release) if f.name in settings}).load()
+    mine, drawn_of = signature(x), arrays.pop("experiment", None)
+    if drawn_of is not None and not (  # a picture may be decoded a little otherwise elsewhere
+            mine.shape == drawn_of.shape and np.allclose(mine, drawn_of, atol=2e-3)):
+        raise DataError(f"{settings['data']} holds other test pictures or betas than {out} was "
+                        "drawn from; expected the same: reconstruct anew")
     results = {}
     for key, value in arrays.items():
         name, *rest = key.split("/")

@@ -17,6 +17,7 @@ from recon_lib import __main__ as shell
 from recon_lib import results
 from recon_lib.brain.latents import load_latent, packed
 from recon_lib.common.errors import DataError
+from recon_lib.common.folders import alone_in
 from recon_lib.data.arrays import load_pictures
 from recon_lib.data.loader import create_loader
 from recon_lib.data.splits import folds
@@ -92,7 +93,7 @@ def release_args(data, model, out, *more):
 
 
 @pytest.mark.slow
-def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
+def test_reconstruct_and_score_a_release(run, refused, miniature, tiny_model, tmp_path):
     code, out, err = run(*release_args(miniature, tiny_model, tmp_path, "--seed", 3))
     assert code == 0 and "reconstructions.npz" in out
     code, out, err = run("score", "--out", tmp_path, "--permutations", 20)
@@ -109,7 +110,16 @@ def test_reconstruct_and_score_a_release(run, miniature, tiny_model, tmp_path):
     with Image.open(tmp_path / "reconstructions.png") as figure:
         assert min(figure.size) > 300
     assert {p.name for p in tmp_path.iterdir()} == {
-        "first.png", "grid.png", "reconstructions.npz", "reconstructions.png", "scores.json"}
+        ".lock", "first.png", "grid.png", "reconstructions.npz", "reconstructions.png",
+        "scores.json"}
+    copy = shutil.copytree(miniature, tmp_path / "data")
+    betas = next(copy.rglob("*_allses_LHLOC.npy"))
+    np.save(betas, np.load(betas)[::-1])  # the same values, of other trials
+    with np.load(tmp_path / "reconstructions.npz") as file:
+        arrays = dict(file)
+    settings = json.loads(str(arrays["settings"])) | {"data": str(copy)}
+    np.savez(tmp_path / "reconstructions.npz", **arrays | {"settings": json.dumps(settings)})
+    refused("other test pictures or betas ... reconstruct anew", "score", "--out", tmp_path)
 
 
 @pytest.mark.slow
@@ -142,6 +152,9 @@ def test_a_reconstruction_that_was_stopped_goes_on(miniature, tiny_model, tmp_pa
     with pytest.raises(KeyboardInterrupt):
         reconstruct(tmp_path / "out", stop)
     said.clear()
+    with alone_in(tmp_path / "out"), pytest.raises(DataError, match="another command is drawing"):
+        reconstruct(tmp_path / "out", said.append, seed=1)
+    assert {path.name for path in (tmp_path / "out" / "drawn").glob("*.npz")} == kept
     reconstruct(tmp_path / "out", said.append, seed=1)
     assert not any("drawn before" in text for text in said)
 
@@ -164,9 +177,12 @@ def test_the_evaluation_space_is_made_once(miniature, tiny_model, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path):
-    code, _, _ = run(*release_args(miniature, tiny_model, tmp_path, "--release", 1))
+def test_release_1_and_an_existing_betas_folder(run, miniature, tiny_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(miniature.parent)
+    code, _, _ = run(*release_args(miniature.name, tiny_model, tmp_path, "--release", 1))
     assert code == 0 and (tmp_path / "reconstructions.npz").exists()
+    with np.load(tmp_path / "reconstructions.npz") as file:  # so `score` finds it from elsewhere
+        assert json.loads(str(file["settings"]))["data"] == str(miniature)
 
 
 @pytest.mark.slow
@@ -332,6 +348,8 @@ def test_a_model_knows_its_latent(run, refused, miniature, tmp_path):
     assert run(*train, "--extra", 0, "--start", resume, "--steps", 2)[0] == 0
     assert load_latent(latent).pixels.axes.tobytes() in before
     load_conditional(resume)
+    refused("listens to features of category-network ... leave out the encoder", *train,
+            "--extra", 0, "--start", resume, "--encoder", "efficientnet-lite0")
     changed = load_latent(latent)
     changed.pixels.mean[0] += 1
     latent.write_bytes(packed(changed))

@@ -51,6 +51,7 @@ LINES = """
 | haxby --steps 1001 | --steps
 | haxby --steps 0 | --steps
 | haxby --model absent.safetensors | no model at
+| haxby --model student | this model is a student
 | reconstruct --seed 9223372036854775808 | --seed
 | reconstruct --scale nan | scale
 | reconstruct --scale -1 | --scale
@@ -73,6 +74,7 @@ LINES = """
 | betas --data file | file
 | betas --data absent | no such file
 | betas --subject "" | names no subject
+| betas --report --whole-brain | leave out --whole-brain
 | run --data file | not a folder
 | run --data "" | where you stand
 | run --out file | not a folder

@@ -12,7 +12,13 @@ from recon_lib.brain.encoding import fit_encoding_model
 from recon_lib.data.haxby import haxby_blocks
 from recon_lib.data.splits import folds
 from recon_lib.decoding.retrieval_prior import add_trials
-from recon_lib.decoding.sampling import SAMPLING, Guidance, load_conditional, sample_pictures
+from recon_lib.decoding.sampling import (
+    SAMPLING,
+    Guidance,
+    load_conditional,
+    refuse_unlearnt,
+    sample_pictures,
+)
 from recon_lib.world.scenes import CATEGORIES, draw, sample_factors
 
 # By how much log-likelihoods of the categories are divided, as `posterior.TEMPERATURE`: of 1, 2, 4,
@@ -98,11 +104,12 @@ def drive(model_path, seed=0, steps=20, say=print):
         patterns of other blocks of that run; `figure`, rows for `plots.reconstructions`.
     """
     net = load_conditional(model_path)
+    # without the likelihood: its latents are means over scenes, which no picture can have
+    sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
+    refuse_unlearnt(net.info, sampling)  # before any work
     blocks = brain_vectors(net.latent, seed, say)
     vectors, run = blocks.told, blocks.run
     seen = scenes_of(blocks.category, seed + 2)
-    # without the likelihood: its latents are means over scenes, which no picture can have
-    sampling = replace(SAMPLING, steps=steps, strength=0.0, candidates=1)
     draw = partial(sample_pictures, net.model, net.info, seed=seed, sampling=sampling,
                    guidance=Guidance(net.guidance_model))
     made, wrong = draw(vectors), draw(vectors[others_in_run(run, seed)])
