@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from recon_lib.brain.features import read_named
+from recon_lib.brain.features import measured_factors, read_named
 from recon_lib.brain.latents import ImageLatent
 
 # Which families together may explain a voxel; each voxel takes what predicts it best.
@@ -20,7 +20,7 @@ CHOICES = (("pixels", "features"), ("edges",), ("object",), ("scene",), ("object
 UNNAMED = (("pixels",), ("edges",), ("features",), ("pixels", "features"), ("edges", "features"))
 PLACES = np.linspace(0.25, 0.75, 4), np.linspace(0.45, 0.7, 3)  # centres across and down
 PLACE_WIDTH = 0.12
-PLACED = 1 / 3  # of the columns of category at a place: more of them, each more penalised
+PLACED = 1 / 3  # factor on the columns of category at a place: smaller, so penalised more
 
 
 def feature_families(latent: ImageLatent, latents: np.ndarray,
@@ -51,11 +51,12 @@ def feature_families(latent: ImageLatent, latents: np.ndarray,
     with torch.no_grad():
         e = torch.tanh(torch.from_numpy(embedding.astype(np.float32)))
         named = {k: v.softmax(1).numpy() for k, v in read_named(latent.encoder.named, e).items()}
-        cos, sin, x, y, _ = latent.encoder.measured(e).numpy().T
-    hue = np.column_stack([cos, sin]) / (np.hypot(cos, sin)[:, None] + 1e-3)
-    at = [np.exp(-(np.subtract.outer(m + s * v, centres) ** 2) / (2 * PLACE_WIDTH**2))
-          for v, m, s, centres in ((x, 0.5, 0.127, PLACES[0]), (y, 0.58, 0.069, PLACES[1]))]
-    place = pairs(*at)
+        measured = latent.encoder.measured(e).numpy()  # see `features.measured_targets`
+    hue = measured[:, :2] / (np.hypot(*measured[:, :2].T)[:, None] + 1e-3)
+    factors = measured_factors(measured)
+    at = [np.exp(-(np.subtract.outer(factors[axis], centres) ** 2) / (2 * PLACE_WIDTH**2))
+          for axis, centres in zip("xy", PLACES, strict=True)]
+    place = pairs(*at)  # (n, 12)
     families = {
         "pixels": pixels, "features": seen,
         "object": np.hstack([named["category"], hue, PLACED * pairs(named["category"], place)]),

@@ -22,6 +22,7 @@ from recon_lib.training.checkpoints import CHECKPOINTS
 from recon_lib.world.scenes import BACKGROUNDS, CATEGORIES, LIGHTS
 
 NAMED = {"category": CATEGORIES, "background": BACKGROUNDS, "light": LIGHTS}
+MEASURED = {"x": (0.5, 0.127), "y": (0.58, 0.069), "size": (0.51, 0.064)}  # mean, SD over scenes
 EMBEDDING, PIXEL_SIDE = 96, 16
 BATCH, PEAK_LR = 64, 2e-3  # pictures in hand at a time; peak of the one-cycle learning rate
 SHIPPED = {  # name: what the file in data/checkpoints was called once, by which it is found too
@@ -66,16 +67,20 @@ def read_named(readouts, e):
 def measured_targets(factors):
     """The continuous factors on comparable scales: (n, 5) float32."""
     angle = 2 * np.pi * factors["hue"]
-    columns = [np.cos(angle), np.sin(angle)]
-    columns += [(factors[k] - m) / s for k, m, s in
-                (("x", 0.5, 0.127), ("y", 0.58, 0.069), ("size", 0.51, 0.064))]
-    return np.stack(columns, 1).astype(np.float32)
+    scaled = [(factors[k] - mean) / sd for k, (mean, sd) in MEASURED.items()]
+    return np.stack([np.cos(angle), np.sin(angle), *scaled], 1).astype(np.float32)
+
+
+def measured_factors(targets):
+    """The inverse of `measured_targets`: (n, 5) -> hue, x, y and size (n,) by name."""
+    cos, sin, *scaled = targets.T
+    return {"hue": (np.arctan2(sin, cos) / (2 * np.pi)) % 1} | {
+        k: mean + sd * x for (k, (mean, sd)), x in zip(MEASURED.items(), scaled, strict=True)}
 
 
 def fitted(x, side=64):
-    """Pictures (n, 1 or 3, H, W) as a network takes them, a `FactorNet` at 64: (n, 3, side, side).
-    """
-    if x.shape[-1] != side or x.shape[-2] != side:
+    """Pictures (n, 1 or 3, H, W) as a network takes them: (n, 3, side, side)."""
+    if x.shape[-2:] != (side, side):
         x = F.interpolate(x, (side, side), mode="bilinear", antialias=True)
     return x.expand(-1, 3, -1, -1)
 
@@ -87,17 +92,17 @@ def coarse_pixels(images: np.ndarray):
 
 
 def noisy(x, generator):
-    """Pictures (b, 3, 64, 64) with noise of up to 0.3 of the range's half: learn to bear it."""
-    blur = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)
-    return x + blur * torch.randn(x.shape, generator=generator)
+    """Pictures (b, 3, 64, 64) in [-1, 1] with noise, whose SD is drawn from 0 to 0.3 for each."""
+    sd = 0.3 * torch.rand(len(x), 1, 1, 1, generator=generator)
+    return x + sd * torch.randn(x.shape, generator=generator)
 
 
 def train_factor_net(images, factors, seed=0, epochs=6, kind=FactorNet, spoil=noisy):
     """Fit a network to pictures (n, 64, 64, 3) uint8 with known `scenes.FACTORS` (n,).
 
-    `kind` is the class: `FactorNet`, or another with the
-    same answers. `spoil` takes the pictures (b, 3, 64, 64) of a batch and a generator, and makes
-    them worse, so that imperfect ones can be read too.
+    `kind` is the class: `FactorNet`, or another with the same outputs. `spoil` takes the pictures
+    (b, 3, 64, 64) of a batch and a generator, and makes them worse, so that the network learns to
+    read imperfect ones.
     """
     generator = torch.Generator().manual_seed(int(seed))
     with torch.random.fork_rng(devices=[]):
@@ -140,9 +145,7 @@ def read_factors(net: nn.Module, images: np.ndarray) -> dict:
     """
     outs = [net(fitted(to_batch(images[i : i + BATCH]))) for i in range(0, len(images), BATCH)]
     read = {k: torch.cat([o[k] for o in outs]).softmax(1).numpy() for k in NAMED}
-    cos, sin, x, y, size = torch.cat([o["measured"] for o in outs]).numpy().T
-    hue = (np.arctan2(sin, cos) / (2 * np.pi)) % 1
-    return read | dict(hue=hue, x=0.5 + 0.127 * x, y=0.58 + 0.069 * y, size=0.51 + 0.064 * size)
+    return read | measured_factors(torch.cat([o["measured"] for o in outs]).numpy())
 
 
 def save_factor_net(net, path, **card):

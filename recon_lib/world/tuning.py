@@ -26,7 +26,7 @@ def feature_maps(images):
         colours = torch.stack([grey, red - green, blue - (red + green) / 2], 1)
         edges = []
         for wavelength in (3.0, 6.0):
-            even, odd = gabors(wavelength)  # (4, 1, k, k) each
+            even, odd = gabors(wavelength, 0.45 * wavelength)  # (4, 1, k, k) each
             pair = [F.conv2d(grey[:, None], g, padding=g.shape[-1] // 2) for g in (even, odd)]
             edges.append((pair[0] ** 2 + pair[1] ** 2).sqrt())
         parts.append(torch.cat([colours, *edges], 1))
@@ -35,11 +35,14 @@ def feature_maps(images):
     return (maps - mean) / (spread + 1e-6)
 
 
-def gabors(wavelength):
-    """A quadrature pair of Gabor filters for each of 4 directions: two (4, 1, k, k) tensors."""
+def gabors(wavelength, width):
+    """A quadrature pair of Gabor filters for each of 4 directions: two (4, 1, k, k) tensors.
+
+    The wavelength and the standard deviation `width` of the Gaussian window are in pixels.
+    """
     half = round(wavelength)
     y, x = torch.meshgrid(*[torch.arange(-half, half + 1.0)] * 2, indexing="ij")
-    envelope = torch.exp(-(x**2 + y**2) / (2 * (0.45 * wavelength) ** 2))
+    envelope = torch.exp(-(x**2 + y**2) / (2 * width**2))
     angles = torch.arange(4) * torch.pi / 4
     phase = 2 * torch.pi / wavelength * torch.stack([x * a.cos() + y * a.sin() for a in angles])
     pair = [envelope * phase.cos(), envelope * phase.sin()]
