@@ -1,15 +1,18 @@
-"""Which part stops it? Each is swapped for its ideal: training trials that were held out, one each.
+"""Which part of the reconstruction loses most? One after the other is replaced by its ideal.
 
     python benchmarks/limits.py          # five minutes of one core, 10 GB of memory
 
-The likelihood first: in place of the encoding model stands what the simulation did, the tuning of
-every voxel and the covariance of what is then left of the training trials' betas. Then all of the
-reading: the network is told 60 trials without noise of the picture itself, and the search shows the
-picture of the prior whose latent is nearest to its latent. Last the beginning: the student starts
-from the picture that the search found, noised to two of its four times (SDEdit, Meng et al. 2022,
-arXiv 2108.01073), and not from noise. Prior, network and all else stay as they are. Named among
-113 by what is shown, as in `posterior`, with bootstrap intervals over pictures. Then: how far are
-the object's hue and place, as the evaluation classifier reads them, from those that were seen?
+Measured on training pictures that were held out, one trial of each, as in `posterior`. First the
+likelihood: in place of the encoding model stand the simulation's own tuning of every voxel, and the
+covariance of what this tuning leaves of the training trials' betas. Then all of the reading: for
+the network the latent of the picture itself counts as 60 trials without noise, and the search shows
+the picture of the prior whose latent is nearest to it. Last the start: the student starts from the
+picture that the search found, noised to two of its four times (SDEdit, Meng et al. 2022, arXiv
+2108.01073), and not from noise. Prior, network and all else stay as they are.
+
+The score is the share named right among 113 by what is shown, with bootstrap intervals over
+pictures. Then: how far are the object's hue and place, as the evaluation classifier reads them,
+from those that were seen?
 """
 
 from dataclasses import replace
@@ -27,6 +30,7 @@ from recon_lib.brain.patterns import similarity
 from recon_lib.data import release
 from recon_lib.data.bold5000 import VOXELS
 from recon_lib.data.loader import to_batch
+from recon_lib.decoding.baselines import voxels_by_area
 from recon_lib.decoding.reconstruct import posterior_sampler
 from recon_lib.decoding.retrieval_prior import prior_pictures, training_pictures
 from recon_lib.decoding.sampling import STUDENT, sampling_for
@@ -35,19 +39,20 @@ from recon_lib.samplers import initial_noise, to_uint8, walk
 from recon_lib.scores.report import evaluation_space, load_classifiers
 from recon_lib.world import experiment, tuning
 
-BEGIN = 2  # of a student's times, where it begins from a picture
+BEGIN = 2  # how many of a student's times are left out where it starts from a picture
 
 
 def known_responses(held, voxels, seed):
-    """The betas that pictures evoke without noise, and the noise, by the simulation's tuning.
+    """The betas that the prior's pictures evoke without noise, by the simulation's own tuning.
 
     Returns
     -------
-    (pictures of the prior, V) float32 array, (V, V) array
+    responses : (pictures of the prior, V) float32 array
+    noise : (V, V) array
+        Covariance of what is left of the training trials' betas.
     """
     x, n = held.x, len(held.x.images)
-    areas = np.repeat(list(voxels), list(voxels.values()))
-    order = np.concatenate([np.flatnonzero(areas == area) for area in dict.fromkeys(x.roi)])
+    order = voxels_by_area(np.repeat(list(voxels), list(voxels.values())), x.roi)
     responses = tuning.responses(
         np.concatenate([x.images, training_pictures(x, None, held.rows)]),
         np.concatenate([x.factors, prior_factors(x)[held.rows]]), voxels, seed)[:, order]
@@ -59,7 +64,7 @@ def known_responses(held, voxels, seed):
 
 
 def known_posterior(held, voxels=VOXELS["CSI1"], seed=0):
-    """What somebody who knows the subject finds: `held.trials.found`, of the true likelihood."""
+    """As `held.trials.found`, by the true likelihood: what somebody who knows the subject finds."""
     fit = log_likelihood(held.trials.betas, *known_responses(held, voxels, seed))
     weights = np.exp(fit - fit.max(1, keepdims=True))
     mean = weights / weights.sum(1, keepdims=True) @ held.latent.prior
@@ -69,7 +74,7 @@ def known_posterior(held, voxels=VOXELS["CSI1"], seed=0):
 
 @torch.no_grad()
 def begun(held, student, pictures, seed=0):
-    """What a student draws from noised `pictures` (n, H, W, C), told the posterior mean."""
+    """What a student draws from noised `pictures` (n, H, W, C), given the posterior mean."""
     alpha_bar, ladder = SCHEDULES[student.info["schedule"]](), student.info["ladder"]
     told = torch.from_numpy(
         held.posterior.vectors(held.trials.betas, held.trials.repeats, found=held.trials.found))
@@ -84,7 +89,7 @@ def begun(held, student, pictures, seed=0):
 
 
 def shown(held, student, known):
-    """What each way shows: name -> pictures."""
+    """The pictures that each way of reconstructing shows, by its name."""
     trials, latents = held.trials, held.latents[held.pictures]
     true = replace(trials.found, mean=latents, nearest=similarity(
         latents, held.latent.prior).argmax(1))
@@ -113,7 +118,7 @@ PAIRS = (("fitted likelihood, drawn", "fitted likelihood, MAP"),
          ("the picture's own latent, drawn", "the picture's own latent, nearest"))
 
 
-def off(classifier, pictures, factors):
+def errors_of(classifier, pictures, factors):
     """Errors (n,) of the object's hue, in degrees, and of its place, in sides of the picture."""
     read = read_factors(classifier, pictures)
     hue = 360 * np.abs((read["hue"] - factors["hue"] + 0.5) % 1 - 0.5)
@@ -132,7 +137,7 @@ def rows(model=STUDENT, held=HELD, voxels=VOXELS["CSI1"], seed=0):
         tell(f"named right of {AMONG}, {name}", hits)
     for one, other in PAIRS:
         tell(f"{one} - {other}", named[one] - named[other])
-    errors = {name: off(classifier, pictures, factors) for name, pictures in made.items()}
+    errors = {name: errors_of(classifier, pictures, factors) for name, pictures in made.items()}
     for one, other in PAIRS[:2]:
         for what in ("hue", "place"):
             tell(f"error of the {what}, {one}", errors[one][what])

@@ -465,10 +465,10 @@ def test_who_knows_the_subject_has_its_true_responses(shared, monkeypatch, minia
     assert len(limits.rows(tiny_student, 20, VOXELS)) == len(limits.PAIRS)
     assert "known likelihood, drawn - known likelihood, MAP" in capsys.readouterr().out
     factors = loaded.factors[:8]
-    exact = limits.off(limits.load_classifiers()[""], loaded.images[:8], factors)
+    exact = limits.errors_of(limits.load_classifiers()[""], loaded.images[:8], factors)
     turned = factors.copy()
     turned["hue"], turned["x"] = (turned["hue"] + 0.5) % 1, turned["x"] + 0.5
-    away = limits.off(limits.load_classifiers()[""], loaded.images[:8], turned)
+    away = limits.errors_of(limits.load_classifiers()[""], loaded.images[:8], turned)
     np.testing.assert_allclose(exact["hue"] + away["hue"], 180, atol=1e-3)  # half round the circle
     assert (exact["place"] < 0.25).all() and (away["place"] > 0.25).all()
 

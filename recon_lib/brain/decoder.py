@@ -1,8 +1,8 @@
 """From betas to the brain vector that conditions the diffusion model.
 
-`BrainDecoder` knows how wrong it is: out-of-fold predictions on training trials show the errors
-that new trials will have. With that knowledge a brain vector can be simulated for any picture, as
-often as one likes, so the network never learns a training error by heart.
+`BrainDecoder` has a model of its own errors: out-of-fold predictions on training trials show the
+errors that new trials will have. With it a brain vector can be simulated for any picture, with
+fresh errors each time, so that the network never memorises the errors of the training trials.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,8 +35,8 @@ class BrainDecoder:
         """Brain vectors (n, d + 1) float32 of betas (n, voxels).
 
         Each row is a trial, or the average of `repeats` trials (one number, or (n,), above 0) of
-        one picture. Voxels that are not those of the fit, or betas or repeats that are no such
-        numbers, are a `DataError`.
+        one picture. A `DataError` is raised for other voxels than those of the fit, and for betas
+        or repeats that are no such numbers.
         """
         betas = check(betas, ("trials", len(self.ridge.x_mean)),
                       what="the array of betas (of the subject and areas of the decoder)")
@@ -134,9 +134,9 @@ def vector_source(decoder: BrainDecoder, latents: np.ndarray, blocks: Sequence[i
                   weaken: float = 0.2) -> Callable:
     """A function for `create_loader(vectors=…)`: simulated brain vectors of pictures.
 
-    Now and then a block of the vector (pixels, features) is weakened as a noisier brain would
-    weaken it: noise is added and the sum shrunk towards its mean, which is what ridge regression
-    does to what it cannot read. So the network also knows what to do when an area is silent.
+    Some blocks of the vector (pixels, features) are weakened as a noisier brain would weaken them:
+    noise is added and the sum is shrunk towards its mean, which is what ridge regression does to
+    what it cannot read. So the network also learns to draw when an area carries no information.
 
     Parameters
     ----------
@@ -147,8 +147,7 @@ def vector_source(decoder: BrainDecoder, latents: np.ndarray, blocks: Sequence[i
         Sizes of the blocks of the latent; they sum to d.
     repeats : sequence of int
         Numbers of averaged trials to simulate, drawn with equal probability. Few experiments
-        average more than four; the others are for `retrieval_prior.with_pseudo_trials`, and teach
-        the network what a vector means.
+        average more than four; vectors with pseudo-trials, see `Posterior.vectors`, count as more.
     weaken : float
         Share of blocks to weaken.
 

@@ -1,9 +1,9 @@
 """Feature encoders, chosen by what the pictures are.
 
-The category network of `features` knows TinyScenes and nothing else. What is in a photograph is
-told by a network that was trained on photographs: by default EfficientNet-Lite0 (Tan & Le 2019,
-arXiv:1905.11946), whose weights are a package and need no download. Of others the weights are
-fetched by the library that has them, which keeps them; their licences are in `ENCODERS`.
+The category network of `features` knows TinyScenes and nothing else. Photographs need a network
+that was trained on photographs: by default EfficientNet-Lite0 (Tan & Le 2019, arXiv:1905.11946),
+whose weights come as a package and need no download. The weights of the others are fetched, and
+kept, by the library that has them; their licences are in `ENCODERS`.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and spread of 
 CLIP = ((0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758))  # as are these
 LITE = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-ANSWERED = ("_blocks.12",)  # by a simulated subject's higher areas: no layer that is decoded to
-NUMBERS = 2048  # at most of a layer: its places are averaged until they fit
-LOOKED_AT = 64  # pictures to guess by
-DRAWN_ALIKE = 0.6  # correlation with what the category network reads, drawn again
+ANSWERED = ("_blocks.12",)  # what a simulated subject's higher areas follow; never decoded to
+NUMBERS = 2048  # features of a layer, at most: its places are averaged until they fit
+LOOKED_AT = 64  # pictures that `are_tinyscenes` looks at
+DRAWN_ALIKE = 0.6  # least median correlation of TinyScenes with what was read, drawn again
 
 
 def efficientnet_lite0():
@@ -77,7 +77,7 @@ class Card:
     colours: tuple = IMAGENET  # (mean, spread) to standardise colours by, as in its training
     licence: str = "BSD-3-Clause, trained on ImageNet"  # of the weights
     packages: str = "torchvision"  # what has to be installed
-    tried: bool = False  # with its weights; else loading and layers were tested with random weights
+    tried: bool = False  # was it run with its real weights? If not, with random ones
 
 
 ENCODERS = {
@@ -184,9 +184,9 @@ def load_encoder(name: str = PHOTOGRAPHS, layers: tuple | None = None) -> nn.Mod
 
 
 def are_tinyscenes(images: np.ndarray):
-    """Whether pictures are TinyScenes: what the category network reads, drawn again, is alike.
+    """Whether pictures are TinyScenes: they look like what the category network reads, drawn again.
 
-    Of TinyScenes the median correlation is above .8, of photographs about .2.
+    The median correlation is above .8 for TinyScenes and about .2 for photographs.
     """
     some = uint8_pictures(images)
     some = some[np.linspace(0, len(some) - 1, min(len(some), LOOKED_AT)).round().astype(int)]

@@ -74,7 +74,7 @@ def square_distances(a, b):
 
 @dataclass
 class Candidates:
-    """Pictures whose part of the likelihood is summed up, see `EncodingModel.candidates`."""
+    """What the likelihood needs of pictures, see `EncodingModel.candidates`."""
 
     x: np.ndarray  # (candidates, p) features, less the mean of training
     size: np.ndarray  # (candidates,) |G x|²
@@ -94,7 +94,7 @@ class EncodingModel:
         return root, solve_triangular(root, self.ridge.weights.T, lower=True)
 
     def candidates(self, features):
-        """What `rank` needs of pictures, whatever the betas: for many calls with the same.
+        """What `rank` needs of pictures, computed once for many calls with other betas.
 
         `features` are (candidates, p), or a dict of families as the model was fitted to.
         """
@@ -109,9 +109,9 @@ class EncodingModel:
         """log p(betas | picture) up to a number for each trial: (trials, candidates).
 
         With the noise covariance Σ = L L', whitened betas z = L⁻¹ (betas - mean) and whitened
-        weights G = L⁻¹ W', it is -repeats/2 |z - G x|². G'G is small, so that tens of thousands of
-        candidates can be held against a thousand voxels. `features` are `Candidates`, or what makes
-        them; `repeats` says how many trials each row is the mean of.
+        weights G = L⁻¹ W', it is -repeats/2 |z - G x|². G'G is only (p, p), so that it is quick for
+        tens of thousands of candidates and a thousand voxels. `features` are those of `candidates`,
+        or what it returned; `repeats` says how many trials each row is the mean of.
         """
         betas = check(betas, ("trials", len(self.noise)), what="the array of betas")
         seen = features if isinstance(features, Candidates) else self.candidates(features)

@@ -2,7 +2,7 @@
 
 Voxels of one area follow the pixels, those of another the category of the object, or the scene
 (cf. Naselaris et al. 2009, doi:10.1016/j.neuron.2009.09.006). All families are functions of the
-latent, so they are had at once for every picture of the retrieval prior, without drawing it.
+latent, so they can be computed for every picture of the retrieval prior without its pixels.
 """
 
 from collections.abc import Callable

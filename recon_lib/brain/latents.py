@@ -1,7 +1,7 @@
 """From a picture to a short latent vector.
 
-The latent keeps what betas can tell: the coarse layout of the pixels and what the *feature encoder*
-(`encoders`) makes of what is in them.
+The latent keeps what can be decoded from betas: the coarse layout of the pixels, and the features
+that the *feature encoder* (`encoders`) gives of the picture.
 """
 
 import copy
@@ -72,7 +72,7 @@ class ImageLatent:
         return self.project(coarse_pixels(images), embed(self.encoder, images))
 
     def project(self, coarse, features):
-        """Latents of pictures whose coarse pixels and features are there already."""
+        """Latents (n, d) from the coarse pixels (n, p) and features (n, q) of pictures."""
         return np.concatenate([self.pixels.transform(coarse), self.features.transform(features)],
                               axis=1)
 
@@ -128,9 +128,9 @@ def fit_latent(train_images: np.ndarray, encoder: torch.nn.Module, pixels: int =
 
 
 def arrays_of(latent):
-    """The encoder and both bases by name: all that makes a latent of a picture.
+    """The encoder and both bases by name: all that is needed to compute latents.
 
-    The category network is kept whole, of another encoder its name and a hash of its weights.
+    The category network is kept whole; of other encoders the name and a hash of the weights.
     """
     if isinstance(latent.encoder, FactorNet):
         arrays = {f"eye.{k}": v.cpu().numpy() for k, v in latent.encoder.state_dict().items()}

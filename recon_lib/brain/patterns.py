@@ -1,4 +1,4 @@
-"""What patterns of betas tell: what can be decoded from them, and which of them are alike."""
+"""Patterns of betas: what can be decoded from them, and which of them are alike."""
 
 import numpy as np
 from numpy.typing import ArrayLike

@@ -99,7 +99,7 @@ def fit_ridge(x: ArrayLike, y: ArrayLike, groups: ArrayLike | None = None,
         fits.append(_decompose(x[train], y[train]))
         seen = (x[test] - fits[-1]["x_mean"]) @ fits[-1]["basis"]  # (test rows, rank)
         fits[-1]["seen"], left = seen, y[test] - fits[-1]["y_mean"]
-        if len(seen) > seen.shape[1]:  # what no weights explain is added up once, then fewer rows
+        if len(seen) > seen.shape[1]:  # error that no weights can explain: once, then drop rows
             whole = np.square(left, dtype=np.float64).sum(0)
             turned, seen = np.linalg.qr(seen)
             left = turned.T @ left  # (rank, targets)
@@ -127,14 +127,14 @@ def fit_banded_ridge(families: dict, y: ArrayLike, choices: Sequence[Sequence[st
                      groups: ArrayLike | None = None, seed: int = 0) -> Ridge:
     """Fit a ridge regression for each target to the families of features that predict it best.
 
-    One penalty for all features makes a target that needs few of them pay for the rest. So each of
-    the `choices`, families that are tried together, is tried, and each target keeps the one with
-    the best cross-validated R²: a banded ridge whose bands are on or off (cf. Dupré la Tour et al.
-    2022, doi:10.1016/j.neuroimage.2022.119728).
+    With one penalty for all features, a target that needs few of them is predicted worse because of
+    the rest. So each of the `choices`, sets of families, is fitted, and each target keeps the set
+    with the best cross-validated R²: a banded ridge whose bands are on or off (cf. Dupré la Tour et
+    al. 2022, doi:10.1016/j.neuroimage.2022.119728).
 
     Each family (n, p) is scaled to a total variance of 1; `groups` are as for `fit_ridge`. The
-    `Ridge` leads from all families side by side, in their order, to the targets, with a weight of 0
-    where a target does without.
+    `Ridge` predicts the targets from all families side by side, in their order; the weights of
+    families that a target does not use are 0.
     """
     scale = {k: np.sqrt(np.var(v, axis=0).sum()) or 1.0 for k, v in families.items()}
     owner = np.repeat(list(families), [np.shape(v)[1] for v in families.values()])

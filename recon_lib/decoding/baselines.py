@@ -77,11 +77,11 @@ def mean_image(train_images: np.ndarray, trials: int) -> np.ndarray:
 def ridge_to_pixels(train_betas: np.ndarray, train_images: np.ndarray,
                     groups: ArrayLike | None = None, components: int = 128,
                     seed: int = 0) -> Callable:
-    """Learn to predict pixels linearly from betas: blurred, and strong at pixel scores.
+    """Learn to predict pixels linearly from betas: pictures are blurred, pixel scores are high.
 
-    Ridge regression (strength by cross-validation) onto the leading principal components of
-    the training images, each with its own strength. Later components cannot be read
-    from noisy betas; predicting their mean, 0, is what ridge would do too.
+    Ridge regression onto the leading principal components of the training images, with a strength
+    for each by cross-validation. Later components cannot be read from noisy betas: ridge would
+    predict their mean, 0, which is what leaving them out does.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def retrieval(predicted: ArrayLike, train_features: ArrayLike,
               train_images: np.ndarray) -> np.ndarray:
     """Show the training image whose features correlate best with the predicted ones.
 
-    It can never be right about a test image, and always looks perfect.
+    What it shows is a perfect picture, and never the test image.
 
     Parameters
     ----------
@@ -195,6 +195,11 @@ def fit_encoding_ranks(training, candidates):
     return lambda trials: training.encoding.rank(trials.betas, families)
 
 
+def voxels_by_area(roi, order):
+    """Index of voxels whose areas are `roi` (V,), area by area as these come in `order`."""
+    return np.concatenate([np.flatnonzero(roi == area) for area in dict.fromkeys(order)])
+
+
 def ideal_observer(experiment: Experiment, candidates: np.ndarray | None = None) -> Callable:
     """The decoder that knows the subject: log p(betas | candidate) from the simulation's truth.
 
@@ -216,7 +221,7 @@ def ideal_observer(experiment: Experiment, candidates: np.ndarray | None = None)
     x = experiment
     with readable(x.truth), h5py.File(x.truth) as file:
         roi = read_dataset(file, "subject/roi").astype(str)
-    voxels = np.concatenate([np.flatnonzero(roi == area) for area in dict.fromkeys(x.roi)])
+    voxels = voxels_by_area(roi, x.roi)
     if not np.array_equal(roi[voxels], x.roi):
         return None
     responses = read_truth(x.truth, "responses", x.names)[:, voxels]
