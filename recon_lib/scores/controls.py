@@ -1,4 +1,4 @@
-"""Controls that no reconstruction paper should leave out, and that no picture can show."""
+"""Controls that every reconstruction paper should report, as a picture cannot show them."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -10,8 +10,8 @@ def decode_unseen(betas: ArrayLike, targets: ArrayLike, group: ArrayLike, new_be
                   new_group: ArrayLike, penalty: float) -> np.ndarray:
     """Decode each new trial by a ridge regression that never saw its group.
 
-    The group may be a category, or a combination such as *a blue cup*. One inverse serves all:
-    leaving the m rows a of a group out of M = x'x + penalty changes it by
+    The group may be a category, or a combination such as *a blue cup*. One inverse serves all
+    groups: without the rows a of one, the inverse of M = x'x + penalty becomes
     (M − a'a)⁻¹ = M⁻¹ + M⁻¹a' (1 − a M⁻¹a')⁻¹ a M⁻¹ (Woodbury).
 
     Parameters
@@ -23,7 +23,7 @@ def decode_unseen(betas: ArrayLike, targets: ArrayLike, group: ArrayLike, new_be
     group : array_like (n,)
     new_betas : array_like (m, voxels)
     new_group : array_like (m,)
-        One that no training trial has costs nothing: nothing is left out.
+        For a group without training trials nothing is left out.
     penalty : float
         On the squared norm of the weights, above 0; the intercept is free.
 
@@ -51,7 +51,7 @@ def decode_unseen(betas: ArrayLike, targets: ArrayLike, group: ArrayLike, new_be
     out = np.empty((len(new), y.shape[1]))
     for one in np.unique(new_group):
         a, b = x[group == one], y[group == one]
-        half = inverse @ a.T  # (voxels, m)
+        half = inverse @ a.T  # (voxels + 1, rows of the group)
         weights = inverse @ (both - a.T @ b)
         weights += half @ np.linalg.solve(np.eye(len(a)) - a @ half, a @ weights)
         out[new_group == one] = new[new_group == one] @ weights

@@ -1,7 +1,7 @@
 """Scores of the literature: its table of eight, and n-way top-k of a classifier.
 
-They are given so that numbers can be set beside published ones. Beware of both: two-way scores
-saturate, and a classifier's label says nothing beyond the category. The networks have been tested
+They are given so that numbers can be set beside published ones. Read them with care: two-way
+scores saturate, and a classifier's label says nothing beyond the category. The networks were tested
 here with random weights against the formulas; with their real weights they have not been run.
 """
 
@@ -122,8 +122,7 @@ def clip_features(name: str = CLIP_MODEL, device: str = "cpu") -> Callable:
     net = from_transformers("CLIPVisionModelWithProjection", name).eval().to(device)
     side = net.config.image_size
     return lambda images: in_batches(
-        lambda some: net(prepared(some, side, CLIP).to(device)).image_embeds,
-        images)
+        lambda some: net(prepared(some, side, CLIP).to(device)).image_embeds, images)
 
 
 def pixel_scores(name, pictures, seen):
@@ -145,7 +144,7 @@ def space_scores(name, features, known, target):
 
 
 def feature_space(name, make, say):
-    """The function of features of one space, or None and a sentence that says why not."""
+    """The function that gives features in one space; or None, and a sentence says why."""
     try:
         with impatient():
             return make()

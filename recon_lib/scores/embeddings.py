@@ -66,7 +66,7 @@ def of_target(matrix, target):
 
 
 def ceilings(betas: np.ndarray, trial_image: np.ndarray) -> dict:
-    """Noise ceilings of the voxels, in percent of their variance; none where nothing repeats.
+    """Noise ceilings of the voxels, in percent of their variance; {} where no picture repeats.
 
     Parameters
     ----------

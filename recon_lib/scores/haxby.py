@@ -31,7 +31,7 @@ def score_blocks(result: dict, classifiers: dict, seed: int = 0, permutations: i
     """
     category, eight = result["category"], np.unique(result["category"])
 
-    def log_p(pictures, suffix=""):  # (96, 8)
+    def log_p(pictures, suffix=""):  # (blocks, 8)
         return np.log(read_factors(classifiers[suffix], pictures)["category"][:, eight] + 1e-9)
 
     def accuracy(matrix, target):

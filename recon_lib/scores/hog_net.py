@@ -3,11 +3,11 @@
 The feature encoder and the evaluation classifier are of one architecture, `features.FactorNet`:
 convolutions on pixels. A picture that was steered until the feature encoder finds what it should
 may deceive the evaluation classifier too, though no person sees anything in it. This network shares
-nothing with them but the names that it may give. Its input are the strength of the edges of each
-direction in small cells, and their mean colour (histograms of oriented gradients, Dalal and Triggs
-2005, doi:10.1109/CVPR.2005.177); a window of the size of an object slides over the cells, and the
-strongest answers are kept. It was trained on scenes of its own, distorted, so that it reads poor
-drawings as a person does.
+nothing with them but the names that it may give. Its inputs are the strength of the edges of each
+direction in small cells, and the mean colour of each cell (histograms of oriented gradients, Dalal
+and Triggs 2005, doi:10.1109/CVPR.2005.177). A window of the size of an object slides over the
+cells, and its strongest and mean outputs are kept. It was trained on distorted scenes of its own,
+so that it can also read poor drawings.
 
 It only reports: nothing is chosen by it, and no score of identification uses it.
 """
@@ -27,7 +27,7 @@ WIDTH, EMBEDDING = 256, 128
 
 
 def edges_and_colours(x):
-    """What a `HogNet` is told of pictures (n, 3, 64, 64) in [-1, 1]: (n, DIRECTIONS + 3, 16, 16).
+    """Inputs of a `HogNet` from pictures (n, 3, 64, 64) in [-1, 1]: (n, DIRECTIONS + 3, 16, 16).
 
     For each cell, how strong its edges of each direction are (square root of the mean over its
     pixels, the colours added), and its mean colour. Direction k is that of a brightness that
@@ -69,8 +69,8 @@ class HogNet(nn.Module):
 def distorted(x, generator):
     """Pictures (b, 3, 64, 64) as a poor drawing would show them, for training.
 
-    Each is moved (by 1.3 pixels or so each way) and bent (by 0.6 or so), blurred between not at
-    all and to half the resolution, and gets noise of up to a fifth of the range's half.
+    Each is moved (by an SD of 1.3 pixels each way), bent (by 0.6), blurred between not at all and
+    half the resolution, and gets noise with an SD from 0 to 0.2.
     """
     n = len(x)
     bend = 0.04 * torch.randn(n, 2, 1, 1, generator=generator)  # 1 is half a side, 32 pixels
@@ -86,5 +86,5 @@ def distorted(x, generator):
 
 
 def load_independent_classifier(path: str | Path = "independent_classifier"):
-    """Read a `HogNet`, by default the shipped one; `features.read_factors` asks it."""
+    """Read a `HogNet`, by default the shipped one; use it with `features.read_factors`."""
     return load_factor_net(path, HogNet)

@@ -1,6 +1,5 @@
 """Which of the candidates was seen? Identification scores and their null distributions."""
 
-
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +12,8 @@ from recon_lib.common.errors import DataError, check, one_label_each
 def top_k(similarity: ArrayLike, target: ArrayLike, k: int = 1) -> float:
     """How often the right candidate is among the k most similar.
 
-    A tie counts as the chance that a random order resolves it well, so that a decoder
-    which says the same of all m candidates scores exactly k / m.
+    A tie counts as the probability that a random order would put the right one among the k. So a
+    decoder that gives all m candidates the same similarity scores exactly k / m.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ def nearest_training_distance(images: ArrayLike, train_images: ArrayLike,
         value = distance[np.arange(len(a)), nearest]
         better = value < best
         best[better], index[better] = value[better], start + nearest[better]
-    # A matrix product rounds; the distance that is reported does not.
+    # The matrix product in `square_distances` rounds, so the distances reported are made anew.
     return Nearest(np.sqrt(np.square(a - _rows(train_images[index])).mean(1)), index)
 
 
@@ -123,18 +123,15 @@ def _rows(x):
 
 
 def _one_space(images, train_images):
-    """Both as arrays, when one can be held against the other."""
-    both = [check(x, what=what) for x, what in ((images, "the array of images"),
-                                                (train_images, "the array of training images"))]
-    shapes = [x.shape for x in both]
-    if any(x.ndim < 2 for x in both) or not shapes[1][0] or len(
-            {int(np.prod(shape[1:])) for shape in shapes}) > 1:
-        raise DataError(f"found images of shape {shapes[0]} and training images of {shapes[1]}; "
+    """Both as arrays, if they have as many numbers each, on the same scale."""
+    a = check(images, what="the array of images")
+    b = check(train_images, what="the array of training images")
+    if min(a.ndim, b.ndim) < 2 or not len(b) or np.prod(a.shape[1:]) != np.prod(b.shape[1:]):
+        raise DataError(f"found images of shape {a.shape} and training images of {b.shape}; "
                         "expected (n, …) and (m, …) with as many numbers each, m above 0")
-    bytes_ = [x.dtype == np.uint8 for x in both]
-    if bytes_[0] != bytes_[1]:  # uint8 is brought to 0-1, and the others had better be there too
-        other = both[bytes_.index(False)]
+    if (a.dtype == np.uint8) != (b.dtype == np.uint8):  # uint8 is scaled to [0, 1]
+        other = a if b.dtype == np.uint8 else b
         if other.size and (other.min() < 0 or other.max() > 1):
             raise DataError(f"one set of images is uint8, the other has values from "
                             f"{other.min():.3g} to {other.max():.3g}; expected 0 to 1, or uint8")
-    return both
+    return a, b

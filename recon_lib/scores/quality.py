@@ -1,7 +1,8 @@
 """How good are generated pictures? Scores of a whole set of samples, against real pictures.
 
-Every score looks at pictures through a classifier, by default the evaluation classifier, a network
-trained on TinyScenes: no download, and no features of ImageNet's for scenes that it has never seen.
+Scores compare the features that a classifier gives of pictures. The evaluation classifier was
+trained on TinyScenes: nothing is downloaded, and its features fit these scenes, as those of a
+network trained on ImageNet would not.
 """
 
 import numpy as np
@@ -56,14 +57,14 @@ def kid(real: np.ndarray, made: np.ndarray) -> tuple:
 
 
 def precision_recall(real, made, k=3):
-    """Do samples (m, d) look real, and is all that is real (n, d) among them? Two shares.
+    """Precision, recall: do samples (m, d) look real, and is all that is real (n, d) among them?
 
     A set covers the balls around its members that reach to their k-th neighbours. Precision is the
     share of samples that the real pictures cover; recall the share of real pictures that the
     samples cover (Kynkäänniemi et al. 2019, arXiv 1904.06991). A model that draws one perfect
-    picture again and again has the first and not the second. Give about as many of both: balls
-    shrink as their set grows. Sets without k-th neighbours, of two widths or not finite are a
-    `DataError`.
+    picture again and again has high precision and low recall. Give about as many of both: balls
+    shrink as their set grows. A `DataError` is raised for sets of k rows or fewer, of different
+    widths, or with numbers that are not finite.
     """
     if not k >= 1:
         raise DataError(f"k is {k}; expected the number of a neighbour, 1 or more")
@@ -78,8 +79,8 @@ def precision_recall(real, made, k=3):
 def read_confidently(images, classifier, sure=SURE):
     """Share of pictures in which a classifier is sure of the category, the background, the light.
 
-    Sure: the best name has probability `sure` at least. It is a classifier and may be sure of
-    nonsense, so compare with the share of real pictures.
+    Sure: the likeliest name has probability `sure` at least. A classifier may be sure of nonsense
+    too, so compare with the share of real pictures.
     """
     read = read_factors(classifier, images)
     return {factor: float((read[factor].max(1) >= sure).mean()) for factor in NAMED}

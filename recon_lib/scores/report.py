@@ -71,8 +71,8 @@ class Criteria:
 def load_classifiers():
     """The shipped classifiers, under the suffix of what each reads: "" and `INDEPENDENT`.
 
-    The evaluation classifier, see `features`, and the independent classifier, see `hog_net`, of
-    another architecture than the feature encoder that steers. Neither had a part in any picture.
+    The evaluation classifier, see `features`, and the independent classifier, see `hog_net`, whose
+    architecture differs from the feature encoder's. Neither is used when pictures are drawn.
     """
     evaluation = load_factor_net("evaluation_classifier")
     return {"": evaluation, INDEPENDENT: load_independent_classifier()}
@@ -289,13 +289,13 @@ def criteria_of(experiment, results, classifiers, features=None):
 
 
 def named_right(pictures, criteria):
-    """Which trials' pictures are likest to the one that was seen, of all candidates: (trials,)."""
+    """Top-1 of each trial (trials,): is its picture most similar to the one that was seen?"""
     likeness = similarity(criteria.features(np.asarray(pictures)), criteria.known)
     return top_k_hits(likeness, criteria.target)
 
 
 def how_sure(results, criteria):
-    """Is the posterior as often right as it says? For each part and each factor that it names.
+    """Is the posterior right as often as it says? For each part and each factor that it names.
 
     {"single_trial": {"category": numbers, …}, "averaged": {…}}; the numbers are ``said``, the mean
     probability of the likeliest class, and ``right``, how often it was that one; ``share_sure``,

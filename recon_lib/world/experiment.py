@@ -37,13 +37,13 @@ def picture_names(n, seed):
 def build(root=None, seed=0, images=None, voxels=None, higher=None, **design_options):
     """Simulate the experiment, once: a second call finds it whole and returns its path at once.
 
-    It is built in a folder beside `root` (default: `paths.experiment_folder()`) that takes its name
-    when all is written; `seed` is that of pictures, subject, design and noise. `images` (n, 64, 64,
-    3) uint8 take the place of TinyScenes: the first of them, at least as many as the design shows,
-    see `subject.design_for`. `higher` (n, p) is what higher areas answer to in them, see
-    `tuning.responses`. `voxels` counts those of each area, by default CSI1's; `design_options` of
-    `subject.make_design` make a smaller experiment. If `root` is something else, or there are too
-    few pictures, that is a `DataError`.
+    It is written to a folder beside `root` (default: `paths.experiment_folder()`), which is renamed
+    to `root` when it is complete. `seed` is that of pictures, subject, design and noise. `images`
+    (n, 64, 64, 3) uint8 take the place of TinyScenes; there have to be as many as the design shows,
+    see `subject.design_for`, and further ones are not used. `higher` (n, p) is what higher areas
+    answer to in them, see `tuning.responses`. `voxels` counts those of each area, by default
+    CSI1's; `design_options` of `subject.make_design` make a smaller experiment. A `DataError` is
+    raised if `root` holds something else or there are too few pictures.
     """
     root = Path(experiment_folder() if root is None else root)
     voxels = voxels or bold5000.VOXELS[SUBJECT]

@@ -52,7 +52,7 @@ def names_by_content(factors, seed):
 
 
 def designs(sessions, seed):
-    """What each subject sees when: the same pictures in another order, fewer for who came less."""
+    """The `Design` of each subject: the same pictures in another order, fewer in fewer sessions."""
     longest = max(sessions.values(), key=sum)
     whole = subject.make_design(seed, longest, REPEATED, REPEATED * SHOWINGS)
     found = {}

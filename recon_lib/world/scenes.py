@@ -1,7 +1,7 @@
-"""TinyScenes: pictures drawn from factors, so that we know what there is to know about each.
+"""TinyScenes: pictures drawn from factors, so that everything about each picture is known.
 
 A scene is an object of one of 14 categories before a background (6) under a light (3), with a
-colour, a place, a size and a tilt of its own. Same factors, same pixels; every factor is kept.
+colour, a place, a size and a tilt of its own. The same factors always give the same pixels.
 """
 
 import numpy as np
@@ -14,18 +14,18 @@ BACKGROUNDS = ("beach", "forest", "city", "mountains", "room", "meadow")
 LIGHTS = ("day", "sunset", "night")
 
 FACTORS = np.dtype([
-                       ("category", "i2"),  # index into CATEGORIES
-                       ("background", "i2"),  # index into BACKGROUNDS
-                       ("light", "i2"),  # index into LIGHTS
-                       ("hue", "f4"),  # colour of the object, 0 to 1 around the colour circle
-                       ("x", "f4"),  # centre of the object, 0 (left) to 1 (right)
-                       ("y", "f4"),  # centre of the object, 0 (top) to 1 (bottom)
-                       ("size", "f4"),  # side of the object, as a share of the picture's
-                       ("tilt", "f4"),  # degrees
-                       ("detail", "i4"),  # seed of what nobody asks about: clouds, trunks, windows
-                   ])
+    ("category", "i2"),  # index into CATEGORIES
+    ("background", "i2"),  # index into BACKGROUNDS
+    ("light", "i2"),  # index into LIGHTS
+    ("hue", "f4"),  # colour of the object, 0 to 1 around the colour circle
+    ("x", "f4"),  # centre of the object, 0 (left) to 1 (right)
+    ("y", "f4"),  # centre of the object, 0 (top) to 1 (bottom)
+    ("size", "f4"),  # side of the object, as a share of the picture's
+    ("tilt", "f4"),  # degrees
+    ("detail", "i4"),  # seed of the small things: clouds, trunks, windows, tiles
+])
 
-# What the light does: tint of everything lit, colours of the sky from top to horizon.
+# Factors on the colours of all that is lit; colours of the sky at the top and at the horizon.
 TINTS = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.80, 0.66), "night": (0.46, 0.52, 0.74)}
 SKIES = {
     "day": ((92, 164, 232), (208, 232, 246)),
@@ -111,7 +111,7 @@ def sky(light, side, horizon):
 
 
 def sun_moon_clouds_stars(pen, light, rng):
-    """Sun, moon, clouds, stars: drawn as they shine, not as they are lit."""
+    """Sun, moon, clouds, stars: in their own colours, without the tint of the light."""
     shine = Pen(pen.draw, pen.centre, pen.half)
     x = rng.uniform(-0.8, 0.8)
     if light == "day":

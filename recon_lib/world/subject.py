@@ -24,7 +24,7 @@ from recon_lib.data.bold5000 import (
 
 SHARED = 0.25  # share of the noise variance that voxels have in common
 SOURCES = 5  # number of shared noise sources
-SNR = 0.030  # mean variance ratio of single-trial betas, were every HRF known
+SNR = 0.030  # mean over voxels of var(signal) / var(noise) of single-trial betas, HRF known
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def make_design(seed, runs_per_session=RUNS_PER_SESSION["CSI1"], repeated=113, t
 def design_for(pictures):
     """Options of `make_design` for a collection of another size than BOLD5000's.
 
-    A tenth of the pictures, 113 at most, is shown four times; as many whole runs as the pictures
-    fill, in sessions of ten. A few pictures may be left over; too few to fill a run are a
-    `DataError`.
+    A tenth of the pictures, 113 at most, is shown four times. There are as many whole runs as the
+    pictures fill, in sessions of ten at most; the few that are left over are not shown. Too few
+    pictures for two runs are a `DataError`.
     """
     repeated = min(113, pictures // 10)
     runs = min(142, (pictures + 3 * repeated) // TRIALS_PER_RUN)
@@ -84,22 +84,18 @@ class Subject:
     """All that is true of a simulated subject. V voxels, S sessions."""
 
     roi: np.ndarray  # (V,) str: area of each voxel, such as "LHPPA"
-    mean: np.ndarray  # (V,) mean response, in % signal change, and its …
-    amplitude: np.ndarray  # (V,) standard deviation over pictures
-    shape: np.ndarray  # (V,) index into `hrf.library`
+    mean: np.ndarray  # (V,) mean response over pictures, in % signal change
+    amplitude: np.ndarray  # (V,) standard deviation of the response over pictures, in % too
+    shape: np.ndarray  # (V,) which HRF: index into `hrf.library`
     gain: np.ndarray  # (S, V) factor on the response in each session
-    rho: np.ndarray  # (V,) AR(1) coefficient of the noise, and its …
-    sigma: np.ndarray  # (V,) standard deviation, in % signal change
+    rho: np.ndarray  # (V,) AR(1) coefficient of the noise
+    sigma: np.ndarray  # (V,) standard deviation of the noise, in % signal change
     weight: np.ndarray  # (SOURCES, V) of the shared noise sources, of unit length for each voxel
     baseline: np.ndarray  # (V,) mean BOLD in scanner units
 
 
 def make_subject(voxels, seed, sessions=15, snr=SNR):
-    """Draw a `Subject` with so many voxels in each area, {"LHEarlyVis": int, …}.
-
-    `snr` is the mean over voxels of var(signal) / var(noise) of single-trial betas, were the HRF
-    known.
-    """
+    """Draw a `Subject` with so many voxels in each area, {"LHEarlyVis": int, …}; `snr` as `SNR`."""
     rng = np.random.default_rng(seed)
     roi = np.repeat(list(voxels), list(voxels.values()))
     n = len(roi)
@@ -107,7 +103,7 @@ def make_subject(voxels, seed, sessions=15, snr=SNR):
     rho = rng.choice((0.1, 0.2, 0.3, 0.4), n)
     spread = rng.lognormal(0, 0.6, n)
     weight = rng.normal(size=(SOURCES, n))
-    # variance of an LSA beta, in units of the noise variance, for each rho (and shared noise)
+    # variance of an LSA beta, in units of the noise variance; shared noise has a rho of 0.5
     factor = {r: beta_variance(r) for r in (0.1, 0.2, 0.3, 0.4, 0.5)}
     own = np.array([factor[r] for r in rho])
     scale = (1 - SHARED) * own + SHARED * factor[0.5]
@@ -138,7 +134,7 @@ def beta_variance(rho):
 
 
 def drifts():
-    """Five slow cosines, (VOLUMES, 5): what a scanner does on its own."""
+    """Five slow cosines, (VOLUMES, 5): the drift of the scanner is a sum of these."""
     t = (np.arange(VOLUMES) + 0.5) / VOLUMES
     return np.cos(np.pi * t[:, None] * np.arange(1, 6))
 

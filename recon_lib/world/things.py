@@ -24,8 +24,8 @@ class Pen:
     """Draw shapes given in unit coordinates at a place, size and tilt in a picture.
 
     `draw` is an ImageDraw; `centre` and `half` are the centre of the unit square and half its side,
-    in canvas pixels; `tilt` is in degrees; `tint` is what the light does to the colours, a factor
-    for red, green and blue.
+    in canvas pixels; `tilt` is in degrees; `tint` holds the factors of the light on red, green and
+    blue.
     """
 
     def __init__(self, draw, centre, half, tilt=0.0, tint=(1, 1, 1)):

@@ -25,7 +25,7 @@ def feature_maps(images):
         grey = (red + green + blue) / 3
         colours = torch.stack([grey, red - green, blue - (red + green) / 2], 1)
         edges = []
-        for wavelength in (3.0, 6.0):
+        for wavelength in (3.0, 6.0):  # pixels
             even, odd = gabors(wavelength, 0.45 * wavelength)  # (4, 1, k, k) each
             pair = [F.conv2d(grey[:, None], g, padding=g.shape[-1] // 2) for g in (even, odd)]
             edges.append((pair[0] ** 2 + pair[1] ** 2).sqrt())
@@ -88,8 +88,8 @@ def objects(factors, voxels, rng):
     return mix[0] * unit(tuned) + mix[1] * unit(colour) + mix[2] * unit(tuned * place)
 
 
-def places(factors, voxels, rng, light=1.0):
-    """OPA, PPA, RSC: tuning to backgrounds, to light, and to their combinations."""
+def places(factors, voxels, rng, light):
+    """OPA, PPA, RSC: tuning to backgrounds, to light (its weight: `light`), and to both together."""
     scene = one_hot(factors["background"], len(BACKGROUNDS))
     lit = one_hot(factors["light"], len(LIGHTS))
     both = (scene[:, :, None] * lit[:, None]).reshape(len(factors), -1)
@@ -127,9 +127,9 @@ def responses(images, factors, voxels, seed, higher=None):
     """How strongly each voxel answers each picture (n, H, W, 3): (n, V) float32, by area.
 
     Zero mean, unit variance over pictures. `voxels` counts those of each area, {"LHEarlyVis": int,
-    …}. `factors` are those of TinyScenes; None: any pictures, and higher areas answer to `higher`
-    (n, p), mixed at random: a layer of a network, and none that betas will be decoded to; by
-    default random features of the maps. The seed is the subject: same seed, same tuning.
+    …}. `factors` (n,) are those of TinyScenes; None for other pictures. Then higher areas answer to
+    random mixtures of `higher` (n, p), a layer of a network (not one that betas are decoded to), or
+    by default to random features of the maps. Each `seed` is another subject with other tuning.
     """
     rng = np.random.default_rng(seed)
     maps = feature_maps(images)
