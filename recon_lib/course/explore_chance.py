@@ -13,24 +13,24 @@ from recon_lib.course.style import BLUE, GREY, INK, PALE, RED
 from recon_lib.scores.identification import two_way_null_sd
 
 EXPERIMENTS = 500
-PERMUTING, BINOMIAL = {"color": BLUE}, {"color": RED, "linestyle": "--"}  # what either expects
+PERMUTING, BINOMIAL = {"color": BLUE}, {"color": RED, "linestyle": "--"}  # lines of the two tests
 
 
 def binomial_sd(n):
-    """What a binomial with one trial for each of the n (n − 1) comparisons has for an SD."""
+    """SD of a score of n (n − 1) comparisons, if they were independent: that of a binomial."""
     return float(np.sqrt(0.25 / (n * (n - 1))))
 
 
-def simulated_two_way(pictures, information, tries, experiments=EXPERIMENTS, seed=0):
-    """Two-way identification of many `experiments` whose reconstructions know little or nothing.
+def simulated_two_way(pictures, information, tries, seed=0):
+    """Two-way scores (EXPERIMENTS,) of experiments whose reconstructions know little or nothing.
 
-    A reconstruction's likeness to the picture seen is N(information, 1), to any of the others, two
-    `pictures` at least, N(0, 1). Of `tries` reconstructions the one most like the picture seen is
-    kept.
+    Each experiment has `pictures`, two at least. A reconstruction's similarity to the picture seen
+    is N(information, 1), to each of the others N(0, 1). Of `tries` reconstructions the one most
+    similar to the picture seen is kept.
     """
     rng = np.random.default_rng(seed)
     # the largest of k uniform numbers is a uniform number to the power 1 / k
-    own = information + ndtri(rng.random((experiments, pictures)) ** (1 / tries))
+    own = information + ndtri(rng.random((EXPERIMENTS, pictures)) ** (1 / tries))
     wins = rng.binomial(pictures - 1, ndtr(own))  # rivals that are less alike
     return wins.mean(1) / (pictures - 1)
 
@@ -38,7 +38,7 @@ def simulated_two_way(pictures, information, tries, experiments=EXPERIMENTS, see
 @lru_cache
 def permutation_cut(pictures):
     """The score that one in twenty experiments without any information exceeds."""
-    wins = np.random.default_rng(1).integers(0, pictures, (4000, pictures))  # any rank is as likely
+    wins = np.random.default_rng(1).integers(0, pictures, (4000, pictures))  # all ranks alike
     return float(np.quantile(wins.mean(1), 0.95)) / (pictures - 1)
 
 
@@ -83,11 +83,11 @@ def lay_chance(fig):
 
 @sheet(3.4, lay_chance)
 def draw_chance(fig, numbers):
-    """Scores of all experiments, under the bells that either test expects from chance."""
+    """Scores of all experiments, under the two normal curves that the tests expect by chance."""
     (ax,) = fig.axes
     scores = numbers["scores"]
     wide = max(4 * numbers["null_sd"], np.abs(scores - 0.5).max())
-    wide = min(np.ceil(20 * wide) / 20, 0.5)  # as it was for most moves: ticks need no new drawing
+    wide = min(np.ceil(20 * wide) / 20, 0.5)  # in steps: mostly unchanged, so ticks are kept
     at = np.linspace(0.5 - wide, 0.5 + wide, 800)
     ax.stairs(*np.histogram(scores, 40, density=True), fill=True, color=PALE)
     for key, style in (("null_sd", PERMUTING), ("binomial_sd", BINOMIAL)):

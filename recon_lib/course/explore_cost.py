@@ -7,7 +7,7 @@ from recon_lib.course.style import BEHIND, BLUE, INK
 from recon_lib.training.cost import PEAK, USE, count, hours, operations
 
 WIDTHS = {"64": (64, 128, 192), "96": (96, 160, 256), "128": (128, 256, 384)}
-MACHINES = ("T4", "A100")  # eight are not kept busy by networks of these widths
+MACHINES = ("T4", "A100")  # networks of these widths are too small for eight at once
 UNITS = {"years": 24 * 365, "days": 24, "h": 1, "min": 1 / 60, "s": 1 / 3600}  # hours in each
 MARKS = {1 / 60: "a minute", 1: "an hour", 24: "a day", 24 * 30: "a month"}
 
@@ -42,7 +42,7 @@ def cost_numbers(size, channels, patch, millions):
 
 
 def duration(hours):
-    """In the largest unit of which it is more than one, with two digits: 0.79 -> "47 min"."""
+    """Hours in words, two digits in the largest unit that is shorter: 0.79 -> "47 min"."""
     unit = next((name for name, length in UNITS.items() if hours > length), "s")
     return f"{float(f'{hours / UNITS[unit]:.2g}'):g} {unit}"
 

@@ -16,6 +16,7 @@ from recon_lib.samplers import initial_noise, to_uint8
 from recon_lib.training.cost import count
 from recon_lib.unet import UNet
 
+BATCH = 64  # pictures in a step of training, where `unet_tour` counts seconds
 
 def noising_scrubber(images: np.ndarray, reader: FactorNet) -> Explorer:
     """Slide a picture into noise; a classifier says what it still reads.
@@ -140,16 +141,11 @@ def draw_schedule(fig, numbers):
               xticks=(4, 2, 0, -2, -4), yticks=(0, 10, 20, 30))
 
 
-def unet_tour(batch: int = 64) -> Explorer:
+def unet_tour() -> Explorer:
     """Turn the knobs of a U-Net: what has which shape, and what does it cost?
 
     The seconds are an estimate: multiplications over the speed of one small network, measured
     here when the explorer is made, and a step of training counted as three passes forward.
-
-    Parameters
-    ----------
-    batch : int
-        Pictures in one step of training.
 
     Returns
     -------
@@ -168,7 +164,7 @@ def unet_tour(batch: int = 64) -> Explorer:
         config = dict(patch=patch, channels=channels, blocks=blocks, attention=attend)
         rows = count(config, size)
         total = {k: sum(row[k] for row in rows) for k in ("parameters", "multiplications")}
-        seconds = 3 * batch * total["multiplications"] / speed
+        seconds = 3 * BATCH * total["multiplications"] / speed
         return {"rows": rows, "config": config, "seconds": seconds, **total}
 
     controls = {
@@ -181,7 +177,7 @@ def unet_tour(batch: int = 64) -> Explorer:
     }
     return Explorer(controls, numbers, draw_unet, lambda n: (
         f"{n['parameters'] / 1e6:.2f} million parameters, {n['multiplications'] / 1e6:,.0f} "
-        f"million multiplications a picture, about {n['seconds']:.2g} s a step of {batch} pictures"
+        f"million multiplications a picture, about {n['seconds']:.2g} s a step of {BATCH} pictures"
     ))
 
 

@@ -14,9 +14,9 @@ SWITCHES = ("setprofile", "setprofile_all_threads", "settrace")  # would end the
 def own_work(function: Callable, number: bool = False, forbidden: tuple = ()) -> Callable:
     """A student's function that may not call the library's own version of what it has to do.
 
-    Whatever way it goes about it (an import, another name, a helper, a thread), the call itself is
-    seen: Python's profiler reports every function that is entered. Functions that the test hands in
-    may do as they like.
+    Python's profiler reports every function that is entered, so a call is seen whatever way leads
+    to it: an import, another name, a helper, a thread. Functions that the test hands in may call
+    what they like.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def _codes(value):
 
 
 def _within(frame, codes):
-    """Whether a function that was handed in is at work."""
+    """Whether a function that was handed in is running: this frame is it, or was called by it."""
     while frame is not None:
         if frame.f_code in codes:
             return True

@@ -49,7 +49,7 @@ def tile(images, columns, gap=2):
 
 
 def show(ax, images, columns, gap=2, headings=(), size=12):
-    """Pictures (n, H, W, C) on an axis, with a heading above each column; where columns begin."""
+    """Pictures (n, H, W, C) on an axis, headings above the columns; returns where columns begin."""
     ax.imshow(tile(images, columns, gap))
     ax.axis("off")
     width = np.shape(images)[2]
@@ -77,8 +77,11 @@ def image_grid(images: np.ndarray, columns: int = 8, title: str | None = None,
     return fig
 
 
-def animation(frames: Sequence[np.ndarray], alt: str, width: int = 640, seconds: float = 0.2):
-    """Pictures that change, side by side, as a GIF without end: for the end of a cell.
+def animation(frames: Sequence[np.ndarray], alt: str, width: int = 640):
+    """Pictures that change, side by side, as a GIF that repeats: for the end of a cell.
+
+    Each frame stands for 0.2 s, the last for 0.6 s. The last frame comes first: it is what a
+    printer shows.
 
     Parameters
     ----------
@@ -87,9 +90,7 @@ def animation(frames: Sequence[np.ndarray], alt: str, width: int = 640, seconds:
     alt : str
         The animation in words.
     width : int
-        In pixels, on the page. The last frame comes first: it is what a printer shows.
-    seconds : float
-        For each frame; the last one stands three times as long.
+        In pixels, on the page.
 
     Returns
     -------
@@ -99,7 +100,7 @@ def animation(frames: Sequence[np.ndarray], alt: str, width: int = 640, seconds:
 
     pages = [Image.fromarray(tile(frame, len(frame))).quantize(64, dither=Image.Dither.NONE)
              for frame in frames]
-    film, times = io.BytesIO(), [int(3000 * seconds), *[int(1000 * seconds)] * (len(pages) - 1)]
+    film, times = io.BytesIO(), [600, *[200] * (len(pages) - 1)]  # ms
     pages[-1].save(film, "gif", save_all=True, append_images=pages[:-1], duration=times, loop=0)
     data = base64.b64encode(film.getvalue()).decode()
     return HTML(f'<img alt="{escape(alt)}" src="data:image/gif;base64,{data}" '
@@ -209,18 +210,16 @@ def _label_ends(ax, gap=14):
 
 
 @styled
-def bars(values: dict[str, float], x: str = "", chance: float | None = None,
-         highlight: Collection[str] = (), title: str | None = None):
+def bars(values: dict[str, float], x: str = "", highlight: Collection[str] = (),
+         title: str | None = None):
     """Horizontal bars with their values written at their ends.
 
     Parameters
     ----------
     values : dict of str to float
         From top to bottom.
-    chance : float, optional
-        A dashed line.
     highlight : collection of str
-        The bars to draw in colour.
+        The bars to draw in colour; when left out, all are.
     """
     fig, ax = panels(0.42 * len(values) + 1 + 0.3 * bool(title), title)
     place = np.arange(len(values))
@@ -229,14 +228,10 @@ def bars(values: dict[str, float], x: str = "", chance: float | None = None,
     for i, value in enumerate(values.values()):
         ax.annotate(f"{value:.2f}", (max(value, 0), i), va="center", xytext=(5, 0),
                     textcoords="offset points", bbox=BEHIND)
-    if chance is not None:
-        ax.axvline(chance, color=RED, linestyle="--", linewidth=1.5)
-        ax.annotate("chance", (chance, -0.55), color=RED, va="bottom", ha="left",
-                    xytext=(3, 0), textcoords="offset points")
     ax.set_yticks(place, [LABELS.get(name, name) for name in values])
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
-    ax.set(xlabel=x, ylim=(len(values) - 0.4, -0.6 - 0.5 * (chance is not None)))
+    ax.set(xlabel=x, ylim=(len(values) - 0.4, -0.6))
     ax.margins(x=0.12)
     return fig
 

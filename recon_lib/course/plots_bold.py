@@ -132,7 +132,7 @@ def with_errors(seconds: np.ndarray, values: np.ndarray, errors: np.ndarray,
 
 @styled
 def betas_strip(pictures: np.ndarray, values: np.ndarray, roi: np.ndarray,
-                 labels: Sequence[str] | None = None, title: str | None = None):
+                labels: Sequence[str] | None = None, title: str | None = None):
     """Some pictures, and below them the betas of all voxels, area by area.
 
     Parameters

@@ -38,8 +38,7 @@ STYLE = {
     "legend.frameon": False,
 }
 
-
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # of a text: no line through it
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 1}  # box behind a text that hides lines
 # One drawing at a time: matplotlib's settings are the same for all threads, and JupyterLab answers
 # each control of an explorer in a thread of its own.
 DRAWING = threading.RLock()
@@ -51,7 +50,7 @@ def _styled():
         yield
 
 
-styled = _styled()  # a decorator: draw so, whatever the caller's settings are
+styled = _styled()  # a decorator: the function draws in `STYLE`, whatever the caller's settings
 
 
 def start_notebook(drive: bool = False) -> torch.device:

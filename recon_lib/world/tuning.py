@@ -89,7 +89,7 @@ def objects(factors, voxels, rng):
 
 
 def places(factors, voxels, rng, light):
-    """OPA, PPA, RSC: tuning to backgrounds, to light (its weight: `light`), and to both together."""
+    """OPA, PPA, RSC: tuning to backgrounds, to light (how much: `light`), and to both together."""
     scene = one_hot(factors["background"], len(BACKGROUNDS))
     lit = one_hot(factors["light"], len(LIGHTS))
     both = (scene[:, :, None] * lit[:, None]).reshape(len(factors), -1)
