@@ -25,6 +25,12 @@ def test_shapes_and_repeats(world):
     assert (world.image[world.labels >= 0] == shown).all()
 
 
+@pytest.mark.parametrize("options", [{"sessions": 0}, {"sessions": 16}, {"voxels": {"V1": 9}}])
+def test_other_sessions_and_areas_than_there_are_are_refused(options):
+    with pytest.raises(DataError, match="expected 1 to 15 sessions, and areas of LHEarlyVis"):
+        scan.simulate(**options)
+
+
 def test_the_signal_is_in_the_bold(world):
     """BOLD contains the signal once (a slope of 1), and LSA of the signal is the truth."""
     together = alone = 0.0

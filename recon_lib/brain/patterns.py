@@ -50,16 +50,9 @@ def decode(betas: np.ndarray, target: np.ndarray | dict, groups: np.ndarray | No
 
 
 def rdm(patterns: np.ndarray) -> np.ndarray:
-    """Representational dissimilarity: 1 − correlation between each two patterns.
+    """Representational dissimilarity, 1 − correlation, of each two of the patterns (m, voxels).
 
-    Parameters
-    ----------
-    patterns : (m, voxels) array
-
-    Returns
-    -------
-    (m, m) array
-        Symmetric, 0 on the diagonal.
+    The matrix (m, m) is symmetric and 0 on the diagonal.
     """
     patterns = check(patterns, ("m", "voxels"), False, "the patterns").astype(float)
     return squareform(pdist(patterns, "correlation"))

@@ -59,17 +59,7 @@ class Trials:
 
 
 def mean_image(train_images: np.ndarray, trials: int) -> np.ndarray:
-    """The mean training image, once for each trial.
-
-    Parameters
-    ----------
-    train_images : uint8 array (n, H, W, C)
-    trials : int
-
-    Returns
-    -------
-    uint8 array (trials, H, W, C)
-    """
+    """The mean of `train_images` (n, H, W, C), once for each trial: (trials, H, W, C) uint8."""
     mean = uint8_pictures(train_images).mean(0, dtype=np.float64).round().astype(np.uint8)
     return np.broadcast_to(mean, (trials, *mean.shape)).copy()
 

@@ -115,21 +115,13 @@ def scan(root, name, person, design, response, names, seed, published=False):
 
 
 def ready(root: str | Path | None = None, seed: int = 0) -> str | Path:
-    """The embedded experiment, built and its betas estimated if that is still to be done.
+    """The folder of the embedded experiment; on first use it is built and its betas are estimated.
 
-    Parameters
-    ----------
-    root : path, optional
-        Default: `paths.experiment_folder()`, wherever the caller stands.
-    seed : int
-
-    Returns
-    -------
-    Path
+    `root` is by default `paths.experiment_folder()`, whatever the working directory.
     """
     root = build(experiment_folder() if root is None else root, seed)
     if not is_complete(root / BETAS):
         with only_one(lock_of(root)):
-            if not is_complete(root / BETAS):  # nor did another process just do it
+            if not is_complete(root / BETAS):  # another process may just have done it
                 estimate_betas(root)
     return root

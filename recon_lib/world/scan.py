@@ -74,9 +74,18 @@ def simulate(sessions: int = 1, voxels: dict | None = None, seed: int = 0) -> Sc
     -------
     Scan
         About one trial in eleven shows a picture that comes back, as in the full experiment.
+
+    Raises
+    ------
+    DataError
+        If CSI1 does not have so many sessions, or such areas.
     """
-    voxels = voxels or VOXELS["CSI1"]
-    per_session = RUNS_PER_SESSION["CSI1"][:sessions]
+    runs, known = RUNS_PER_SESSION["CSI1"], VOXELS["CSI1"]
+    voxels = voxels or known
+    if not 1 <= sessions <= len(runs) or not set(voxels) <= set(known):
+        raise DataError(f"found {sessions} sessions, areas {', '.join(voxels)}; expected 1 to "
+                        f"{len(runs)} sessions, and areas of {', '.join(known)}")
+    per_session = runs[:sessions]
     trials = TRIALS_PER_RUN * sum(per_session)
     repeated = max(1, round(113 * trials / 5254))
     design = subject.make_design(seed, per_session, repeated, 4 * repeated)

@@ -35,19 +35,7 @@ SKIES = {
 
 
 def sample_factors(n: int, seed: int) -> np.ndarray:
-    """Draw the factors of `n` scenes, independent of one another.
-
-    Parameters
-    ----------
-    n : int
-        Number of scenes.
-    seed : int
-        Same seed, same factors.
-
-    Returns
-    -------
-    ndarray of dtype FACTORS, shape (n,)
-    """
+    """Draw the factors of `n` scenes, independent of one another: (n,) of dtype `FACTORS`."""
     rng = np.random.default_rng(seed)
     factors = np.zeros(n, FACTORS)
     factors["category"] = rng.integers(len(CATEGORIES), size=n)
@@ -63,19 +51,7 @@ def sample_factors(n: int, seed: int) -> np.ndarray:
 
 
 def draw(factors: np.ndarray, size: int = 64) -> np.ndarray:
-    """Draw scenes.
-
-    Parameters
-    ----------
-    factors : ndarray of dtype FACTORS, shape (n,)
-        What to draw; see `sample_factors`.
-    size : int, optional
-        Side of the pictures in pixels.
-
-    Returns
-    -------
-    ndarray of uint8, shape (n, size, size, 3)
-    """
+    """Draw the scenes of `factors`, see `sample_factors`: (n, size, size, 3) uint8."""
     factors = np.atleast_1d(factors)
     images = np.empty((len(factors), size, size, 3), np.uint8)
     for image, scene in zip(images, factors, strict=True):
