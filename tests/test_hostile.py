@@ -236,11 +236,11 @@ def test_a_folder_of_odd_pictures(tmp_path):
         found = pictures.picture_files(folder)
         inside = [path for path in found if "loop" not in path.parts]
         images, kept = pictures.read_pictures(inside, 16, 3)
-    assert [p.name[:2] for p in inside] == [f"{i:02d}" for i in (*range(9), 13, 14)]
-    assert np.flatnonzero(~kept).tolist() == [5, 6, 7, 8] and len(images) == 7
+    assert [p.name[:2] for p in inside] == [f"{i:02d}" for i in (*range(9), 10, 13, 14)]
+    assert np.flatnonzero(~kept).tolist() == [5, 6, 7, 8, 9] and len(images) == 7
     text = " ".join(str(w.message) for w in said)
-    assert "4 of 11 pictures skipped, not readable: 05.png, 06.jpg, 07.png, 08.png" in text
-    assert "1 of 11 pictures animated" in text
+    assert "5 of 12 pictures skipped, not readable: 05.png, 06.jpg, 07.png, 08.png, 10" in text
+    assert "1 of 12 pictures animated" in text and "loop: links to folders, not looked" in text
     np.testing.assert_array_equal(images[2], images[3])  # 16 bits as PNG, as TIFF
     assert np.abs(images[0].astype(int) - images[5]).max() == 0  # whatever its name
 

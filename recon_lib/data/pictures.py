@@ -27,6 +27,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *["AVIF"] * AVIF)
 BROKEN, ANIMATED = "skipped, not readable", "animated, first frame kept"
 UNREAD = "skipped, of a kind that is not read (save them as PNG)"
 DARK = "nearly black, none of their 16-bit values above 4095 (of 8 or 12 bits? save them as 8)"
+DEEP = "of 32 bits a value, each scaled by its own range (save them as 8 to keep their brightness)"
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
 
 
@@ -185,6 +186,7 @@ def read_picture(path, size):
                 picture.draft("RGB", (2 * size, 2 * size))  # JPEG only: decode at a fraction
                 check_size(path, (picture.height, picture.width, 8), np.uint8)  # decoded, converted
                 said += [DARK] if _of_few_bits(picture) else []
+                said += [DEEP] if picture.mode in ("I", "F") and picture.format == "TIFF" else []
                 ImageOps.exif_transpose(picture, in_place=True)  # no copy
                 picture = to_pillow(picture)
                 return np.asarray(square(picture, size)), said
@@ -205,14 +207,22 @@ def _of_few_bits(picture):
 def picture_files(folder):
     """List the picture files under a folder, sorted by their path inside it.
 
-    Hidden files and folders are left out; pictures of a kind that is not read keep their place.
+    Hidden files and folders are left out, and with a warning links to folders; pictures of a kind
+    that is not read, and links that lead nowhere, keep their place.
     """
-    folder, found = Path(folder), []
+    folder, found, links = Path(folder), [], []
     for path in folder.rglob("*"):
         parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
-        if path.suffix.lower() in SUFFIXES | NOT_READ and not hidden and path.is_file():
+        if any(part.startswith(".") or part == "__MACOSX" for part in parts):
+            continue
+        if path.is_symlink() and path.is_dir():
+            links.append(path.name)
+        elif path.suffix.lower() in SUFFIXES | NOT_READ and (
+                path.is_file() or path.is_symlink() and not path.exists()):  # not fetched
             found.append(path)
+    if links:
+        warnings.warn(f"{folder}: {', '.join(sorted(links)[:5])}: links to folders, not looked "
+                      "into: give a folder that holds the pictures themselves", stacklevel=3)
     if not any(path.suffix.lower() in SUFFIXES for path in found):
         raise DataError(f"{folder}: no picture files (.png, .jpg, ...) in this folder"
                         + (f", but {found[0].name}: save such pictures as PNG" if found else ""))
@@ -227,7 +237,7 @@ def read_pictures(paths, size, channels=None):
     one of the files can be read.
     """
     size = as_count(size, "the side of the pictures", 1)
-    pictures, notes = [], {what: [] for what in (BROKEN, ANIMATED, DARK, UNREAD)}
+    pictures, notes = [], {what: [] for what in (BROKEN, ANIMATED, DARK, DEEP, UNREAD)}
     kept = np.ones(len(paths), bool)
     for i, path in enumerate(paths):
         try:
