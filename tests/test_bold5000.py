@@ -237,9 +237,18 @@ def test_voxels_without_data_are_dropped_and_counted(release):
         betas = read_r2(release, "CSI1")
     assert betas.values.shape == (TRIALS, 28) and (betas.roi == "RHLOC").sum() == 1
     for key in KEYS:
-        np.save(release / NPY.format(key), ROIS[key] * np.nan)
+        holes = ROIS[key].copy()
+        holes[0, ::2] = holes[1, 1::2] = np.nan
+        np.save(release / NPY.format(key), holes)
     with pytest.raises(DataError, match="no voxel without"), pytest.warns(UserWarning):
         read_r2(release, "CSI1")
+
+
+@pytest.mark.parametrize("hole", [0, np.nan])
+def test_a_trial_without_betas_is_refused(release, hole):
+    for key in KEYS:
+        np.save(release / NPY.format(key), np.where(np.arange(12)[:, None] == 2, hole, ROIS[key]))
+    refuses(release, "r2", "1 of 12 trials have no beta", "the first at index 2")
 
 
 def test_arrays_the_other_way_round_are_turned(release):

@@ -384,6 +384,27 @@ def test_a_run_that_is_there_twice_is_refused(study, tmp_path):
         fmriprep.read_subject(root, "01", WANTED)
 
 
+@pytest.mark.filterwarnings("ignore:.*(no interest|header says)")
+def test_folders_of_links_and_runs_of_another_subject(study, tmp_path):
+    root = shutil.copytree(study, tmp_path / "study")
+    session = root / "derivatives/fmriprep/sub-01/ses-two"
+    session.rename(tmp_path / "elsewhere")
+    session.symlink_to(tmp_path / "elsewhere")
+    runs = fmriprep.find_runs(root, "01", WANTED)
+    assert [path.parts[-3] for path in runs] == ["ses-one", "ses-one", "ses-two"]
+    runs[0].with_name(runs[0].name.replace("sub-01", "sub-02")).touch()
+    with pytest.raises(DataError, match="sub-02_.*: a run of another subject than 01; expected no"):
+        fmriprep.find_runs(root, "01", WANTED)
+
+
+@pytest.mark.filterwarnings("ignore:.*(no interest|header says)")
+@pytest.mark.parametrize("affine", [None, np.diag([-3.0, 3, 3, 1])], ids=["none", "no origin"])
+def test_a_mask_of_the_same_shape_and_another_place_is_told(study, tmp_path, affine):
+    nibabel.Nifti1Image(np.ones(SHAPE, np.uint8), affine).to_filename(tmp_path / "mask.nii")
+    with pytest.warns(UserWarning, match="mask.nii: 6 x 7 x 5 .*; matched by millimetres"):
+        fmriprep.read_subject(study, "01", replace(WANTED, mask=tmp_path / "mask.nii"))
+
+
 def test_pictures_of_one_name_and_durations_that_are_too_long(tmp_path):
     table(tmp_path / "events.tsv", {"onset": [9, 1, 5], "duration": 100,
                                     "stim_file": ["b/y.png", "a/x.png", "b/rep_x.png"]})

@@ -12,7 +12,15 @@ import numpy as np
 import pandas
 
 from recon_lib.common.errors import DataError, check
-from recon_lib.common.files import find, find_any, read_table, readable, write_table
+from recon_lib.common.files import (
+    NO_VALUE,
+    find,
+    find_any,
+    read_table,
+    readable,
+    visible,
+    write_table,
+)
 from recon_lib.data.bold5000 import ROIS, SHOWN
 from recon_lib.data.splits import composed, plain_name
 from recon_lib.data.stimuli import picture_folder, picture_name
@@ -158,7 +166,8 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
     second, with a warning. A column that is missing, an onset or duration that is no time, and two
     pictures at once are a `DataError`.
     """
-    table = read_table(path, heading=True, dtype=str)
+    table = read_table(path, heading=True, dtype=str).apply(lambda cells: cells.str.strip())
+    table = table.replace(["n/a", ""], np.nan)
     refuse_twice(path, table, ("onset", "duration", "trial_type", *pictures))
     names = _shown(path, table, pictures, where)
     onsets = _seconds(path, table["onset"])
@@ -183,7 +192,7 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
     if notes:
         warnings.warn(f"{path}: {'; '.join(notes)}", stacklevel=3)
     if not keep.any():
-        kinds = table[where.partition("=")[0]].dropna().unique()[:8] if where else ()
+        kinds = table[where.partition("=")[0].strip()].dropna().unique()[:8] if where else ()
         raise DataError(f"{path}: none of {len(table)} events is a trial ({'; '.join(notes)}); "
                         "expected pictures with onsets in the run"
                         + (f", as {where}: it holds {', '.join(kinds)}" if where else ""))
@@ -200,7 +209,7 @@ def events_in(path, pictures=("stim_file", "ImgName"), where="", then="left out"
 def _shown(path, table, pictures, where):
     """The picture of each event, NaN where it is no trial."""
     known = [c for c in pictures if c in table and table[c].notna().any()]
-    column, _, values = where.partition("=")
+    column, _, values = (part.strip() for part in where.partition("="))
     if where and not values:
         raise DataError(f"trials are asked for as {where!r}; expected COLUMN=VALUE, such as "
                         "trial_type=image")
@@ -208,8 +217,10 @@ def _shown(path, table, pictures, where):
         raise DataError(f"{path}: columns {', '.join(table)}; expected onset"
                         f"{f', {column}' if where else ''} and {' or '.join(pictures[::-1])} with "
                         "the pictures")
-    names = table[known[0]].map(_without_mark, na_action="ignore")
-    return names.where(table[column].isin(values.split(","))) if where else names
+    names = table[known[0]].where(~table[known[0]].str.lower().isin(NO_VALUE))
+    names = names.map(_without_mark, na_action="ignore")
+    wanted = [value.strip() for value in values.split(",")]
+    return names.where(table[column].isin(wanted)) if where else names
 
 
 def _without_mark(path):
@@ -274,7 +285,7 @@ def timing(path, image, sidecar=None):
         header /= 1000
     header = header if 0 < header < 100 else None
     beside = path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
-    sidecar = beside if beside.exists() else sidecar
+    sidecar = beside if beside.exists() or beside.is_symlink() else sidecar  # a link: not fetched
     told = {} if sidecar is None else _sidecar(sidecar)
     if told.get("VolumeTiming") is not None:
         raise DataError(f"{sidecar}: VolumeTiming, volumes at times of their own; expected one "
@@ -408,7 +419,7 @@ def list_runs(root: str | Path, subject: str):
         If there are none, or one between others is missing.
     """
     folder = find(root, f"sub-{subject}")
-    paths = sorted(folder.glob("ses-*/func/*_task-5000scenes_run-*_events.tsv"))
+    paths = visible(folder, "ses-*/func/*_task-5000scenes_run-*_events.tsv")
     found = sorted({tuple(map(int, re.search(r"_ses-(\d+)_.*_run-(\d+)_", p.name).groups()))
                     for p in paths})
     if not found:
@@ -423,7 +434,15 @@ def list_runs(root: str | Path, subject: str):
 
 
 def iter_runs(root, subject):
-    """Yield every raw run of a subject as a `Run`, session by session, one in memory at a time."""
-    masks = read_masks(root, subject)
+    """Yield every raw run of a subject as a `Run`, session by session, one in memory at a time.
+
+    Runs of several TRs are a `DataError`.
+    """
+    masks, tr = read_masks(root, subject), None
     for session, run in list_runs(root, subject):
-        yield read_run(root, subject, session, run, masks=masks)
+        one = read_run(root, subject, session, run, masks=masks)
+        tr = tr or one.tr
+        if abs(one.tr - tr) > 1e-3:
+            raise DataError(f"{one.path}: a volume every {one.tr:g} s, but every {tr:g} s in the "
+                            "runs before; expected one TR: write RepetitionTime into its JSON")
+        yield one

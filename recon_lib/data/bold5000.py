@@ -167,9 +167,22 @@ def _assemble(root, subject, values, paths, trials):
     counts = {key: array.shape[1] for key, array in values.items()}
     check_voxels(root, subject, counts, paths, expected)
     whole = np.concatenate(list(values.values()), axis=1).astype(np.float32)
+    refuse_missing(next(iter(paths.values())), whole)
     roi = np.repeat(list(counts), list(counts.values()))
     return drop_voxels(Betas(whole, roi, trials.stimuli, trials.session, trials.run, subject,
                              next(iter(paths.values()))))
+
+
+def empty_rows(values):
+    """Volumes or trials that hold nothing but 0 and what is no number: (rows,) bool."""
+    return ~(np.isfinite(values) & (values != 0)).any(1)
+
+
+def refuse_missing(path, values):
+    """Stop where a trial of betas (trials, voxels) has none."""
+    if len(empty := np.flatnonzero(empty_rows(values))):
+        raise DataError(f"{path}: {len(empty)} of {len(values)} trials have no beta (0 or no "
+                        f"number in all voxels), the first at index {empty[0]}; fetch it again")
 
 
 def check_voxels(root, subject, counts, paths, trials):

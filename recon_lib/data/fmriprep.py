@@ -4,6 +4,7 @@ Only preprocessed runs are read, never a raw one in the place of one that is mis
 """
 
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,7 +81,12 @@ def find_runs(folder, subject, wanted):
     """Preprocessed runs of a subject, by name, of one task, space and resolution; at least one."""
     folder = find(folder, f"derivatives/fmriprep/sub-{subject}", f"fmriprep/sub-{subject}",
                   f"sub-{subject}")
-    every = [path for path in visible(folder, "**/func/*") if BOLD.search(path.name)]
+    every = sorted(path for places in ("func/*", "*/func/*") for path in visible(folder, places)
+                   if BOLD.search(path.name))  # `**` would not follow links of folders
+    for path in every:
+        if entities(path).get("sub", subject) != subject:
+            raise DataError(f"{path}: a run of another subject than {subject}; expected none here: "
+                            "take it out of the folder")
     found = [path for path in every
              if all(getattr(wanted, key) in (None, entities(path).get(name)) for key, name in (
                  ("task", "task"), ("session", "ses"), ("run", "run"), ("space", "space")))]
@@ -228,6 +234,9 @@ def _labels(mask, image):
                         f"{values.max():.4g}; expected one volume, of a mask or of whole labels "
                         "from 0")
     names, table = {1: "mask"}, Path(re.sub(r"\.nii(\.gz)?$", ".tsv", str(mask)))
+    if atlas.shape == image.shape[:3] and not np.allclose(atlas.affine, image.affine, atol=0.01):
+        warnings.warn(f"{mask}: {_grid(atlas)}, but the runs have {_grid(image)}; matched by "
+                      "millimetres: is that affine right?", stacklevel=3)
     if values.max() <= 1.2:
         values = inside(mask, atlas)
     else:
@@ -266,7 +275,7 @@ def read_subject(folder, subject, wanted):
     `DataError`.
     """
     runs = [describe(path, wanted) for path in find_runs(folder, subject, wanted)]
-    if len(times := sorted({run.times.tr for run in runs})) > 1:
+    if len(times := sorted({round(run.times.tr, 4) for run in runs})) > 1:
         raise DataError(f"{runs[0].path.parent}: runs with a volume every {times} s; expected one "
                         "TR: choose some of them")
     return runs, find_voxels([run.path for run in runs], wanted.mask)

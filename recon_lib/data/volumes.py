@@ -15,7 +15,16 @@ import numpy as np
 
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import check_size, find, readable
-from recon_lib.data.bold5000 import R2_TYPES, ROIS, Betas, drop_voxels, find_r2, roi_keys
+from recon_lib.data.bold5000 import (
+    R2_TYPES,
+    ROIS,
+    Betas,
+    drop_voxels,
+    empty_rows,
+    find_r2,
+    refuse_missing,
+    roi_keys,
+)
 from recon_lib.data.stimuli import image_lists, read_stimuli, write_lines
 
 MISNAMED = {  # published under these names
@@ -70,6 +79,9 @@ def load_volume(path: str | Path):
     """Open a NIfTI file; a compressed one is unpacked to its end, where its checksum stands."""
     with readable(path):
         image = nibabel.load(path)
+        if not isinstance(image, nibabel.spatialimages.SpatialImage):
+            raise DataError(f"{path}: a {type(image).__name__}; expected a volume, such as NIfTI: "
+                            "surfaces are not read")
         if image.get_data_dtype().kind not in "biuf":
             raise DataError(f"{path}: holds values of type {image.get_data_dtype()}; expected real "
                             "numbers: keep the magnitude, or one channel")
@@ -178,15 +190,10 @@ def inside(path, image):
     return values >= 0.5
 
 
-def _empty(values):
-    """Volumes that hold nothing but 0 and what is no number: (volumes,) bool."""
-    return ~(np.isfinite(values) & (values != 0)).any(1)
-
-
 def refuse_empty(path, bold, kept=None):
     """Stop where a run (volumes, voxels), or a whole volume of those kept, holds nothing."""
     kept = np.ones(len(bold), bool) if kept is None else kept
-    empty = np.flatnonzero(_empty(bold) & kept)
+    empty = np.flatnonzero(empty_rows(bold) & kept)
     if len(empty):
         raise DataError(f"{path}: {len(empty)} of {len(bold)} volumes are empty (0 or no number in "
                         f"all {bold.shape[1]} voxels), the first at index {empty[0]}; fetch or "
@@ -288,9 +295,7 @@ def read_r2_volumes(root, subject, rois=ROIS, kind="D"):
             raise DataError(
                 f"{path}: {len(part)} betas, but {mine.sum()} pictures of session {s} in "
                 f"{trials.path.name}; is one of them another subject's?")
-        if len(empty := np.flatnonzero(_empty(part))):
-            raise DataError(f"{path}: {len(empty)} of {len(part)} trials have no beta (0 or no "
-                            f"number in all voxels), the first at index {empty[0]}; fetch it again")
+        refuse_missing(path, part)
         part[:, (part == 0).all(0)] = np.nan  # not acquired
         values[mine] = part
     return drop_voxels(
