@@ -32,7 +32,7 @@ from recon_lib.brain.features import (
     train_factor_net,
 )
 from recon_lib.brain.latents import load_latent, packed
-from recon_lib.common import paths
+from recon_lib.common import files, paths
 from recon_lib.common.errors import DataError, Interrupted, reason
 from recon_lib.common.files import read_array, read_dict, read_table
 from recon_lib.common.folders import MARK
@@ -1024,3 +1024,92 @@ def test_loaders_take_whole_numbers(bad):
     ("found 3/4/5", "found 3/4/5"), ("", "OSError")])
 def test_a_reason_names_files_without_folders(said, told):
     assert reason(OSError(said)) == told
+
+
+# What a third attack found ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["table", "string", "categorical", "datetime", "empty"])
+def test_what_matlab_keeps_of_objects_is_no_numbers(tmp_path, kind):
+    """An .mat of version 7.3 holds six numbers that point to it, or the shape of nothing."""
+    with h5py.File(tmp_path / "a.mat", "w") as file:
+        for name in ("betas", "trial_image"):
+            file[name] = np.array([[3707764736, 2, 1, 1, 1, 1]], np.uint32)
+            file[name].attrs["MATLAB_class"] = np.bytes_("double" if kind == "empty" else kind)
+            if kind == "empty":
+                file[name].attrs["MATLAB_empty"] = np.uint8(1)
+    refuses(lambda: load_betas(tmp_path / "a.mat"), f"betas is a {kind} of shape")
+    refuses(lambda: load_labels(tmp_path / "a.mat", "trial_image"), f"trial_image is a {kind} of")
+
+
+def test_labels_of_other_makes(tmp_path):
+    folder = folder_of(tmp_path / "p", "a.png", "b.png")
+    with pytest.warns(UserWarning, match="names matched without the folders before them"):
+        own = shown(folder, [folder / "b.png", folder / "a.png"] * 3)
+    assert own.trial_image.tolist() == [1, 0] * 3
+    structured = np.zeros(6, [("image", "U5"), ("run", int)])
+    refuses(lambda: shown(folder, structured), "type .*; expected one entry for each trial")
+    refuses(lambda: shown(folder, [["a.png", "b.png"], ["a.png"]]), "cannot be made an array")
+    cell = np.array(["a.png", np.zeros((0, 0)), "b.png"], object)  # MATLAB's '' among texts
+    scipy.io.savemat(tmp_path / "a.mat", {"trial_image": cell})
+    refuses(lambda: load_labels(tmp_path / "a.mat", "trial_image"), "1 of 3 entries are missing")
+
+
+def test_betas_that_cannot_be_meant(tmp_path, monkeypatch):
+    (tmp_path / "a.csv").write_text("a;b\n1,5;2.5\n3,5;4\n")
+    refuses(lambda: load_betas(tmp_path / "a.csv"), "column b holds '2.5'; expected numbers")
+    empty = BETAS.copy()
+    empty[2], empty[4] = 0, [0, np.nan, 0, 0]
+    with pytest.warns(UserWarning, match="2 of 6 trials dropped: 0 or no number in all voxels"):
+        own = load_trials(PICTURES[:6], empty, size=8)
+    assert own.trial_image.tolist() == [0, 1, 3, 5]
+    monkeypatch.setattr(files, "_load", None)  # from here on nothing may be read
+    with h5py.File(tmp_path / "nsd.hdf5", "w") as file:
+        file.create_dataset("betas", (750, 83, 104, 81), np.int16, chunks=(1, 83, 104, 81))
+    refuses(lambda: load_betas(tmp_path / "nsd.hdf5"), r"\(750, 83, 104, 81\); expected .trials, v")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["ses-01/betas"], file["ses-02/betas"] = BETAS, BETAS
+    refuses(lambda: load_betas(tmp_path / "a.h5"), r"ses-02/betas \(6, 4\); name the one you mean")
+    np.savez(tmp_path / "many.npz", **{f"p{i}.png": BETAS[0] for i in range(30)})
+    refuses(lambda: load_betas(tmp_path / "many.npz"), r"p7.png \(4,\) and 22 more; name the one")
+    np.save(tmp_path / "one.npy", BETAS[0])
+    refuses(lambda: load_betas(tmp_path / "one.npy"), r"shape \(4,\); expected numbers of 2 or 4")
+
+
+def test_pictures_that_were_not_fetched_or_are_scaled_one_by_one(tmp_path):
+    folder, away = folder_of(tmp_path / "p", "a.png", "c.png"), folder_of(tmp_path / "q", "d.png")
+    (folder / "b.png").symlink_to("../.git/annex/objects/b.png")
+    (folder / "more").symlink_to(away)
+    with pytest.warns(UserWarning, match="p: more: links to folders, not looked into"), \
+            pytest.warns(UserWarning, match="1 of 3 pictures skipped, not readable: b.png"):
+        own = shown(folder, [0, 2] * 3)
+    assert np.array_equal(own.images[own.trial_image][:2], PICTURES[:2])
+    for i, size in enumerate((500, 5000)):
+        Image.fromarray(np.float32(PICTURES[0, ..., 0]) * size).save(away / f"{i}.tif")
+    with pytest.warns(UserWarning, match="2 of 3 pictures of 32 bits a value, each scaled by its"):
+        create_loader(8, 1, away)
+
+
+def test_a_surface_is_no_volume(tmp_path):
+    nibabel.GiftiImage(darrays=[nibabel.gifti.GiftiDataArray(np.zeros(9, "f4"))]).to_filename(
+        tmp_path / "V1.func.gii")
+    refuses(lambda: volumes.load_volume(tmp_path / "V1.func.gii"), "a GiftiImage; expected a vol")
+
+
+def test_runs_of_two_trs_and_a_sidecar_that_was_not_fetched(raw):
+    run = bids.Run(BOLD, ROI, IJK, ONSETS, np.ones(3), NAMES, 1.5, 1, 2)
+    bids.write_run(raw, "CSI1", run, (4, 5, 6))
+    refuses(lambda: raw_betas.estimate_betas(raw, "CSI1"), "run-02.*every 1.5 s, but every 2 s in")
+    (raw / f"{STEM}_bold.json").symlink_to("../.git/annex/objects/x.json")
+    refuses(lambda: read(raw), "run-01_bold.json: no such file")
+
+
+def test_blanks_around_cells_mean_nothing(tmp_path):
+    path = tmp_path / "events.tsv"
+    path.write_text("onset\tduration\ttrial_type\tstim_file\n1 \t1\timage \ta.png \n3\t 1\tscene\t"
+                    " b.png\n5\t1\timage\tn/a \n6\t1\timage\tNone\n7\tn/a \tfix\tc.png\n"
+                    "8\t1\timage\tnone\n")
+    with pytest.warns(UserWarning, match="4 events without a picture"):
+        found = bids.events_in(path, where="trial_type = image, scene")
+    assert found.names == ["a.png", "b.png"] and found.onsets.tolist() == [1, 3]
+    assert found.others.trial_type.tolist() == ["image", "image", "fix", "image"]

@@ -98,7 +98,7 @@ def test_useless_voxels_and_trials_are_dropped_and_counted():
     with pytest.warns(UserWarning) as said:
         own = load_trials(PICTURES, betas, SHOWN, groups=list("abcdefabcd"), runs=SHOWN > 2)
     assert [str(w.message) for w in said] == [
-        "1 of 10 trials dropped: no values at all",
+        "1 of 10 trials dropped: 0 or no number in all voxels",
         "2 of 7 voxels dropped: values missing (NaN)",
         "1 of 7 voxels dropped: the same value in every trial",
     ]

@@ -23,6 +23,8 @@ import scipy.io
 from recon_lib.common.errors import DataError, atomic_write, reason
 
 MATLAB_TYPES = {"single": "f4", "double": "f8", "sparse": "f8", "logical": "?"}
+MATLAB_NUMBERS = {*MATLAB_TYPES, *(f"{kind}{bits}" for kind in ("int", "uint")
+                                   for bits in (8, 16, 32, 64))}
 ARRAYS = (".npy", ".npz", ".h5", ".hdf5", ".mat", ".csv", ".tsv", ".txt")
 WITH_KEY = re.compile(r"(.+\.(?:npz|h5|hdf5|mat)):([^\\/:]+(?:/[^\\/:]+)*)", re.IGNORECASE)
 NO_VALUE = ("", "na", "n/a", "nan", "null", "none")
@@ -86,7 +88,7 @@ def arrays_in(path):
     """Name -> (shape, type) of what a .npy, .npz, .h5 or .mat file holds, without reading it.
 
     A .npy file has one array, called "". What is not an array of numbers or text has the name of
-    its kind ("cell", "struct", ...) in place of a type.
+    its kind ("cell", "struct", "table", ...) in place of a type.
     """
     path, found = Path(path), {}
     with readable(path):
@@ -102,8 +104,9 @@ def arrays_in(path):
                         found[name.removesuffix(".npy")] = _npy_header(stream)
         elif path.suffix == ".mat" and not h5py.is_hdf5(path):
             for name, shape, kind in scipy.io.whosmat(path):
-                numbers = kind not in ("cell", "struct", "char", "object", "function", "opaque")
-                found[name] = shape, np.dtype(MATLAB_TYPES.get(kind, kind)) if numbers else kind
+                if not name.startswith("__"):  # the insides of objects
+                    found[name] = shape, np.dtype(MATLAB_TYPES.get(kind, kind)) if (
+                        kind in MATLAB_NUMBERS) else kind
         elif path.suffix in (".h5", ".hdf5", ".mat"):
             with h5py.File(path, "r") as file:
                 file.visititems(lambda name, item: _note(found, name, item, path.suffix == ".mat"))
@@ -119,7 +122,8 @@ def _note(found, name, item, matlab):
     kind = item.attrs.get("MATLAB_class", b"") if matlab else ""
     kind = kind.decode() if isinstance(kind, bytes) else kind
     if isinstance(item, h5py.Dataset) and is_own(item) and item.shape is not None:
-        kind = kind if kind in ("cell", "char", "struct") else item.dtype
+        if not kind or kind in MATLAB_NUMBERS:  # tables, strings, dates are numbers of other things
+            kind = "empty" if "MATLAB_empty" in item.attrs else item.dtype
         found[name] = item.shape[::-1] if matlab else item.shape, kind
     elif kind:
         found[name] = (), kind
@@ -172,7 +176,7 @@ def _load(path, name):
     if path.suffix == ".mat" and not h5py.is_hdf5(path):
         array = scipy.io.loadmat(path, variable_names=[name], chars_as_strings=True)[name]
         if array.dtype.kind == "O":  # a cell of texts
-            array = np.array([str(cell.item()) for cell in array.ravel()])
+            array = np.array([str(cell.item()) if np.size(cell) else "" for cell in array.ravel()])
         return array.toarray() if hasattr(array, "toarray") else array
     with h5py.File(path, "r") as file:
         found = dataset(file, name)
@@ -334,6 +338,7 @@ def read_numbers(path):
     if text:
         cells = table[text[0]]
         bad = cells[pandas.to_numeric(cells, errors="coerce").isna() & cells.notna()]
+        bad = bad if len(bad) else cells  # numbers but for a decimal point among decimal commas
         raise DataError(f"{path}: column {text[0]} holds {bad.iloc[0]!r}; expected numbers: leave "
                         "that column out, or repair the cell")
     return table.to_numpy(float)
@@ -357,19 +362,22 @@ def find_array(path, prefer=(), ndim=None, text=False):
     match = WITH_KEY.fullmatch(str(path))
     path, key = (Path(match[1]), match[2]) if match else (Path(path), None)
     found = arrays_in(path)
-    held = ", ".join(f"{n} {tuple(s)}".strip() for n, (s, _) in found.items()) or "no arrays"
+    held = [f"{n} {tuple(s)}".strip() for n, (s, _) in found.items()] or ["no arrays"]
+    held = ", ".join(held[:8]) + (f" and {len(held) - 8} more" if len(held) > 8 else "")
 
     def fits(name):
         shape, kind = found[name]
         textual = kind in ("cell", "char") or (not isinstance(kind, str) and kind.kind in "OSU")
-        return (ndim is None or len(shape) in ndim) and (text if textual else kind != "struct")
+        known = text if textual else not isinstance(kind, str)
+        return known and (ndim is None or len(shape) in ndim)
 
     if key is None:
-        named = [n for want in prefer for n in found if n.rpartition("/")[2] == want]
-        fit = [n for n in found if fits(n)]
-        if not (named or len(fit) == 1):
+        called = {want: [n for n in found if n.rpartition("/")[2] == want] for want in prefer}
+        named = next(filter(None, called.values()), [])
+        fit = named or [n for n in found if fits(n)]
+        if len(fit) != 1 and len(found) != 1:
             raise DataError(f"{path}: holds {held}; name the one you mean as {path.name}:NAME")
-        key = (named or fit)[0]
+        key = (fit or list(found))[0]
     elif key not in found:
         raise DataError(f"{path}: no array called {key}; it holds {held}")
     if not fits(key):

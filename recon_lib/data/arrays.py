@@ -3,7 +3,7 @@
 import re
 import warnings
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -111,17 +111,21 @@ def read_labels(source, what):
     if np.ma.is_masked(source):
         raise DataError(f"{what}: {np.ma.count_masked(source)} entries are masked; expected a "
                         "label for each trial: leave those trials out")
-    labels = np.asarray(source).squeeze()
+    try:
+        labels = np.asarray(source).squeeze()
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{what}: cannot be made an array; expected one entry for each trial"
+                        ) from error
+    if labels.ndim != 1 or labels.dtype.kind in "cV" or (
+            labels.dtype == bool and what == "trial_image"):
+        raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
+                        "entry for each trial")
     labels = np.char.decode(labels, "utf-8", "replace") if labels.dtype.kind == "S" else labels
     missing = pandas.isna(labels) | np.isin(np.char.lower(labels.astype(str)), NO_LABEL)
     if missing.any():
         raise DataError(f"{what}: {missing.sum()} of {labels.size} entries are missing; expected a "
                         "label for each trial: leave those trials out")
-    if labels.ndim != 1 or labels.dtype.kind == "c" or (
-            labels.dtype == bool and what == "trial_image"):
-        raise DataError(f"{what} of shape {labels.shape} and type {labels.dtype}; expected one "
-                        "entry for each trial")
-    text = labels.dtype.kind in "US" or any(isinstance(label, str) for label in labels)
+    text = labels.dtype.kind in "US" or any(isinstance(label, str | PurePath) for label in labels)
     return np.char.strip(labels.astype(str)) if text else labels  # MATLAB pads them
 
 
@@ -156,7 +160,7 @@ def load_labels(source, what):
     labels = read_labels(source, what)
     try:
         numbers = labels.astype(float)
-    except ValueError:
+    except (TypeError, ValueError):
         return labels.astype(str)
     if not (np.isfinite(numbers) & (numbers == np.rint(numbers))).all():
         raise DataError(f"{what} holds numbers that are not whole; expected indices or names")
@@ -174,6 +178,9 @@ def load_betas(source):
         path, key = find_array(source, BETAS, ndim=(2, 4))
         if key.rpartition("/")[2] in BETAS[:2]:
             return read_glmsingle(path, key).betas
+        if len(shape := arrays_in(path)[key][0]) != 2:  # NSD's have 4 axes and a gigabyte
+            raise DataError(f"{path}: {key or 'betas'} of shape {tuple(shape)}; expected (trials, "
+                            "voxels): choose the voxels first, docs/real_data.md has lines for it")
         source = f"{path}:{key}" if key else path
     betas = as_numbers(source if name == "betas" else read_array(source), str(name))
     if betas.ndim != 2 or 0 in betas.shape:
@@ -222,11 +229,11 @@ def read_glmsingle(path, key=None):
 
 def drop_useless(betas):
     """Indices of the trials and of the voxels worth keeping; a warning says what is not."""
-    trials = ~np.isnan(betas).all(axis=1)
+    trials = ((betas != 0) & ~np.isnan(betas)).any(axis=1)
     missing = np.isnan(betas[trials]).any(axis=0)
     constant = ~missing & (np.ptp(betas[trials], axis=0) == 0) if trials.any() else missing
     for bad, what in (
-        (~trials, "trials dropped: no values at all"),
+        (~trials, "trials dropped: 0 or no number in all voxels"),
         (missing, "voxels dropped: values missing (NaN)"),
         (constant, "voxels dropped: the same value in every trial"),
     ):
