@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 import typer
 
 from recon_lib.common.errors import DataError, Interrupted, enough_memory
+from recon_lib.common.folders import is_complete
 from recon_lib.common.paths import FOLDER, data_folder, experiment_folder, results_folder
 
 app = typer.Typer(
@@ -66,8 +67,14 @@ def writable(path):
     """Refuse, before any work, a folder that could not be written in the end."""
     place = next(p for p in (path, *path.absolute().parents) if os.path.lexists(p))
     if not place.is_dir() or not os.access(place, os.W_OK):
-        raise typer.BadParameter(f"{place} is not a folder that you may write to")
+        raise typer.BadParameter(f"{place} is not a folder that you may write to; name another, or "
+                                 f"one for data and results by ${FOLDER}")
     return path
+
+
+def made(path):
+    """A folder to make; one that is whole is only read."""
+    return path if is_complete(path) else writable(path)
 
 
 def present(device):
@@ -96,7 +103,7 @@ def into(*parts):
 Data = Annotated[Path, folder("The experiment, or a BOLD5000 release.", experiment_folder,
                               "the experiment")]
 NewData = Annotated[Path, folder("Folder to make.", experiment_folder, "the experiment",
-                                 callback=writable)]
+                                 callback=made)]
 Out = Annotated[Path, into()]
 Images = Annotated[Path, option("Your pictures: a folder, or an array file.")]
 File = Path | None
@@ -104,7 +111,8 @@ Seed = Annotated[int, option("Same seed, same result: bit for bit on one CPU wit
                              "threads, see docs/library.md.", min=0, max=2**31 - 1)]
 Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_name)]
 Subjects = Annotated[str, option("CSI1 to CSI4, or several: CSI1,CSI2.", callback=subject_names)]
-Model = Annotated[str, option("Conditional model: a file, or the shipped one.")]
+Model = Annotated[str, option("Conditional model: a file, or a shipped one: conditional or "
+                               "student.")]
 Size = Annotated[int, option("Side of the pictures in pixels.", min=1, max=1024)]
 Steps = Annotated[int, option("Steps of the sampler.", min=1, max=1000)]
 Samples = Annotated[int, option("Samples.", min=8, max=100_000)]
@@ -299,6 +307,7 @@ def betas(
     """Estimate single-trial betas from raw runs, and write them as the releases do."""
     from recon_lib.data import raw_betas
 
+    writable(data)
     if report:
         if whole_brain:
             raise DataError("--report diagnoses the regions alone; leave out --whole-brain")
@@ -601,6 +610,12 @@ def run(data: NewData, out: Out, seed: Seed = 0):
     say(f"\ndone in {time.time() - start:.0f} s. Open the notebooks with `make lab`.")
 
 
+def at_home(word):
+    """An argument with ~ as the user's home, which not every shell puts in."""
+    return re.sub(r"^(--[\w-]+=)?~(?=[/\\]|$)", lambda m: f"{m[1] or ''}{os.path.expanduser('~')}",
+                  word)
+
+
 def told(error):
     """A refusal by the command-line library as one line, with the command that does it now."""
     text = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
@@ -632,7 +647,7 @@ def main():
     usual = signal.signal(signal.SIGTERM, stop) if alone else None
     try:
         with enough_memory("--batch in training, or the number of pictures or voxels"):
-            code = app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+            code = app(args=[*map(at_home, sys.argv[1:])] or ["--help"], standalone_mode=False)
             if code == 128 + signal.SIGINT:  # newer typers make that of it
                 raise KeyboardInterrupt
             sys.exit(code)

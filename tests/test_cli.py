@@ -224,6 +224,13 @@ def test_simulate_refuses_a_folder_that_is_taken(refused, copy, tmp_path):
     assert before == sorted(p.stat().st_mtime_ns for p in copy.rglob("*"))
 
 
+def test_an_experiment_that_is_whole_need_not_be_written(refused, miniature, monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: mode != os.W_OK)
+    refused("other than this experiment", "simulate", "--out", miniature)
+    refused("you may write to ... RECON_LIB_DATA", "simulate", "--out", tmp_path)
+    refused("you may write to", "betas", "--data", miniature)  # before any work
+
+
 def test_simulate_refuses_bad_pictures(refused, own):
     refused("absent ... no such", "simulate", "--out", own / "e", "--images", own / "absent")
     refused("10 pictures", "simulate", "--out", own / "e", "--images", own / "pictures")

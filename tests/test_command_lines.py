@@ -147,6 +147,17 @@ def test_one_line_and_status_2(work, monkeypatch, capsys, line):
     assert sorted(work.rglob("*")) == before
 
 
+@pytest.mark.parametrize("words", [["--out", "~/new/file"], ["--out=~/new/file"]])
+def test_home_is_never_a_folder_of_that_name(work, monkeypatch, capsys, words):
+    """A shell of Windows leaves ~ as it is, and bash does in `--out=~/new`."""
+    monkeypatch.setenv("HOME", str(work))
+    monkeypatch.setenv("USERPROFILE", str(work))
+    monkeypatch.setattr(sys, "argv", ["recon_lib", "score", *words])
+    with pytest.raises(SystemExit):
+        shell.main()
+    assert str(work / "new" / "file") in capsys.readouterr().err
+
+
 def program(*args, **options):
     command = [sys.executable, "-m", "recon_lib", *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)

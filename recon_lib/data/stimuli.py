@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from recon_lib.common.errors import DataError, atomic_write
+from recon_lib.common.errors import DataError, atomic_write, writing
 from recon_lib.common.files import find, find_any, read_lines, visible
 from recon_lib.data.pictures import read_picture, squared
 from recon_lib.data.splits import composed, plain_name
@@ -193,12 +193,13 @@ def write_images(root, names, images):
         picture.save(encoded, kind, **({"quality": 95, "subsampling": 0} if kind == "JPEG" else {}))
         folder = folders[picture_folder(name)]
         partial = folder / f".partial-{os.getpid()}"  # thousands: lighter than `atomic_write`
-        try:
-            partial.write_bytes(encoded.getbuffer())
-            os.replace(partial, folder / name)
-        except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise DataError(f"cannot write {folder / name}: {error.strerror}") from error
+        with writing(folder / name):
+            try:
+                partial.write_bytes(encoded.getbuffer())
+                os.replace(partial, folder / name)
+            except OSError:
+                partial.unlink(missing_ok=True)
+                raise
 
 
 def read_images(root, names, size):
