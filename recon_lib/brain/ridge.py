@@ -137,7 +137,8 @@ def fit_banded_ridge(families: dict, y: ArrayLike, choices: Sequence[Sequence[st
     families that a target does not use are 0.
     """
     scale = {k: np.sqrt(np.var(v, axis=0).sum()) or 1.0 for k, v in families.items()}
-    owner = np.repeat(list(families), [np.shape(v)[1] for v in families.values()])
+    owner = np.repeat(list(families), [np.shape(v)[1] for v in families.values()])  # of each column
+    scales = np.array([scale[k] for k in owner])[:, None]
     best = None
     for names in choices:
         fit = fit_ridge(np.hstack([families[k] / scale[k] for k in names]), y, groups, seed=seed)
@@ -147,13 +148,10 @@ def fit_banded_ridge(families: dict, y: ArrayLike, choices: Sequence[Sequence[st
                          np.hstack([np.mean(v, axis=0) for v in families.values()]), fit.y_mean,
                          fit.strength.copy(), fit.out_of_fold.copy(), np.full(targets, -np.inf))
         better = fit.r2 > best.r2
+        used = np.concatenate([np.flatnonzero(owner == k) for k in names])
         best.weights[:, better] = 0
-        start = 0
-        for k in names:
-            rows = slice(start, start := start + (owner == k).sum())
-            best.weights[np.ix_(owner == k, better)] = fit.weights[rows, better] / scale[k]
-        for old, new in ((best.strength, fit.strength), (best.r2, fit.r2)):
-            old[better] = new[better]
+        best.weights[np.ix_(used, better)] = fit.weights[:, better] / scales[used]
+        best.strength[better], best.r2[better] = fit.strength[better], fit.r2[better]
         best.out_of_fold[:, better] = fit.out_of_fold[:, better]
     return best
 

@@ -149,7 +149,7 @@ def shoe(pen, main, dark, light):
 
 
 def scrambled(pen, main, dark, light, seed=0):
-    """A picture cut into tiles and mixed up: all the colours, no object."""
+    """Tiles in the colours of an object, mixed at random: all the colours, no object."""
     rng = np.random.default_rng(seed)
     tones = [main, dark, light, INK, (240, 236, 226)]
     steps = np.linspace(-0.85, 0.85, 7)
