@@ -1086,7 +1086,7 @@ def test_pictures_that_were_not_fetched_or_are_scaled_one_by_one(tmp_path):
     assert np.array_equal(own.images[own.trial_image][:2], PICTURES[:2])
     for i, size in enumerate((500, 5000)):
         Image.fromarray(np.float32(PICTURES[0, ..., 0]) * size).save(away / f"{i}.tif")
-    with pytest.warns(UserWarning, match="2 of 3 pictures of 32 bits a value, each scaled by its"):
+    with pytest.warns(UserWarning, match="2 of 3 pictures of 32 bits a value, each scaled by what"):
         create_loader(8, 1, away)
 
 

@@ -117,7 +117,7 @@ def raw_stem(path):
 def find_beside(path):
     """The confounds and the events of a preprocessed run; the events lie in the raw data set."""
     stem = raw_stem(path)
-    confounds = find(path.parent, *(f"{stem}_{ending}.tsv" for ending in CONFOUNDS))
+    confounds = find(path.parent, *(f"{stem}_{ending}.tsv" for ending in reversed(CONFOUNDS)))
     subject = next(p for p in path.parents if p.name.startswith("sub-"))
     inner = path.parent.relative_to(subject.parent) / f"{stem}_events.tsv"
     shared = f"task-{entities(path).get('task')}_events.tsv"

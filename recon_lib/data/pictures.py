@@ -27,7 +27,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", *["AVIF"] * AVIF)
 BROKEN, ANIMATED = "skipped, not readable", "animated, first frame kept"
 UNREAD = "skipped, of a kind that is not read (save them as PNG)"
 DARK = "nearly black, none of their 16-bit values above 4095 (of 8 or 12 bits? save them as 8)"
-DEEP = "of 32 bits a value, each scaled by its own range (save them as 8 to keep their brightness)"
+DEEP = "of 32 bits a value, each scaled by what it holds (save them as 8 bits to keep brightness)"
 LARGEST = 150_000_000  # pixels; a larger file is a mistake or a decompression bomb
 
 
