@@ -80,12 +80,12 @@ def simulate(sessions: int = 1, voxels: dict | None = None, seed: int = 0) -> Sc
     DataError
         If CSI1 does not have so many sessions, or such areas.
     """
-    runs, known = RUNS_PER_SESSION["CSI1"], VOXELS["CSI1"]
+    runs_of, known = RUNS_PER_SESSION["CSI1"], VOXELS["CSI1"]  # runs of each session
     voxels = voxels or known
-    if not 1 <= sessions <= len(runs) or not set(voxels) <= set(known):
+    if not 1 <= sessions <= len(runs_of) or not set(voxels) <= set(known):
         raise DataError(f"found {sessions} sessions, areas {', '.join(voxels)}; expected 1 to "
-                        f"{len(runs)} sessions, and areas of {', '.join(known)}")
-    per_session = runs[:sessions]
+                        f"{len(runs_of)} sessions, and areas of {', '.join(known)}")
+    per_session = runs_of[:sessions]
     trials = TRIALS_PER_RUN * sum(per_session)
     repeated = max(1, round(113 * trials / 5254))
     design = subject.make_design(seed, per_session, repeated, 4 * repeated)
