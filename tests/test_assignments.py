@@ -368,13 +368,18 @@ def test_reference_earns_full_points(course, name):
 
 @pytest.mark.slow
 def test_altered_and_deleted_tests_are_put_back(course):
-    """Altered: what fails them earns nothing. Deleted: what passes them earns its points."""
+    """Altered: what fails them earns nothing. Deleted: what passes them earns its points.
+
+    An exercise that was copied counts once.
+    """
     name = "08_is_it_reading_the_brain"
     answers = solved(nbformat.read(course / "release" / name / f"{name}.ipynb", as_version=4), name)
     cells = build.graded(answers)
     cells["test_within"].source = "print('fine')"
     cells["within"].source = "def within(similarity, target, category):\n    return 0.5"
     answers.cells.remove(cells["test_top1"])
+    copied = nbformat.from_dict(cells["p_value"]) | {"id": "copied"}
+    answers.cells.insert(answers.cells.index(cells["p_value"]), nbformat.from_dict(copied))
     with grade(course, name, "tinkerer", answers, HereAndNow) as gradebook:
         found = {k: gradebook.find_grade(f"test_{k}", name, name, "tinkerer").auto_score
                  for k in ("top1", "within", "p_value")}

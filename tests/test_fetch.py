@@ -15,6 +15,7 @@ import pytest
 
 from recon_lib import __main__ as shell
 from recon_lib.common.errors import DataError
+from recon_lib.common.folders import alone_in
 from recon_lib.data import download, fetch
 from recon_lib.data.bold5000 import read_r2
 from recon_lib.data.download import Remote, fetch_file
@@ -380,6 +381,9 @@ def test_from_the_shell(host, tmp_path, monkeypatch, capsys):
 
     out = str(tmp_path / "data")
     words = "fetch bold5000 --subject CSI1 --parts roi-betas images --out".split()
+    with alone_in(out):
+        code, _, err = run(*words, out)
+    assert code == 2 and "another command is fetching into" in err
     code, said, _ = run(*words, out)
     assert code == 0 and "roi-betas" in said and "images" in said
     assert list((tmp_path / "data").rglob("Presented_Stimuli"))

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import nbformat
 from nbformat.v4 import new_code_cell, new_markdown_cell
 from nbgrader.apps import NbGraderAPI
-from traitlets.config import Config
+from traitlets.config.loader import PyFileConfigLoader
 
 from recon_lib.common.errors import atomic_write
 
@@ -25,10 +25,25 @@ HERE = Path(__file__).resolve().parent
 BUILD = HERE.parents[1] / "build" / "assignments"
 
 CONFIG = """# Read by every nbgrader command that is given in this folder.
+from nbgrader import preprocessors
+
+
+class OnceEach(preprocessors.DeduplicateIds):
+    # Of a cell that was copied the last counts; marking would fail at what is left of the others.
+    def preprocess_cell(self, cell, *more):
+        cell, resources = super().preprocess_cell(cell, *more)
+        if cell.metadata.get("nbgrader") == {}:
+            del cell.metadata["nbgrader"]
+        return cell, resources
+
+
 c = get_config()
 c.CourseDirectory.course_id = "reading_images"
 c.Execute.timeout = 120  # seconds a cell
 c.OverwriteCells.add_missing_cells = True  # test cells that were deleted are put back
+c.Autograde.sanitize_preprocessors = [
+    preprocessors.ClearOutput, OnceEach, preprocessors.OverwriteKernelspec,
+    preprocessors.OverwriteCells, preprocessors.CheckCellMetadata]
 """
 SELF_CHECK = '''# @title Self-check: all visible tests on what is defined above
 TESTS = {{
@@ -138,9 +153,8 @@ def nbgrader_in(course):
     """Nbgrader's API for a course folder."""
     # nbgrader starts `alembic` by name: it stands beside Python, also where no shell looks for it
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    settings = Config()
+    settings = PyFileConfigLoader("nbgrader_config.py", str(course)).load_config()
     settings.CourseDirectory.root = str(course)
-    settings.OverwriteCells.add_missing_cells = True
     return NbGraderAPI(config=settings)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from recon_lib.common.errors import DataError, atomic_write
 from recon_lib.common.files import visible
+from recon_lib.common.folders import alone_in
 from recon_lib.common.paths import data_folder
 from recon_lib.data.download import Refused, Remote, bucket, fetch_file, figshare, single
 from recon_lib.data.stimuli import RUNS_PER_SESSION
@@ -229,13 +230,14 @@ def fetch(subjects=("CSI1",), parts=TRAINING, out=None, say=print):
             f"{PARTS[part].purpose}")
     missing = {one.target: one for one in wanted if not one.target.exists()}.values()
     check_space(out, sum(one.size * (2 if one.archive else 1) for one in missing))  # kept as well
-    for one in wanted:
-        try:
-            fetch_file(one.file, one.target)
-        except Refused as reason:
-            raise by_hand(one.part, one.subject, out, reason) from reason
-        if one.archive:
-            count = unpack(one.target, PARTS[one.part].inside.format(s=one.subject), out)
-            say(f"{count} files of {one.subject} from {one.target.name}")
+    with alone_in(out, f"another command is fetching into {out}; wait for its end"):
+        for one in wanted:
+            try:
+                fetch_file(one.file, one.target)
+            except Refused as reason:
+                raise by_hand(one.part, one.subject, out, reason) from reason
+            if one.archive:
+                count = unpack(one.target, PARTS[one.part].inside.format(s=one.subject), out)
+                say(f"{count} files of {one.subject} from {one.target.name}")
     say(f"{', '.join(parts)} of {', '.join(subjects)}: in {out}. Archives in {out / ARCHIVES} may "
         "be removed.")
