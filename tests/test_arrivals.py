@@ -177,7 +177,7 @@ def test_a_label_that_is_missing_is_no_label(tmp_path, labels):
     refuses(lambda: load_labels(labels, "runs"), "runs: 1 of 3 entries are missing; expected a lab")
 
 
-@pytest.mark.parametrize("name", ["session", "Run", "image", "onset"])
+@pytest.mark.parametrize("name", ["session", "Run", "image", "onset", "SessionID", "run_number"])
 def test_columns_that_describe_trials_are_no_voxels(tmp_path, name):
     table = pd.DataFrame(BETAS).add_prefix("v")
     table.assign(**{name: [3, 1, 2, 1, 3, 2]}).to_csv(tmp_path / "b.csv", index=False)

@@ -246,9 +246,9 @@ def read_dict(path):
 
 
 INDEX = ("index", "idx", "id", "row", "trial", "trials", "trial_index", "trial_id")
-OF_TRIALS = (*INDEX, "subject", "sub", "session", "ses", "run", "block", "onset", "duration",
-             "trial_type", "condition", "category", "label", "trial_image", "stim_file", "image",
-             "image_id", "picture", "stimulus", "stim")  # columns that are no voxels
+OF_TRIALS = (*INDEX, "subject", "subj", "sub", "participant", "session", "ses", "run", "block",
+             "onset", "duration", "trial_type", "condition", "category", "label", "trial_image",
+             "stim_file", "image", "image_id", "picture", "stimulus", "stim")  # no voxels
 
 
 def read_table(path, heading=None, spaces=False, **options):
@@ -346,7 +346,9 @@ def read_numbers(path):
 
 def values_of(table, what):
     """A table without the columns of one of the names `OF_TRIALS`; a warning names them."""
-    other = [name for name in table if str(name).strip().lower() in OF_TRIALS]
+    told = {name: str(name).strip().lower() for name in table}
+    other = [name for name, plain in told.items()  # "session", "SessionID", "run_number", ...
+             if {plain, re.sub(r"[ _]?(id|idx|index|num|number|nr)$", "", plain)} & {*OF_TRIALS}]
     if not other or len(other) == table.shape[1]:
         return table
     warnings.warn(f"{what}: {', '.join(other)} left out: by their names they say what a row is",
