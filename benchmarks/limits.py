@@ -21,10 +21,9 @@ import _table
 import numpy as np
 import torch
 from posterior import AMONG, HELD, HeldOut, tell
-from sklearn.covariance import ledoit_wolf
 from unseen import prior_factors
 
-from recon_lib.brain.encoding import log_likelihood
+from recon_lib.brain.encoding import log_likelihood, shrunk_covariance
 from recon_lib.brain.features import read_factors
 from recon_lib.brain.patterns import similarity
 from recon_lib.data import release
@@ -59,7 +58,7 @@ def known_responses(held, voxels, seed):
     betas, shown = held.training.betas, responses[held.training.image]
     centre, mean = shown.mean(0), betas.mean(0)
     slope = ((shown - centre) * (betas - mean)).mean(0) / shown.var(0)
-    noise, _ = ledoit_wolf(betas - mean - (shown - centre) * slope)
+    noise = shrunk_covariance(betas - mean - (shown - centre) * slope)
     return mean + (responses[n:] - centre) * slope, noise
 
 

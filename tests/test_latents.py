@@ -7,9 +7,11 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from scipy.stats import multivariate_normal
+from sklearn.covariance import ledoit_wolf
 from sklearn.decomposition import PCA
 
 from recon_lib.brain.decoder import fit_decoder, vector_source
+from recon_lib.brain.encoding import shrunk_covariance
 from recon_lib.brain.features import FactorNet, embed
 from recon_lib.brain.latents import (
     arrays_of,
@@ -71,6 +73,16 @@ def test_basis_has_no_axes_that_the_data_have_not():
     assert fit_basis(x, 8).axes.shape == (9, 3)
     few = fit_basis(np.random.default_rng(2).normal(size=(4, 9)), 8)
     assert few.axes.shape == (9, 3) and np.isfinite(few.axes).all()
+
+
+@pytest.mark.parametrize(("n", "p"), [(200, 6), (12, 30), (40, 1)])
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+def test_shrunk_covariance_is_ledoit_and_wolfs(n, p, kind):
+    rng = np.random.default_rng(n)
+    x = (3 + rng.standard_normal((n, p)) @ rng.standard_normal((p, p))).astype(kind)
+    found, exact = shrunk_covariance(x), 1e-10 if kind is np.float64 else 1e-4
+    assert found.dtype == kind
+    assert np.allclose(found, ledoit_wolf(x.astype(float))[0], rtol=exact, atol=exact)
 
 
 def test_coarse_pixels_are_means_of_squares():

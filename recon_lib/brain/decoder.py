@@ -10,10 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from recon_lib.brain.encoding import square_distances
+from recon_lib.brain.encoding import shrunk_covariance, square_distances
 from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.ridge import Ridge, fit_ridge
 from recon_lib.common.errors import DataError, as_numbers, check
@@ -86,7 +85,7 @@ def fit_decoder(betas: np.ndarray, latents: np.ndarray, groups: np.ndarray | Non
                       for x, what in ((betas, "the betas"), (latents, "the latents")))
     ridge = fit_ridge(betas, latents, groups, seed=seed)
     forward = fit_ridge(latents, ridge.out_of_fold, groups, seed=seed)
-    covariance, _ = ledoit_wolf(ridge.out_of_fold - forward.out_of_fold)
+    covariance = shrunk_covariance(ridge.out_of_fold - forward.out_of_fold)
     covariance += 1e-6 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     return BrainDecoder(ridge, forward, np.linalg.cholesky(covariance))
 

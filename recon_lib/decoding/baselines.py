@@ -11,11 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.covariance import ledoit_wolf
-from sklearn.decomposition import PCA
 
 from recon_lib.brain.decoder import BrainDecoder
-from recon_lib.brain.encoding import EncodingModel, log_likelihood
+from recon_lib.brain.encoding import EncodingModel, log_likelihood, shrunk_covariance
 from recon_lib.brain.families import feature_families
 from recon_lib.brain.latents import ImageLatent
 from recon_lib.brain.patterns import similarity
@@ -88,6 +86,8 @@ def ridge_to_pixels(train_betas: np.ndarray, train_images: np.ndarray,
     callable
         ``draw(betas (trials, voxels)) -> uint8 (trials, H, W, C)``.
     """
+    from sklearn.decomposition import PCA  # takes a second to import
+
     images = uint8_pictures(train_images)
     if len(images) != len(train_betas):
         raise DataError(f"found {len(images)} training images and {len(train_betas)} rows of betas,"
@@ -217,7 +217,7 @@ def ideal_observer(experiment: Experiment, candidates: np.ndarray | None = None)
     responses = read_truth(x.truth, "responses", x.names)[:, voxels]
     train, shown = x.betas[~x.test], responses[x.image[~x.test]]
     slope = (shown * train).mean(0) / (shown**2).mean(0)
-    noise, _ = ledoit_wolf(train - shown * slope)
+    noise = shrunk_covariance(train - shown * slope)
     expected = responses[x.test_index if candidates is None else candidates] * slope
     return lambda betas: log_likelihood(betas, expected, noise)
 

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.special import softmax
-from sklearn.covariance import ledoit_wolf
 
+from recon_lib.brain.encoding import shrunk_covariance
 from recon_lib.brain.features import PIXEL_SIDE, coarse_pixels
 from recon_lib.data.splits import folds
 from recon_lib.samplers import to_uint8
@@ -73,7 +73,7 @@ def fit_inverse_retinotopy(training):
     left = betas - gain * guess
     best = np.sort(np.argsort(np.square(left).mean(0) - np.square(betas).mean(0))[:VOXELS])
     fields = receptive_fields(light, betas[:, best]) * gain[best] / channels
-    weights, noise = np.tile(fields, (channels, 1)), ledoit_wolf(left[:, best])[0]
+    weights, noise = np.tile(fields, (channels, 1)), shrunk_covariance(left[:, best])
     mean, covariance = prior(seen[np.unique(training.image, return_index=True)[1]], channels)
     evoked = y[best] + (mean - seen.mean(0)) @ weights
 
