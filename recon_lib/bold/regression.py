@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
+from scipy.special import fdtrc, ndtri, stdtr
 
 from recon_lib.common.errors import DataError, as_numbers, check
 
@@ -47,7 +47,7 @@ class FTest:
 
 
 def _deviate(p):
-    return stats.norm.isf(np.maximum(p, 1e-300))
+    return -ndtri(np.maximum(p, 1e-300))
 
 
 @dataclass
@@ -161,14 +161,14 @@ class Fit:
                 "iv,ij,jv->v", effect[:, columns], inverse[g], effect[:, columns], optimize=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             f = np.where(self.constant, np.nan, f / (len(weights) * self.variance))
-        return FTest(f, stats.f.sf(f, len(weights), self.df), len(weights))
+        return FTest(f, fdtrc(len(weights), self.df, f), len(weights))
 
 
 def _tested(known, effect, error, df):
     """The `Contrast` of an effect; t is NaN where it is not known."""
     with np.errstate(divide="ignore", invalid="ignore"):
         t = known / error
-    return Contrast(effect, error, t, 2 * stats.t.sf(np.abs(t), df), df)
+    return Contrast(effect, error, t, 2 * stdtr(df, -np.abs(t)), df)
 
 
 def fixed_effects(contrasts: Sequence, weighted: bool = False) -> Contrast:

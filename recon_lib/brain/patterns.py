@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.spatial.distance import pdist, squareform
-from scipy.stats import spearmanr
 
 from recon_lib.bold.betas import correlate_columns, same_trials
 from recon_lib.brain.ridge import fit_ridge
@@ -66,6 +65,8 @@ def compare_rdms(a: np.ndarray, b: np.ndarray):
     DataError
         If they are not square and of one size, or of fewer than three patterns.
     """
+    from scipy.stats import spearmanr  # takes half a second to import
+
     a, b = (as_numbers(x, "an RDM") for x in (a, b))
     if a.shape != b.shape or a.ndim != 2 or a.shape[0] != a.shape[1] or len(a) < 3:
         raise DataError(f"RDMs of shapes {a.shape} and {b.shape}; expected the same, square, of "

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.signal import detrend
 
 from recon_lib.common.errors import DataError
 from recon_lib.common.files import read_npz
@@ -44,6 +43,8 @@ def haxby_blocks(path: str | Path = PATH) -> Blocks:
     path : path, optional
         The .npz with `bold` (volumes, voxels), `label` and `run`.
     """
+    from scipy.signal import detrend  # takes half a second to import
+
     bold, label, run = read_npz(path, ("bold", "label", "run")).values()
     if not len(bold) == len(label) == len(run):
         raise DataError(f"{path}: {len(bold)} volumes, {len(label)} labels; expected equal numbers")

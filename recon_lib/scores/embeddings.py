@@ -1,7 +1,6 @@
 """Scores of what `decoding.decode_embeddings` ranked: no picture is needed for them."""
 
 import numpy as np
-from scipy.stats import rankdata
 
 from recon_lib.bold.betas import noise_ceiling
 from recon_lib.scores.identification import (
@@ -57,6 +56,8 @@ def score_embeddings(decoded: dict, permutations: int = 1000, seed: int = 0) -> 
 
 def wins(matrix):
     """For each trial and candidate the share of the other candidates that it beats."""
+    from scipy.stats import rankdata  # takes half a second to import
+
     return (rankdata(matrix, axis=1) - 1) / (matrix.shape[1] - 1)
 
 

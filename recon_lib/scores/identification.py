@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import hypergeom
 
 from recon_lib.common.errors import DataError, check, one_label_each
 
@@ -54,6 +53,8 @@ def n_way_hits(similarity: ArrayLike, target: ArrayLike, n: int, k: int = 1) -> 
     ndarray (trials,)
         Ties count as a random order; chance k / n.
     """
+    from scipy.stats import hypergeom  # takes half a second to import
+
     below, equal, rivals = _against_rivals(similarity, target)
     if not 1 <= k <= n <= rivals.min() + 1:
         raise DataError(f"{n}-way top-{k} of {rivals.min() + 1} candidates; expected 1 <= k <= n "

@@ -7,7 +7,6 @@ each session, drift and AR(1) noise of its own, and shares some noise with the o
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import lfilter
 
 from recon_lib.bold import hrf
 from recon_lib.bold.events import peak_height, regressors
@@ -141,6 +140,8 @@ def drifts():
 
 def ar1_noise(rho, volumes, columns, rng):
     """AR(1) noise of unit variance, stationary from the first volume: (volumes, columns)."""
+    from scipy.signal import lfilter  # takes half a second to import
+
     e = rng.standard_normal((volumes, columns), dtype=np.float32)
     e[1:] *= np.float32((1 - rho**2) ** 0.5)
     return lfilter([1.0], [1.0, -rho], e, axis=0).astype(np.float32)
