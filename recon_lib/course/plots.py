@@ -281,7 +281,7 @@ def null_histogram(null: np.ndarray, observed: float, x: str = "score", title: s
     fig, ax = panels(3, title)
     ax.hist(null, bins="auto", color=PALE)
     ax.axvline(observed, color=BLUE)
-    top = 1.12 * ax.get_ylim()[1]
+    top = 1.2 * ax.get_ylim()[1]  # both labels stand above the bars
     ax.set_ylim(0, top)
     right = observed > np.mean(ax.get_xlim())
     ax.annotate(f"observed {observed:.3f}", (observed, top), color=BLUE, va="top",
