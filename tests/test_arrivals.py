@@ -474,6 +474,8 @@ def test_grids_that_lie_elsewhere(raw):
                           (tilted, "of other axes"), (np.diag([3.0, 3, 3, 1]), "of other axes")):
         nibabel.Nifti1Image(image.get_fdata(), affine).to_filename(path)
         refuses(lambda: read(raw), f"run-01_bold.nii.gz: .*{match}")
+    nibabel.Nifti1Image(image.get_fdata()[..., None], image.affine).to_filename(path)
+    refuses(lambda: read(raw), r"bold.nii.gz: shape \(4, 5, 6, 20, 1\); expected volumes over time")
     new = nibabel.Nifti1Image(image.get_fdata(), unknown)
     new.set_sform(None, 0)
     new.set_qform(None, 0)

@@ -231,6 +231,8 @@ def voxels_at(path, image, masks):
 
 def _places_in(path, image, masks):
     """Index (voxels, 3) of the masks' voxels in another image, by millimetres."""
+    if image.ndim != 4:
+        raise DataError(f"{path}: shape {image.shape}; expected volumes over time, (x, y, z, time)")
     like, shape = masks.image, np.array(image.shape[:3])
     with readable(path):  # an affine may have no inverse
         step = np.linalg.inv(image.affine) @ like.affine  # from the masks' indices to the image's
@@ -238,7 +240,7 @@ def _places_in(path, image, masks):
     known = any(int(image.header[code]) for code in ("sform_code", "qform_code"))
     axes = axes if known else np.eye(3)
     same = np.array_equal(abs(axes) @ np.ones(3), np.ones(3)) and abs(np.linalg.det(axes)) == 1
-    if image.ndim != 4 or not same or not np.array_equal(abs(axes) @ like.shape, shape) or (
+    if not same or not np.array_equal(abs(axes) @ like.shape, shape) or (
             known and np.abs(step[:3, :3] - axes).max() * max(shape) > 0.5):
         raise DataError(
             f"{path}: grid {image.shape[:3]}, the masks have {like.shape}"
