@@ -307,6 +307,9 @@ def test_bad_releases(refused, copy, tiny_model, tmp_path):
     npy.unlink()
     attempt("allses_RHPPA.npy: no such file")
     npy.write_bytes(whole)
+    shutil.move(copy / NPY.split("/")[0], tmp_path / "betas")  # as before they were estimated
+    attempt("estimate them ... python -m recon_lib betas")
+    shutil.move(tmp_path / "betas", copy / NPY.split("/")[0])
     picture = next((copy / "Scene_Stimuli").rglob("*.png"))
     picture.rename(picture.with_suffix(".bak"))
     attempt(f"{picture.name}: no such picture")

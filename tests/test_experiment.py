@@ -301,7 +301,7 @@ def test_a_mark_is_believed_only_with_what_it_lists(tmp_path):
     assert state(root) == before
     (root / BETAS / "py").rename(tmp_path / "py")
     assert folders.is_complete(root) and not folders.is_complete(root / BETAS)
-    with pytest.raises(DataError, match="py/CSI1.*no such file.*estimate them again"):
+    with pytest.raises(DataError, match="py/CSI1.*no such file.*estimate them with"):
         release.load_experiment(root)
     experiment.estimate_betas(root)
     assert folders.is_complete(root / BETAS)

@@ -123,11 +123,12 @@ def read_release(root, name, release, rois):
 
 
 def refuse_unfinished(root):
-    """Stop if a simulated experiment's betas are half written, by two methods, or have gone."""
+    """Stop if a simulated experiment's betas are not there, half written, or by two methods."""
     betas = Path(root, BETAS)
-    if "simulator" in (completed(root) or {}) and betas.is_dir() and not is_complete(betas):
+    there = betas.is_dir() or not visible(root, "**/*_GLMbetas-*")
+    if "simulator" in (completed(root) or {}) and there and not is_complete(betas):
         gone = [betas / name for name in lost(betas)] or [betas / MARK]
-        raise DataError(f"{gone[0]}: no such file, so the betas are not whole; estimate them again "
+        raise DataError(f"{gone[0]}: no such file, so the betas are not whole; estimate them "
                         "with `python -m recon_lib betas`")
 
 
