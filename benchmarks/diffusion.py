@@ -40,6 +40,7 @@ from recon_lib.training import loop
 from recon_lib.training.checkpoints import load_model
 from recon_lib.training.cost import count
 from recon_lib.training.device import pick_precision
+from recon_lib.training.muon import Muon
 from recon_lib.training.run import Run
 from recon_lib.training.step import learning_rate, update_average
 from recon_lib.unet import UNet
@@ -48,7 +49,7 @@ from recon_lib.world import scenes
 ALPHA_BAR = diffusion.cosine_schedule()
 PARTS = {"noise": (loop, "draw_noise"), "forward": (loop, "diffusion_loss"),
          "backward": (Accelerator, "backward"), "clipping": (Accelerator, "clip_grad_norm_"),
-         "AdamW": (torch.optim.AdamW, "step"), "averaging": (loop, "update_average")}
+         "Muon": (Muon, "step"), "averaging": (loop, "update_average")}
 OURS, SHIPPED = "recon_lib", "the shipped, finer network"
 BATCH = 16  # pictures in a timed forward pass
 

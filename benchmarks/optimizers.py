@@ -3,13 +3,10 @@
     OMP_NUM_THREADS=1 python benchmarks/optimizers.py --minutes 10 30     # of each; then the table
     OMP_NUM_THREADS=1 python benchmarks/optimizers.py --network NETWORK --arms AdamW Muon
 
-Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) steps along the nearest orthogonal
-matrix of a hidden convolution's momentum, taken as a matrix (out, in k k). At rate x 1 its step is
-as long as AdamW's usual one (Liu et al. 2025, arXiv 2502.16982). All other weights keep AdamW.
-`torch.optim.Muon` takes no convolutions and computes in bfloat16. With fixed lengths the weights
-into each channel of a hidden convolution get back, after each step, the length at which they began
-(the forced normalisation of EDM2, arXiv 2312.02696, without its other layers); convolutions that
-begin at zero stay free.
+Muon is `training/muon.py`, at so many times AdamW's rate. With fixed lengths the weights into each
+channel of a hidden convolution get back, after each step, the length at which they began (the
+forced normalisation of EDM2, arXiv 2312.02696, without its other layers); convolutions that begin
+at zero stay free.
 
 All start from the same weights; step n of each sees the same pictures, times and noise. How long
 a step of each takes is measured once, in turns, the median; each then takes as many steps as so
@@ -40,6 +37,7 @@ from recon_lib.decoding.sampling import sample_pictures
 from recon_lib.scores.quality import quality_scores
 from recon_lib.training.checkpoints import load_model, save_checkpoint, save_model
 from recon_lib.training.device import make_accelerator
+from recon_lib.training.muon import Muon, hidden_convolutions
 from recon_lib.training.step import draw_noise, gradient_step, learning_rate, update_average
 from recon_lib.unet import UNet
 from recon_lib.world import scenes
@@ -54,38 +52,6 @@ ARMS = {"AdamW": {}, "AdamW, rate x 2": dict(rate=2), "AdamW, rate x 4": dict(ra
         "AdamW, fixed lengths, rate x 4": dict(fixed=True, rate=4)}
 
 
-class Muon(torch.optim.AdamW):
-    """Muon at `times` the learning rate for weights under "hidden" in their group, else AdamW."""
-
-    @torch.no_grad()
-    def step(self):
-        """One step of both; AdamW passes over weights whose gradient is gone."""
-        for group in self.param_groups:
-            rate = group["times"] * group["lr"]
-            for weight in group["params"] if group["times"] else ():
-                gradient, weight.grad = weight.grad.flatten(1), None
-                state = self.state[weight]
-                state.setdefault("step", torch.zeros(()))  # AdamW looks for it when it is loaded
-                moving = state.setdefault("moving", torch.zeros_like(gradient))
-                moving.lerp_(gradient, 0.05)
-                way = orthogonal(gradient.lerp(moving, 0.95))
-                weight.mul_(1 - rate * group["weight_decay"])
-                weight.sub_(way.view(weight.shape), alpha=0.2 * rate * max(way.shape) ** 0.5)
-        super().step()
-
-
-def orthogonal(matrix, rounds=5):
-    """About the nearest orthogonal matrix: Muon's Newton-Schulz, on the smaller Gram matrix."""
-    wide = matrix if len(matrix) <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + 1e-7)
-    gram, whole = wide @ wide.T, torch.eye(len(wide), device=wide.device)
-    for _ in range(rounds):
-        factor = torch.addmm(gram, gram, gram, beta=-4.775, alpha=2.0315)
-        factor.diagonal().add_(3.4445)
-        gram, whole = factor @ gram @ factor, factor @ whole
-    return whole @ wide if len(matrix) <= matrix.shape[1] else (whole @ wide).T
-
-
 class Arm(torch.nn.Module):
     """One of `ARMS` in training; `state_dict` is its checkpoint."""
 
@@ -93,12 +59,10 @@ class Arm(torch.nn.Module):
         super().__init__()
         self.net, self.batch, self.lr = copy.deepcopy(start), batch, rate * recipes.TRAINING["lr"]
         self.averages = torch.nn.ModuleDict({name: copy.deepcopy(start) for name in MOVES})
-        hidden = [p for name, p in self.net.named_parameters() if p.ndim == 4
-                  and name.startswith(("down.", "middle.", "up.", "up_conv."))]
-        others = [p for p in self.net.parameters() if all(p is not other for other in hidden)]
-        self.optimizer = Muon([dict(params=hidden, times=muon), dict(params=others, times=0)],
-                              self.lr, betas=(0.9, 0.99), fused=True)
-        self.fixed = [(p, lengths(p)) for p in hidden if fixed and lengths(p).all()]
+        self.optimizer = Muon(self.net, self.lr, muon) if muon else torch.optim.AdamW(
+            self.net.parameters(), self.lr, betas=(0.9, 0.99), fused=True)
+        self.fixed = [(w, lengths(w)) for w in hidden_convolutions(self.net)
+                      if fixed and lengths(w).all()]
         self.n, self.seconds = 0, 0.0  # steps behind it, how long one takes
 
     def get_extra_state(self):

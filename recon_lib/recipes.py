@@ -201,9 +201,10 @@ def fit(pictures, vectors, out, info, start=None, network=NETWORK, batch=32, mir
     checkpoint to resume, or a model whose weights to start from; `network` holds arguments of
     `UNet`, such as those of `PLANS`; `batch` counts pictures in a step of each process; for
     `mirror` see `loader.BatchLoader`. `options` are `device`, and those of `options.Training`;
-    where nothing is said, as in `TRAINING`.
+    where nothing is said, as in `TRAINING`, by Muon from nothing and by AdamW from a model's
+    weights.
     """
-    options = TRAINING | options
+    options = TRAINING | dict(optimizer="muon" if start is None else "adamw") | options
     loader = create_loader(pictures.shape[1], batch, images=pictures, vectors=vectors,
                            seed=options["seed"], mirror=mirror)
     with torch.random.fork_rng(devices=[]):

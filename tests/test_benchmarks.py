@@ -653,41 +653,6 @@ def test_without_a_gpu_its_benchmark_says_so(shared, monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_muon_steps_along_the_nearest_orthogonal_matrix(shared):
-    """Held against the singular value decomposition, for matrices of all shapes."""
-    import optimizers
-    import torch
-
-    for shape in ((12, 108), (40, 24), (32, 32)):
-        matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        left, _, right = torch.linalg.svd(matrix, full_matrices=False)
-        found = optimizers.orthogonal(matrix)
-        assert torch.nn.functional.cosine_similarity(
-            found.flatten(), (left @ right).flatten(), dim=0) > 0.97
-        assert 0 < torch.linalg.svdvals(found).min() < torch.linalg.svdvals(found).max() < 1.3
-
-
-def test_muon_takes_the_step_of_pytorchs(shared):
-    """Theirs takes matrices alone and computes in bfloat16; a 1x1 convolution is a matrix."""
-    import optimizers
-    import torch
-
-    if not hasattr(torch.optim, "Muon"):
-        pytest.skip("this PyTorch has no Muon")
-    g = torch.Generator().manual_seed(0)
-    start = torch.randn(24, 40, generator=g)
-    mine, its = (torch.nn.Parameter(w.clone()) for w in (start.view(24, 40, 1, 1), start))
-    ours = optimizers.Muon([dict(params=[mine], times=2)], 0.01, weight_decay=0.1)
-    theirs = torch.optim.Muon([its], 0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    for _ in range(3):
-        its.grad = torch.randn(24, 40, generator=g)
-        mine.grad = its.grad.view(24, 40, 1, 1).clone()
-        ours.step()
-        theirs.step()
-    moved = its - start
-    assert (mine.flatten(1) - its).norm() < 0.01 * moved.norm() and moved.norm() > 0.1
-
-
 def test_weights_of_fixed_length_keep_it(shared):
     import optimizers
     import torch

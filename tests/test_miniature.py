@@ -202,6 +202,8 @@ def test_another_network_for_larger_pictures(mini_release, tmp_path):
         recipes.train_stage(stage, x, tmp_path / stage, start=start, steps=1, batch=4,
                             device="cpu", network=network)
         start = tmp_path / stage / "model.safetensors"
+        assert load_model(start)[1]["optimizer"] == (
+            "muon" if stage == "unconditional" else "adamw")  # which begins with weights
     assert network.items() <= {k: tuple(v) if isinstance(v, list) else v
                                for k, v in load_model(start)[0].config.items()}.items()
     got = reconstruct.reconstruct_experiment(x, start, sampling=ONE_STEP, say=lambda _: 0)

@@ -82,9 +82,12 @@ def test_the_loss_falls_and_the_files_are_there(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("conditional", [False, True])
-def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, conditional, monkeypatch):
-    whole = fit(tmp_path, "whole", conditional, epochs=3)
+@pytest.mark.parametrize("conditional, kind, other", [
+    (False, "adamw", "muon"), (True, "muon", "adamw")])
+def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, conditional, kind, other,
+                                                                monkeypatch):
+    """It goes on with the optimizer that it began with, whatever the option says."""
+    whole = fit(tmp_path, "whole", conditional, epochs=3, optimizer=kind)
     # the same training, interrupted by SIGTERM after step 4 of 9
     real, calls = loop.gradient_step, []
 
@@ -97,13 +100,13 @@ def test_resuming_is_bit_equal_even_from_the_middle_of_an_epoch(tmp_path, condit
     monkeypatch.setattr(loop, "gradient_step", step_and_kill)
     checkpoint = tmp_path / "cut" / "checkpoint.pt"
     with pytest.raises(Interrupted, match="SIGTERM after step 4 .*model_in") as stop:
-        fit(tmp_path, "cut", conditional, epochs=3)
+        fit(tmp_path, "cut", conditional, epochs=3, optimizer=kind)
     assert stop.value.status == 143 and str(checkpoint) in str(stop.value)
     assert not (tmp_path / "cut" / "model.safetensors").exists()  # it is not finished
     state = torch.load(checkpoint, weights_only=True)
     assert (state["step"], state["last_epoch"], state["batch"]) == (4, 1, 1)
     torch.manual_seed(99)
-    resumed = fit(tmp_path, "cut", conditional, epochs=3, model_in=checkpoint)
+    resumed = fit(tmp_path, "cut", conditional, epochs=3, model_in=checkpoint, optimizer=other)
     assert same(resumed.state_dict(), whole.state_dict())
     assert losses(tmp_path / "cut") == losses(tmp_path / "whole")
     ends = [
@@ -216,7 +219,9 @@ def test_warm_start_is_the_unconditional_network(tmp_path):
         x, t = torch.randn(2, 3, 16, 16), torch.tensor([10, 900])
         got = model.eval()(x, t, torch.randn(2, 3))
         torch.testing.assert_close(got, prior(x, t), atol=2e-3 if name[0] == "m" else 1e-5, rtol=0)
-    warm = fit(tmp_path, "warm", True, model_in=tmp_path / "prior" / "checkpoint.pt")
+    warm = fit(tmp_path, "warm", True, model_in=tmp_path / "prior" / "checkpoint.pt",
+               optimizer="muon")
+    assert read_info(tmp_path / "warm" / "model.safetensors")["optimizer"] == "muon"
     assert warm.config == {**prior.config, "condition_size": 3}
     assert losses(tmp_path / "warm")[0][0] == 1  # a new training, not a resumed one
 
@@ -404,7 +409,7 @@ def test_the_old_interface_and_a_missing_gpu(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_compiled_network_trains_the_same_weights(tmp_path, monkeypatch):
-    plain = fit(tmp_path, "plain", epochs=1, precision="no")
+    plain = fit(tmp_path, "plain", epochs=1, precision="no", optimizer="muon")
     real, calls = torch.compile, []
 
     def trace_only(model, **options):  # the same graph, without minutes of a C++ compiler
@@ -412,7 +417,8 @@ def test_a_compiled_network_trains_the_same_weights(tmp_path, monkeypatch):
         return real(model, backend="eager", **options)
 
     monkeypatch.setattr(torch, "compile", trace_only)
-    compiled = fit(tmp_path, "compiled", epochs=1, precision="no", compiled=True)
+    compiled = fit(tmp_path, "compiled", epochs=1, precision="no", compiled=True,
+                   optimizer="muon")
     assert calls == [{"dynamic": False}]
     assert list(compiled.state_dict()) == list(plain.state_dict())
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in
@@ -626,8 +632,10 @@ def test_files_of_earlier_versions_load_and_resume(tmp_path, monkeypatch):
     state = torch.load(path, weights_only=True)
     for kind in ("model_state_dict", "ema_state_dict"):
         state[kind] = former(state[kind])
+    del state["info"]["optimizer"]  # they had AdamW alone
     torch.save(state, path)
-    a, b = (fit(tmp_path, name, True, epochs=3, model_in=tmp_path / name / "checkpoint.pt")
+    a, b = (fit(tmp_path, name, True, epochs=3, model_in=tmp_path / name / "checkpoint.pt",
+                optimizer="muon")
             for name in ("cut", "again"))
     assert same(a.state_dict(), b.state_dict()) and a.config == whole.config
     real = UNet.state_dict
@@ -644,7 +652,7 @@ from pathlib import Path
 from test_training import fit, loader, network
 fit(
     Path(sys.argv[2]), "two", True, loader=loader(batch_size=4, vectors=True), lr=3e-3,
-    model=network(condition_size=3, dropout=0.0),
+    model=network(condition_size=3, dropout=0.0), optimizer="muon",
 )
 import numpy as np
 from recon_lib import recipes
@@ -658,7 +666,8 @@ recipes.fit(
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     one = network(condition_size=3, dropout=0.0)
-    fit(tmp_path, "one", True, loader=loader(batch_size=8, vectors=True), lr=3e-3, model=one)
+    fit(tmp_path, "one", True, loader=loader(batch_size=8, vectors=True), lr=3e-3, model=one,
+        optimizer="muon")
     script = tmp_path / "two.py"
     script.write_text(TWO)
     tests = Path(__file__).parent
@@ -672,12 +681,14 @@ def test_two_processes_train_as_one(tmp_path):
     pair = torch.tensor(losses(tmp_path / "two")), torch.tensor(losses(tmp_path / "one"))
     torch.testing.assert_close(*pair, rtol=1e-3, atol=1e-4)
     assert len(losses(tmp_path / "steps")) == 7  # as many as were asked for, whatever the number
+    assert read_info(tmp_path / "steps" / "model.safetensors")["optimizer"] == "muon"
 
 
 @pytest.mark.parametrize("wrong", [
     dict(epochs="3"), dict(epochs=2.5), dict(steps=float("nan")), dict(lr="x"), dict(lr=0),
     dict(lr=None), dict(seed=-1), dict(seed=1.5), dict(ema=2), dict(drop=-0.1), dict(warmup=-1),
-    dict(prediction="y"), dict(schedule="y"), dict(checkpoint_minutes=float("nan"))], ids=str)
+    dict(prediction="y"), dict(schedule="y"), dict(optimizer="y"),
+    dict(checkpoint_minutes=float("nan"))], ids=str)
 def test_options_out_of_their_range_are_one_line(wrong):
     with pytest.raises(DataError, match=next(iter(wrong))) as refusal:
         Training(**wrong)

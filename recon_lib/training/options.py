@@ -23,6 +23,9 @@ class Training:
         Train for so many steps, whatever `epochs` says.
     max_steps, seconds : number, optional
         Stop after so many steps or seconds at the latest, with the learning rate at zero by then.
+    optimizer : {"adamw", "muon"}
+        "muon": AdamW, but Muon for the convolutions inside, see `muon.Muon`. A checkpoint goes on
+        with its own.
     prediction : {"x0", "eps", "v"}
     schedule : {"cosine", "linear"}
     drop : float
@@ -62,6 +65,7 @@ class Training:
     steps: int | None = None
     max_steps: int | None = None
     seconds: float | None = None
+    optimizer: str = "adamw"
     prediction: str = "x0"
     schedule: str = "cosine"
     drop: float = 0.0
@@ -89,7 +93,8 @@ class Training:
             if not (0 <= value <= most and (value > 0 or name != "lr")):
                 raise DataError(f"{name} is {value}; expected a number from 0 to {most}"
                                 + (", and not 0" if name == "lr" else ""))
-        for name, known in (("prediction", PREDICTIONS), ("schedule", tuple(SCHEDULES))):
+        for name, known in (("prediction", PREDICTIONS), ("schedule", tuple(SCHEDULES)),
+                            ("optimizer", ("adamw", "muon"))):
             if getattr(self, name) not in known:
                 raise DataError(f"{name} is {getattr(self, name)!r}; expected one of "
                                 f"{', '.join(known)}")

@@ -27,6 +27,7 @@ from recon_lib.training.checkpoints import (
     start_from,
 )
 from recon_lib.training.device import make_accelerator, pick_device
+from recon_lib.training.muon import Muon
 from recon_lib.training.step import refuse_infinite_loss
 
 COLUMNS = ("step", "epoch", "seconds", "loss", "lr", "gradient")
@@ -211,12 +212,16 @@ def draw_grid(model, info, images, vectors, path, n=16):
         save_image(grid, partial)
 
 
-def _precision_of(model_in, device):
-    """The precision of the training that wrote a checkpoint; None: what the device is good at."""
-    if model_in is None or Path(model_in).suffix != ".pt":
-        return None
-    precision = read_weights(model_in)[2].get("precision")
-    return None if precision == "fp16" and device != "cuda" else precision
+def _settings(training, model, model_in, device):
+    """Precision (None: what the device is good at) and optimizer; resumed, as it began."""
+    precision, optimizer = training.precision, training.optimizer
+    if model_in is not None and located(model_in).suffix != ".safetensors":
+        _, config, stored = read_weights(model_in)
+        if config == model.config:
+            optimizer = stored.get("optimizer", "adamw")
+            known = stored.get("precision")
+            precision = precision or (None if known == "fp16" and device != "cuda" else known)
+    return precision, optimizer
 
 
 class Run:
@@ -261,21 +266,22 @@ class Run:
         self.training, self.out_dir = training, Path(out_dir or results_folder() / "run")
         self.checkpoint = self.out_dir / "checkpoint.pt"
         device = pick_device(device)
-        precision = training.precision or _precision_of(model_in, device)
+        precision, kind = _settings(training, model, model_in, device)
         self.accelerator = make_accelerator(device, precision, **self._trackers())
         self.main = self.accelerator.is_main_process
         self.loader = distribute(loader, self.accelerator)
         pictures, _ = first_batch(self.loader)
         model.refuse_misfits(pictures)  # before a file is touched
         self.info = {**training.info, "prediction": training.prediction,
-                     "schedule": training.schedule, "seed": training.seed,
+                     "schedule": training.schedule, "optimizer": kind, "seed": training.seed,
                      "image_size": pictures.shape[-1],
                      "precision": self.accelerator.mixed_precision}
         device = self.accelerator.device
         self.model = model.to(device, memory_format=torch.channels_last).train()
         self.average = copy.deepcopy(model).requires_grad_(False).eval()
-        optimizer = torch.optim.AdamW(model.parameters(), training.lr, betas=(0.9, 0.99),
-                                      fused=device.type != "mps")
+        fused = device.type != "mps"
+        optimizer = (Muon(model, training.lr, fused=fused) if kind == "muon" else torch.optim.AdamW(
+            model.parameters(), training.lr, betas=(0.9, 0.99), fused=fused))
         state = resume(model_in, model, optimizer, self.average, self.info)
         self.step, self.seconds = state.get("step", 0), state.get("seconds", 0.0)
         self.epoch, self.batch = state.get("last_epoch", 0), state.get("batch", 0)
