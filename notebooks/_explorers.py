@@ -45,7 +45,7 @@ STOPS = {  # of the sliders, beside where each stands at first: a few hundred st
                         "tries": [1, 2, 5, 20]},
     "cost_explorer": {"millions": [1, 5, 20, 50, 100]},
     "guidance_explorer": {"scale": [0, 1, 3, 8], "strength": [0, 1], "pseudo_trials": [0, 50],
-                          "seed": [0, 1], "steps": [4, 6], "picture": [0, 3]},
+                          "seed": [0, 1], "steps": [5, 8], "picture": [0, 3]},
     "lesion_explorer": {"picture": [0, 5, 10], "seed": [0, 1]},
 }
 PAGE = (HERE / "_explorer.html").read_text(encoding="utf-8")

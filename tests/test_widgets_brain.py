@@ -15,6 +15,7 @@ from recon_lib.course import explore_guidance
 from recon_lib.decoding import retrieval_prior
 from recon_lib.decoding.sampling import PLAIN, SAMPLING, Guidance, sample_pictures
 
+NOT_AT_THE_END = explore_guidance.INTERVALS["not at the end"]
 GUIDED = replace(PLAIN, scale=SAMPLING.scale, interval=SAMPLING.interval, steps=5)
 OPENS = replace(GUIDED, steps=explore_guidance.STEPS)  # how an explorer opens
 
@@ -46,9 +47,9 @@ def test_the_guided_picture_is_the_one_that_sampling_gives(world, guidance):
     model, info, *_ = world
     box, vectors, leads = guidance
     for settings, options in (
-        ({"steps": 5}, {"scale": SAMPLING.scale, "interval": SAMPLING.interval}),
+        ({"steps": 5}, {"scale": SAMPLING.scale, "interval": NOT_AT_THE_END}),
         ({"steps": 5, "scale": 1.0, "strength": 1.0, "seed": 3},
-         {"interval": SAMPLING.interval, "strength": 1.0}),
+         {"interval": NOT_AT_THE_END, "strength": 1.0}),
         ({"steps": 5, "scale": 2.0, "interval": "always", "seed": 0, "pseudo_trials": 20},
          {"scale": 2.0, "interval": (0.0, 1.0), "strength": 1.0, "pseudo_trials": 20}),
     ):
@@ -134,7 +135,7 @@ def test_a_lesion_is_told_by_the_evaluation_classifier(world, lesion):
     lesion.set(LOC=False, picture=4)
     read = read_factors(load_factor_net("evaluation_classifier"), lesion.numbers["pictures"])
     expected = read["background"][1:, FACTORS["background"][4]]
-    assert np.allclose(lesion.numbers["right"]["scene"], expected)
+    assert np.allclose(lesion.numbers["right"]["background"], expected)
     lesion.reset.click()
     # in this brain only LOC and the place areas know features, only EarlyVis and they know pixels
     whole = decoder.vector(betas)

@@ -30,9 +30,9 @@ from recon_lib.samplers import dpm_solver, initial_noise, to_uint8
 from recon_lib.scores.metrics import pixel_correlation
 from recon_lib.training.device import autocast, pick_precision
 
-INTERVALS = {  # noise amplitudes between which to guide
-    "always": (0.0, 1.0), "not at the end": SAMPLING.interval, "first half only": (0.9, 1.0)}
-STEPS = 6  # pictures hardly change with more, and a reader who drags a slider does not wait
+INTERVALS = {  # noise amplitudes between which to guide; the last of `STEPS` is at .32
+    "always": (0.0, 1.0), "not at the end": (0.4, 1.0), "first half only": (0.9, 1.0)}
+STEPS = 5  # with more, pictures change little, and a reader who drags a slider does not wait
 
 
 def nimble(model):
@@ -66,9 +66,9 @@ def guidance_explorer(model: nn.Module, info: dict, guidance: Guidance, vectors:
     Returns
     -------
     Explorer
-        `numbers`: `seen`, `made` (H, W, C) uint8, `guesses` (6, H, W, C) uint8: estimates along
-        the way; `evaluations` of the network, `misfit`: -2 log p(vector | picture) for each number
-        of the vector (1 is what the picture seen would give on average), `pixcorr`.
+        `numbers`: `seen`, `made` (H, W, C) uint8, `guesses` (5 or 4, H, W, C) uint8: estimates
+        along the way; `evaluations` of the network; `misfit`: -2 log p(vector | picture) for each
+        number of the vector (1 is what the picture seen would give on average); `pixcorr`.
     """
     model = nimble(model)
     vectors = torch.from_numpy(np.ascontiguousarray(vectors, np.float32))
@@ -91,7 +91,7 @@ def guidance_explorer(model: nn.Module, info: dict, guidance: Guidance, vectors:
         noise = initial_noise(1, shape, seed, picture)
         with autocast(vectors.device):
             path = trajectory(dpm_solver, denoise, noise, alpha_bar, sampling.steps)
-        shown = torch.linspace(0, sampling.steps - 1, 6).round().long()
+        shown = torch.linspace(0, sampling.steps - 1, min(5, sampling.steps)).round().long()
         guesses = to_uint8(path.x0[shown, 0])  # the last one is the sample
         twice = sampling.scale != 1 and sum(
             inside(sampling.interval, [t], alpha_bar) for t in path.times)
@@ -121,7 +121,7 @@ def draw_guidance(fig, numbers):
     """The picture seen and the one made; below, the guesses along the way."""
     top, way = fig.axes
     show(top, np.stack([numbers["seen"], numbers["made"]]), 2, 8, ("seen", "made from the brain"))
-    show(way, numbers["guesses"], 6, 4)
+    show(way, numbers["guesses"], len(numbers["guesses"]), 4)
     way.text(0, -4, "its guesses, from the first step to the last", va="bottom")
 
 
@@ -133,7 +133,7 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
     Parameters
     ----------
     model, info
-        A conditional model, or its student, which is asked 4 times a picture in place of 11.
+        A conditional model, or its student, which is asked 4 times a picture in place of 9.
     decoder : BrainDecoder
         Fitted to the whole brain.
     betas : (n, voxels) array
@@ -149,9 +149,10 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
     -------
     Explorer
         `numbers`: `pictures` (3, H, W, C): seen, from the whole brain, from what is left;
-        `right`: for category, scene and light the probability that the evaluation classifier gives
-        to the right name, for the whole brain and for what is left; `names`: what it reads, for all
-        three; `left`: length of the brain vector, as a share of the whole brain's; `voxels` left.
+        `right`: for category, background and light the probability that the evaluation classifier
+        gives to the right name, for the whole brain and for what is left; `names`: what it reads,
+        for all three; `left`: length of the brain vector, as a share of the whole brain's;
+        `voxels` left.
     """
     model, classifier = nimble(model), load_factor_net("evaluation_classifier")
     drawing = sampling_for(info, candidates=1, pseudo_trials=0.0)
@@ -176,10 +177,10 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
         part, of_part, rest = made(picture, seed, off)
         pictures = np.stack([seen[picture], whole, part])
         right, names = {}, {}
-        for label, key in (("category",) * 2, ("scene", "background"), ("light",) * 2):
+        for key, known in NAMED.items():
             read = np.stack([shown[key][picture], of_whole[key][0], of_part[key][0]])
-            right[label] = read[1:, factors[key][picture]]
-            names[label] = [NAMED[key][i] for i in read.argmax(1)]
+            right[key] = read[1:, factors[key][picture]]
+            names[key] = [known[i] for i in read.argmax(1)]
         return {
             "pictures": pictures, "right": right, "names": names, "off": off, "left": rest / full,
             "voxels": int((~np.isin(area_of, off)).sum()),
