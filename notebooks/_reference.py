@@ -38,7 +38,7 @@ def public(module, names, own):
     """Of these names the functions and classes; of a file only its own, without an underscore."""
     return {key: value for key, value in names.items()
             if callable(value) and not key.startswith("_")
-            and (not own or value.__module__ == module.__name__)}
+            and (not own or getattr(value, "__module__", None) == module.__name__)}
 
 
 def named(room):

@@ -113,6 +113,7 @@ Subject = Annotated[str, option("CSI1 to CSI4.", callback=subject_name)]
 Subjects = Annotated[str, option("CSI1 to CSI4, or several: CSI1,CSI2.", callback=subject_names)]
 Model = Annotated[str, option("Conditional model: a file, or a shipped one: conditional or "
                                "student.")]
+Teacher = Annotated[str, option("Conditional model: a file, or the shipped one: conditional.")]
 Size = Annotated[int, option("Side of the pictures in pixels.", min=1, max=1024)]
 Steps = Annotated[int, option("Steps of the sampler.", min=1, max=1000)]
 Samples = Annotated[int, option("Samples.", min=8, max=100_000)]
@@ -422,7 +423,7 @@ def conditional(source: Sources, fitting: Fitting, out: Out, extra: Extra = None
 @train.command()
 @with_options
 def student(source: Sources, fitting: Lessons, out: Out, extra: Extra = None,
-            teacher: Model = "conditional"):
+            teacher: Teacher = "conditional"):
     """Train a student of a conditional model: it draws in four steps, guidance included."""
     from recon_lib.recipes import train_student
 

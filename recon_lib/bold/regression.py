@@ -161,7 +161,7 @@ class Fit:
                 "iv,ij,jv->v", effect[:, columns], inverse[g], effect[:, columns], optimize=True)
         with np.errstate(divide="ignore", invalid="ignore"):
             f = np.where(self.constant, np.nan, f / (len(weights) * self.variance))
-        return FTest(f, fdtrc(len(weights), self.df, f), len(weights))
+        return FTest(f, fdtrc(len(weights), self.df, np.maximum(f, 0)), len(weights))
 
 
 def _tested(known, effect, error, df):

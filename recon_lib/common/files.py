@@ -348,7 +348,7 @@ def values_of(table, what):
     """A table without the columns of one of the names `OF_TRIALS`; a warning names them."""
     told = {name: str(name).strip().lower() for name in table}
     other = [name for name, plain in told.items()  # "session", "SessionID", "run_number", ...
-             if {plain, re.sub(r"[ _]?(id|idx|index|num|number|nr)$", "", plain)} & {*OF_TRIALS}]
+             if {plain, re.sub(r"[ _.-]?(id|idx|index|num|number|nr)$", "", plain)} & {*OF_TRIALS}]
     if not other or len(other) == table.shape[1]:
         return table
     warnings.warn(f"{what}: {', '.join(other)} left out: by their names they say what a row is",

@@ -18,6 +18,7 @@ from recon_lib.unet import UNet
 
 BATCH = 64  # pictures in a step of training, where `unet_tour` counts seconds
 
+
 def noising_scrubber(images: np.ndarray, reader: FactorNet) -> Explorer:
     """Slide a picture into noise; a classifier says what it still reads.
 

@@ -133,7 +133,7 @@ def lesion_explorer(model: nn.Module, info: dict, decoder: BrainDecoder, betas: 
     Parameters
     ----------
     model, info
-        A conditional model, or its student, which is asked 4 times a picture in place of 9.
+        A conditional model, or its student, which is asked 4 times a picture in place of 10.
     decoder : BrainDecoder
         Fitted to the whole brain.
     betas : (n, voxels) array

@@ -129,7 +129,7 @@ def refuse_unfinished(root):
     if "simulator" in (completed(root) or {}) and there and not is_complete(betas):
         gone = [betas / name for name in lost(betas)] or [betas / MARK]
         raise DataError(f"{gone[0]}: no such file, so the betas are not whole; estimate them "
-                        "with `python -m recon_lib betas`")
+                        f"with `python -m recon_lib betas --data {root}`")
 
 
 def trial_categories(data, factors=None):

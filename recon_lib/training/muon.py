@@ -10,9 +10,10 @@ class Muon(torch.optim.AdamW):
     al. 2024, kellerjordan.github.io/posts/muon) averages it into M and steps along the nearest
     orthogonal matrix, which moves as far in every direction:
 
-        M ← .95 M + .05 G,    W ← W − .2 rate √max(out, in k k) orthogonal(.95 M + .05 G)
+        M ← .95 M + .05 G,    W ← W − .2 r √max(out, in k k) orthogonal(.95 M + .05 G),
 
-    The factor makes a step as long as AdamW's usual one (Liu et al. 2025, arXiv 2502.16982).
+    after AdamW's decay of W; r is `times` the learning rate. At `times` = 1 the factor makes a step
+    as long as AdamW's usual one (Liu et al. 2025, arXiv 2502.16982); 2 trained better.
     `torch.optim.Muon` takes no convolutions, and computes in bfloat16, which most CPUs do slowly.
 
     Parameters
@@ -21,7 +22,7 @@ class Muon(torch.optim.AdamW):
     lr : float
         AdamW's learning rate.
     times : float
-        Muon's rate is so many times AdamW's.
+        Muon's rate r is so many times AdamW's.
     fused : bool
         As for `torch.optim.AdamW`.
     """
@@ -39,6 +40,8 @@ class Muon(torch.optim.AdamW):
         group = self.param_groups[0]
         rate = group["times"] * group["lr"]
         for weight in group["params"]:
+            if weight.grad is None:  # not trained now: AdamW passes over it, too
+                continue
             gradient, weight.grad = weight.grad.flatten(1), None
             state = self.state[weight]
             state.setdefault("step", torch.zeros(()))  # AdamW looks for it when it is loaded
